@@ -1,0 +1,105 @@
+"""[features → **cost volume** → prime motion block]
+
+How well each pixel of a feature map meets its surroundings in the next frame: the public function with its checks, the
+`torch.library` operator behind it (so that compile, export and FLOP counting see one node), and a readable reference.
+The numbers are made in `cost_volume_cpu.py` and `cost_volume_triton.py`.
+Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.2, Eq. 1, and A.3.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Unstated in the paper: the cosine of a zero vector. Norms are clamped at this value, in every implementation.
+NORM_EPS = 1e-6
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) -> Tensor:
+    """Cosine similarity of every pixel with the pixels around it in the next frame (Eq. 1).
+
+    The displacements are (dy, dx), row-major with dx running fastest, each from -⌊d/s⌋·s to ⌊d/s⌋·s in steps of s:
+    with d = 6 and s = 2 a 13 × 13 neighbourhood is covered by M = 49 of them. A displacement that leaves the frame
+    costs 0. The last frame has no successor and is paired with itself (Sec. 3.2). Vectors are normalised inside, in
+    float32 or better whatever the dtype; a zero vector costs 0 and has a finite gradient.
+
+    Args:
+        features: feature maps, shape (B, C, T, H, W); float32, float64, bfloat16 or float16. Contiguous and
+            `channels_last_3d` are both read in place. Autocast leaves the dtype alone.
+        max_displacement: d, largest displacement in pixels of the feature map.
+        stride: s, step between displacements in pixels of the feature map.
+
+    Returns:
+        Similarities in [-1, 1], shape (B, M, T, H, W) with M = (2⌊d/s⌋ + 1)², in the dtype and the memory format of
+        `features`.
+
+    Raises:
+        ValueError: if `features` is not five-dimensional, is empty or has another dtype, or if a displacement or a
+            stride is no whole number in range.
+
+    Example:
+        >>> cost_volume(torch.ones(1, 8, 2, 5, 5), max_displacement=1, stride=1)[0, :, 0, 0, 0].view(3, 3)
+        tensor([[0., 0., 0.],
+                [0., 1., 1.],
+                [0., 1., 1.]])
+    """
+    _check(features, max_displacement, stride)
+    return cost_volume_reference(features, max_displacement, stride)
+
+
+def cost_volume_reference(features: Tensor, max_displacement: int = 6, stride: int = 2) -> Tensor:
+    """The same as `cost_volume` in a few lines of plain PyTorch: what it means, not how to do it fast.
+
+    Args:
+        features: feature maps, shape (B, C, T, H, W).
+        max_displacement: d, in pixels of the feature map.
+        stride: s, in pixels of the feature map.
+
+    Returns:
+        Similarities, shape (B, M, T, H, W), in the dtype of `features`.
+
+    Raises:
+        ValueError: as `cost_volume`.
+    """
+    _check(features, max_displacement, stride)
+    height, width = features.shape[-2:]
+    reach = max_displacement // stride * stride
+    unit = F.normalize(features.to(accumulation_dtype(features.dtype)), dim=1, eps=NORM_EPS)
+    following = torch.cat([unit[:, :, 1:], unit[:, :, -1:]], dim=2)
+    padded = F.pad(following, (reach, reach, reach, reach))
+    costs = [
+        (unit * padded[..., y : y + height, x : x + width]).sum(dim=1)
+        for y in range(0, 2 * reach + 1, stride)
+        for x in range(0, 2 * reach + 1, stride)
+    ]
+    return torch.stack(costs, dim=1).to(features.dtype)
+
+
+def num_displacements(max_displacement: int, stride: int) -> int:
+    """M, the number of channels of a cost volume: (2⌊d/s⌋ + 1)²."""
+    return int(2 * (max_displacement // stride) + 1) ** 2
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which products are summed: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _check(features: Tensor, max_displacement: int, stride: int) -> None:
+    if features.dim() != 5:
+        raise ValueError(f"`features` must have shape (B, C, T, H, W), got {tuple(features.shape)}")
+    if features.dtype not in _DTYPES:
+        raise ValueError(
+            f"`features` must be float32, float64, bfloat16 or float16, got {features.dtype}"
+        )
+    if any(size == 0 for size in features.shape[1:]):
+        raise ValueError(
+            f"`features` must not be empty along C, T, H or W, got shape {tuple(features.shape)}"
+        )
+    if not isinstance(max_displacement, int) or max_displacement < 0:
+        raise ValueError(
+            f"`max_displacement` must be a whole number of pixels, 0 or more, got {max_displacement!r}"
+        )
+    if not isinstance(stride, int) or stride < 1:
+        raise ValueError(f"`stride` must be a whole number of pixels, 1 or more, got {stride!r}")
