@@ -1,0 +1,54 @@
+"""What all tests share: an interpreter for the GPU kernels, few threads, and generated videos."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+# Triton decides when a kernel is defined, so this must come before any test imports one.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real videos beside the repository; no test needs them, a few look at them where they are."""
+    path = REPOSITORY.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no real videos at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give the root of a tiny generated data set in the asked layout, written once a session."""
+    from hcml_lightning.data.synthetic import write_synthetic
+
+    roots: dict[str, Path] = {}
+
+    def root(layout: str) -> Path:
+        if layout not in roots:
+            path = tmp_path_factory.mktemp(layout)
+            write_synthetic(
+                path, layout=layout, num_train=1, num_val=1, num_frames=12, height=48, width=64
+            )
+            roots[layout] = path
+        return roots[layout]
+
+    return root
