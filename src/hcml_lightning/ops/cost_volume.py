@@ -6,9 +6,14 @@ The numbers are made in `cost_volume_cpu.py` and `cost_volume_triton.py`.
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.2, Eq. 1, and A.3.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from hcml_lightning.ops import cost_volume_cpu
 
 # Unstated in the paper: the cosine of a zero vector. Norms are clamped at this value, in every implementation.
 NORM_EPS = 1e-6
@@ -39,13 +44,14 @@ def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) ->
             stride is no whole number in range.
 
     Example:
-        >>> cost_volume(torch.ones(1, 8, 2, 5, 5), max_displacement=1, stride=1)[0, :, 0, 0, 0].view(3, 3)
+        >>> cost_volume(torch.ones(1, 4, 2, 5, 5), max_displacement=1, stride=1)[0, :, 0, 0, 0].view(3, 3)
         tensor([[0., 0., 0.],
                 [0., 1., 1.],
                 [0., 1., 1.]])
     """
     _check(features, max_displacement, stride)
-    return cost_volume_reference(features, max_displacement, stride)
+    costs: Tensor = _forward_op(features, max_displacement, stride)
+    return costs
 
 
 def cost_volume_reference(features: Tensor, max_displacement: int = 6, stride: int = 2) -> Tensor:
@@ -103,3 +109,62 @@ def _check(features: Tensor, max_displacement: int, stride: int) -> None:
         )
     if not isinstance(stride, int) or stride < 1:
         raise ValueError(f"`stride` must be a whole number of pixels, 1 or more, got {stride!r}")
+
+
+def _is_channels_last(features: Tensor) -> bool:
+    # A tensor that is both (C = 1, say) counts as contiguous, as everywhere in PyTorch.
+    return (
+        features.is_contiguous(memory_format=torch.channels_last_3d)
+        and not features.is_contiguous()
+    )
+
+
+def _new_empty(features: Tensor, channels: int) -> Tensor:
+    # Explicit strides: the real kernels and their fakes must agree on them, and `empty_like` keeps odd ones.
+    batch, _, frames, height, width = features.shape
+    if _is_channels_last(features):
+        return features.new_empty(batch, frames, height, width, channels).permute(0, 4, 1, 2, 3)
+    return features.new_empty(batch, channels, frames, height, width)
+
+
+# `custom_op` and not `triton_op`: the latter asks for an active GPU driver when it is traced on a CPU. The banded products
+# are plain PyTorch and serve every device that has no kernel of its own.
+@torch.library.custom_op("hcml::cost_volume", mutates_args=())
+def _forward_op(features: Tensor, max_displacement: int, stride: int) -> Tensor:
+    costs = _new_empty(features, num_displacements(max_displacement, stride))
+    with torch.autocast(features.device.type, enabled=False):
+        cost_volume_cpu.write_costs(features, costs, max_displacement, stride, NORM_EPS)
+    return costs
+
+
+@torch.library.custom_op("hcml::cost_volume_backward", mutates_args=())
+def _backward_op(grad: Tensor, features: Tensor, max_displacement: int, stride: int) -> Tensor:
+    grad_features = _new_empty(features, features.shape[1])
+    with torch.autocast(features.device.type, enabled=False):
+        cost_volume_cpu.write_gradient(
+            grad, features, grad_features, max_displacement, stride, NORM_EPS
+        )
+    return grad_features
+
+
+@_forward_op.register_fake
+def _(features: Tensor, max_displacement: int, stride: int) -> Tensor:
+    return _new_empty(features, num_displacements(max_displacement, stride))
+
+
+@_backward_op.register_fake
+def _(grad: Tensor, features: Tensor, max_displacement: int, stride: int) -> Tensor:
+    return _new_empty(features, features.shape[1])
+
+
+def _save_for_backward(ctx: Any, inputs: tuple[Tensor, int, int], output: Tensor) -> None:
+    features, ctx.max_displacement, ctx.stride = inputs
+    ctx.save_for_backward(features)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (features,) = ctx.saved_tensors
+    return _backward_op(grad, features, ctx.max_displacement, ctx.stride), None, None
+
+
+_forward_op.register_autograd(_backward, setup_context=_save_for_backward)
