@@ -1,0 +1,57 @@
+"""[task → **what it trains**]
+
+The behaviour of training that is no part of any one task.
+"""
+
+from typing import Protocol
+
+import pytorch_lightning as pl
+from torch import nn
+
+
+class _TrainsSome(Protocol):
+    def trained_modules(self) -> list[nn.Module]: ...
+
+
+class TrainOnly(pl.Callback):
+    """Freeze every module but those that the task names: no gradients, and batch norm on its stored statistics.
+
+    Both matter. Batch norm that still normalised by the batch would let a frozen P^{l−1} move with a clip's batch mates,
+    and parameters that the loss does not reach would stop training on several devices.
+
+    Args:
+        modules: what stays trainable; what `task.trained_modules()` gives where None.
+    """
+
+    def __init__(self, modules: list[nn.Module] | None = None) -> None:
+        self.modules = modules
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Before the optimizer is made, so that it holds nothing frozen."""
+        if stage == "fit":
+            pl_module.requires_grad_(False)
+            for module in self._trained(pl_module):
+                module.requires_grad_(True)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that is resumed inside an epoch has no epoch start."""
+        self._set_modes(pl_module)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Lightning restores these modes after every validation."""
+        self._set_modes(pl_module)
+
+    def _set_modes(self, task: pl.LightningModule) -> None:
+        task.eval()
+        for module in self._trained(task):
+            module.train()
+
+    def _trained(self, task: pl.LightningModule | _TrainsSome) -> list[nn.Module]:
+        if self.modules is not None:
+            return self.modules
+        if not hasattr(task, "trained_modules"):
+            raise TypeError(
+                f"{type(task).__name__} does not say what it trains: give it a method trained_modules() "
+                "or name the modules, TrainOnly([...])"
+            )
+        return task.trained_modules()

@@ -1,0 +1,151 @@
+"""[predicted future → **contrastive loss**]
+
+Which predictions meet which targets, and the loss that pulls the ones together and pushes the others apart.
+
+Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.2, Eq. 2, and Appendix A.2.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Similarities of this many predictions with all targets are held at a time when only the best match is asked for.
+CHUNK = 1024
+
+
+def sample_locations(
+    batch_size: int,
+    height: int,
+    width: int,
+    num_locations: int,
+    device: torch.device | str | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw N different cells of an H × W grid for every clip (A.2).
+
+    Args:
+        batch_size: B.
+        height: H, cells.
+        width: W, cells.
+        num_locations: N; all cells where the grid has no more than N.
+        device: where the result lives.
+        generator: source of randomness on that device.
+
+    Returns:
+        Flat indices y·W + x, int64, (B, min(N, H·W)).
+
+    Raises:
+        ValueError: if `num_locations` is less than 1.
+
+    Example:
+        >>> sample_locations(2, 7, 7, 5).shape
+        torch.Size([2, 5])
+    """
+    if num_locations < 1:
+        raise ValueError(f"num_locations must be at least 1, got {num_locations}")
+    keys = torch.rand(batch_size, height * width, device=device, generator=generator)
+    return keys.topk(min(num_locations, height * width), dim=1).indices
+
+
+def pair_with_future(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Line up every prediction of a frame inside the clip with the row of its one positive target.
+
+    All rows of the targets but the positive one are negatives (A.2): (N − 1)·T spatial (same clip, other place), T − 1
+    temporal (same clip and place, other time), (B − 1)·N·T easy (other clips).
+
+    Args:
+        predictions: P̂ made at time t for t + δ, (B, T, N, K, C), δ − 1 along K.
+        targets: motion features of the level below, (B, T, N, C).
+
+    Returns:
+        predicted (P, C), targets (S, C) with S = B·T·N, and positive (P,), int64, the row of targets for each prediction.
+
+    Raises:
+        ValueError: if the shapes disagree, or the clip has fewer than two frames.
+
+    Example:
+        >>> predicted, targets, positive = pair_with_future(torch.rand(2, 4, 5, 3, 8), torch.rand(2, 4, 5, 8))
+        >>> len(predicted), len(targets)  # 2 · 5 · (3 + 2 + 1) and 2 · 4 · 5
+        (60, 40)
+    """
+    batch_size, num_frames, num_locations, max_offset, channels = predictions.shape
+    if targets.shape != (batch_size, num_frames, num_locations, channels):
+        raise ValueError(
+            f"targets must be (B, T, N, C) = {(batch_size, num_frames, num_locations, channels)} "
+            f"like the predictions, got {tuple(targets.shape)}"
+        )
+    if num_frames < 2:
+        raise ValueError("a clip needs at least 2 frames at the level below to have a future")
+    rows = torch.arange(targets.shape[:3].numel(), device=targets.device).view(targets.shape[:3])
+    offsets = range(1, min(max_offset, num_frames - 1) + 1)
+    predicted = [predictions[:, : num_frames - k, :, k - 1].flatten(0, 2) for k in offsets]
+    positive = [rows[:, k:].flatten() for k in offsets]
+    return torch.cat(predicted), targets.flatten(0, 2), torch.cat(positive)
+
+
+def contrastive_loss(
+    predicted: Tensor, targets: Tensor, positive: Tensor, temperature: float = 0.07
+) -> Tensor:
+    """Pull each predicted motion feature to its own target and away from all others (Eq. 2).
+
+    Args:
+        predicted: P̂, one row for each location, start time and offset, (P, C).
+        targets: motion features of the level below, (S, C), S = B·N·T; receive no gradient.
+        positive: the row of `targets` that each prediction should meet, int64, (P,).
+        temperature: τ, divides the cosine similarity.
+
+    Returns:
+        Scalar, mean over the P predictions, in nats; ln S for a prediction that tells nothing.
+
+    Raises:
+        ValueError: if the shapes disagree or the temperature is not positive.
+
+    Example:
+        >>> x = torch.eye(4)
+        >>> bool(contrastive_loss(x, x, torch.arange(4)) < contrastive_loss(x, x, torch.arange(4).flip(0)))
+        True
+    """
+    _check(predicted, targets, positive)
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    # Departure: Eq. 2 is written as a sum; a mean keeps γ independent of B, N and T.
+    # Autocast would multiply in half precision, where 1/τ makes the rounding of a cosine an error of 0.1 nats.
+    with torch.autocast(predicted.device.type, enabled=False):
+        similarity = _unit(predicted) @ _unit(targets.detach()).t()
+        return F.cross_entropy(similarity / temperature, positive)
+
+
+@torch.no_grad()
+def contrastive_accuracy(predicted: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
+    """Share of predictions that are nearest to their own target; arguments as in `contrastive_loss`.
+
+    Returns:
+        Scalar in 0..1.
+
+    Raises:
+        ValueError: if the shapes disagree.
+    """
+    _check(predicted, targets, positive)
+    with torch.autocast(predicted.device.type, enabled=False):
+        unit = _unit(targets).t()
+        best = [(chunk @ unit).argmax(dim=1) for chunk in _unit(predicted).split(CHUNK)]
+    return (torch.cat(best) == positive).float().mean()
+
+
+def _unit(features: Tensor) -> Tensor:
+    if features.dtype in (torch.float16, torch.bfloat16):
+        features = features.float()
+    return F.normalize(features, dim=1, eps=1e-6)
+
+
+def _check(predicted: Tensor, targets: Tensor, positive: Tensor) -> None:
+    shapes = tuple(predicted.shape), tuple(targets.shape), tuple(positive.shape)
+    if predicted.ndim != 2 or targets.ndim != 2 or predicted.shape[1] != targets.shape[1]:
+        raise ValueError(f"predicted (P, C) and targets (S, C) must share C, got {shapes[:2]}")
+    if positive.shape != predicted.shape[:1] or positive.dtype != torch.int64:
+        raise ValueError(
+            f"positive must be int64 of shape (P,), got {positive.dtype} {shapes[2]} for P = {len(predicted)}"
+        )
+    # Reading the values would make a GPU wait; there, cross_entropy itself checks the range.
+    if not positive.is_cuda and len(positive) and not 0 <= int(positive.min()) <= int(positive.max()) < len(targets):
+        raise ValueError(f"positive must point into the {len(targets)} rows of targets")

@@ -1,0 +1,138 @@
+"""[prediction → **number**]
+
+What is reported: accuracy of videos, end-point error of flow, how spread motion features are, and the efficacy score.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_accuracy
+from torchmetrics.utilities import dim_zero_cat
+
+
+class VideoAccuracy(Metric):
+    """Top-k accuracy over videos, each counted exactly once, however many ranks share them or pad their last batch.
+
+    Args:
+        top_k: how many of the highest scores may hold the right class.
+
+    Example:
+        >>> accuracy = VideoAccuracy()
+        >>> scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
+        >>> accuracy.update(scores, torch.tensor([0, 0, 0]), torch.tensor([7, 8, 8]))  # video 8 came twice
+        >>> float(accuracy.compute())
+        0.5
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    scores: list[Tensor]
+    labels: list[Tensor]
+    indices: list[Tensor]
+
+    def __init__(self, top_k: int = 1) -> None:
+        super().__init__()
+        self.top_k = top_k
+        for name in ("scores", "labels", "indices"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, scores: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """Add videos.
+
+        Args:
+            scores: (B, K), any monotone measure; those of a test over several views are averaged before.
+            labels: true classes, int64, (B,).
+            indices: position of each video in its split, int64, (B,).
+        """
+        self.scores.append(scores.detach().float())
+        self.labels.append(labels)
+        self.indices.append(indices)
+
+    def compute(self) -> Tensor:
+        """Accuracy in 0..1."""
+        scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
+        _, inverse = dim_zero_cat(self.indices).unique(return_inverse=True)
+        first = inverse.new_full((int(inverse.max()) + 1,), len(inverse))
+        first = first.scatter_reduce(0, inverse, torch.arange(len(inverse), device=first.device), "amin")
+        num_classes = scores.shape[1]
+        return multiclass_accuracy(
+            scores[first], labels[first], num_classes, average="micro", top_k=min(self.top_k, num_classes)
+        )
+
+
+class EndPointError(Metric):
+    """Mean Euclidean distance between estimated and true flow, in the unit of the flow.
+
+    Example:
+        >>> error = EndPointError()
+        >>> error.update(torch.zeros(1, 2, 4, 4), torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4))
+        >>> float(error.compute())
+        5.0
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, flow: Tensor, true_flow: Tensor) -> None:
+        """Add flow fields, both (N, 2, ...).
+
+        Raises:
+            ValueError: if the shapes disagree.
+        """
+        if flow.shape != true_flow.shape or flow.ndim < 2 or flow.shape[1] != 2:
+            raise ValueError(
+                f"flow and true_flow must have the same shape (N, 2, ...), got {tuple(flow.shape)} and {tuple(true_flow.shape)}"
+            )
+        distance = torch.linalg.vector_norm(flow.float() - true_flow.float(), dim=1)
+        self.total = self.total + distance.sum()
+        self.count = self.count + distance.numel()
+
+    def compute(self) -> Tensor:
+        """Mean distance."""
+        return self.total / self.count
+
+
+@torch.no_grad()
+def feature_spread(features: Tensor) -> Tensor:
+    """How far features point in different directions: 0 where they have collapsed to one, about 1 where they fill space.
+
+    Args:
+        features: (B, C, T, H, W).
+
+    Returns:
+        Scalar: √C times the mean over channels of the standard deviation of the unit vectors over B, T, H, W.
+
+    Example:
+        >>> float(feature_spread(torch.ones(2, 8, 3, 4, 4)))
+        0.0
+    """
+    vectors = F.normalize(features.movedim(1, -1).flatten(0, -2).float(), dim=1, eps=1e-6)
+    return vectors.std(dim=0, correction=0).mean() * math.sqrt(vectors.shape[1])
+
+
+def efficacy_score(train_accuracy: float, test_accuracy: float) -> float:
+    """Acc_train / (Acc_train − Acc_test): discriminative and general features score high (Sec. 4.2).
+
+    Args:
+        train_accuracy: top-1 on the training set, of a light classifier on the features.
+        test_accuracy: top-1 on the test set, in the same unit.
+
+    Returns:
+        The score; infinite where the classifier is no worse on the test set, so that no gap is left to divide by.
+
+    Example:
+        >>> efficacy_score(0.9, 0.6)
+        3.0000000000000004
+    """
+    gap = train_accuracy - test_accuracy
+    return train_accuracy / gap if gap > 0 else math.inf

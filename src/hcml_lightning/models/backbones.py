@@ -1,0 +1,221 @@
+"""[clip → **residual stages** → prime motion blocks → logits]
+
+R2D-50 and R(2+1)D-101 row by row as in Table 5, and a tiny sibling for CPUs.
+
+All 1×k×k convolutions are 2D convolutions on frames, (B·T, C, H, W): the same numbers as in 3D, several times faster on
+a CPU, and the weights have the shapes and names of torchvision's ResNet, so that `load_state_dict` takes them as they are.
+Between stages features are (B, C, T, H, W); with channels-last memory, folding T into the batch and back is a view.
+
+Paper: Yang et al., Hierarchical Contrastive Motion Learning, Table 5 and Appendix A.1.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """The numbers that tell one backbone from another.
+
+    Attributes:
+        blocks: bottleneck blocks in res2, res3, res4, res5.
+        width: channels of the stem and of res2's 3×3 convolutions; each later stage doubles it.
+        temporal_stages: stages (0 = res2) whose blocks have a 3×1×1 convolution.
+        stem_kernel: side of the stem's convolution, pixels; its stride is 2.
+        stem_pool: whether a 3×3 max pooling of stride 2 follows the stem.
+        reduction: β of the prime motion block, C → C/β.
+        motion_divisor: P^l has C / motion_divisor channels.
+        max_displacement: d of the cost volume, cells.
+        stride: s of the cost volume, cells.
+    """
+
+    blocks: tuple[int, int, int, int]
+    width: int = 64
+    temporal_stages: tuple[int, ...] = ()
+    stem_kernel: int = 7
+    stem_pool: bool = True
+    reduction: int = 8
+    motion_divisor: int = 4
+    max_displacement: int = 6
+    stride: int = 2
+
+    def channels(self, level: int) -> int:
+        """Channels of F^l, the output of res stage `level` + 2."""
+        return self.width * 2**level * Bottleneck.EXPANSION
+
+    def motion_channels(self, level: int) -> int:
+        """Channels of P^l."""
+        return self.channels(level) // self.motion_divisor
+
+
+# Unstated in the paper: how many channels P^l has and where the strides sit. C/4, with spatial and temporal stride on the
+# 3×3 convolution (temporal on the 3×1×1 where there is one), is the reading that gives the costs of Tables 2 and 6.
+BACKBONES = {
+    "r2d50": BackboneSpec(blocks=(3, 4, 6, 3)),
+    "r2plus1d101": BackboneSpec(blocks=(3, 4, 23, 3), temporal_stages=(2, 3)),
+    # Not in the paper: for CPUs, frames of 32 to 128 pixels. Its maps are small and its frames far apart, so it looks at
+    # every cell (s = 1) within the few that things move by.
+    "r2d_tiny": BackboneSpec(
+        blocks=(1, 1, 1, 1),
+        width=12,
+        stem_kernel=5,
+        stem_pool=False,
+        reduction=4,
+        motion_divisor=2,
+        max_displacement=3,
+        stride=1,
+    ),
+}
+
+
+def backbone_spec(name: str) -> BackboneSpec:
+    """Look up a backbone by name.
+
+    Raises:
+        ValueError: if there is no backbone of this name.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}")
+    return BACKBONES[name]
+
+
+def fold_time(features: Tensor) -> Tensor:
+    """(B, C, T, H, W) → frames (B·T, C, H, W); a view of channels-last memory."""
+    return features.transpose(1, 2).flatten(0, 1)
+
+
+def unfold_time(frames: Tensor, num_frames: int) -> Tensor:
+    """Frames (B·T, C, H, W) → (B, C, T, H, W); always a view."""
+    return frames.unflatten(0, (-1, num_frames)).transpose(1, 2)
+
+
+def every_nth_frame(frames: Tensor, num_frames: int, step: int) -> Tensor:
+    """Frames 0, step, 2·step, … of every clip: (B·T, C, H, W) → (B·⌈T/step⌉, C, H, W)."""
+    if step == 1:
+        return frames
+    return frames.unflatten(0, (-1, num_frames))[:, ::step].flatten(0, 1)
+
+
+class TemporalConv(nn.Module):
+    """3×1×1 convolution, batch norm and ReLU over the frames of each clip.
+
+    Args:
+        channels: channels in and out.
+        temporal_stride: stride along T.
+    """
+
+    def __init__(self, channels: int, temporal_stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(
+            channels, channels, (3, 1, 1), (temporal_stride, 1, 1), (1, 0, 0), bias=False
+        )
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, frames: Tensor, num_frames: int) -> Tensor:
+        """(B·T, C, H, W) → (B·⌈T/stride⌉, C, H, W)."""
+        features = self.conv(unfold_time(frames, num_frames))
+        return F.relu(self.bn(fold_time(features)), inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1×1×1, [3×1×1,] 1×3×3, 1×1×1 with a shortcut; attribute names are torchvision's.
+
+    Args:
+        in_channels: channels of the input.
+        width: channels of the inner convolutions; the output has four times as many.
+        spatial_stride: stride along H and W.
+        temporal_stride: stride along T.
+        temporal: whether the block has a 3×1×1 convolution.
+    """
+
+    EXPANSION = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        spatial_stride: int = 1,
+        temporal_stride: int = 1,
+        temporal: bool = False,
+    ) -> None:
+        super().__init__()
+        out_channels = width * self.EXPANSION
+        self.temporal_stride = temporal_stride
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.temporal = TemporalConv(width, temporal_stride) if temporal else None
+        self.conv2 = nn.Conv2d(width, width, 3, spatial_stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample: nn.Sequential | None = None
+        if in_channels != out_channels or spatial_stride > 1:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, 1, spatial_stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, frames: Tensor, num_frames: int) -> Tensor:
+        """(B·T, C, H, W) → (B·T', 4·width, H', W')."""
+        hidden = F.relu(self.bn1(self.conv1(frames)), inplace=True)
+        if self.temporal is None:
+            hidden = every_nth_frame(hidden, num_frames, self.temporal_stride)
+        else:
+            hidden = self.temporal(hidden, num_frames)
+        hidden = F.relu(self.bn2(self.conv2(hidden)), inplace=True)
+        hidden = self.bn3(self.conv3(hidden))
+        shortcut = every_nth_frame(frames, num_frames, self.temporal_stride)
+        if self.downsample is not None:
+            shortcut = self.downsample(shortcut)
+        return F.relu(hidden + shortcut, inplace=True)
+
+
+class ResStage(nn.Sequential):
+    """One of res2 … res5: bottleneck blocks, the first of which carries the strides."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, T, H, W) → (B, C', T', H', W')."""
+        num_frames = features.shape[2]
+        frames = fold_time(features)
+        for block in cast("Iterator[Bottleneck]", iter(self)):
+            frames = block(frames, num_frames)
+            num_frames = -(-num_frames // block.temporal_stride)
+        return unfold_time(frames, num_frames)
+
+
+def make_stage(spec: BackboneSpec, level: int) -> ResStage:
+    """Res stage `level` + 2 of a backbone: res3 and res4 halve T (Table 5), all but res2 halve H and W."""
+    width = spec.width * 2**level
+    in_channels = spec.width if level == 0 else spec.channels(level - 1)
+    temporal = level in spec.temporal_stages
+    stage = ResStage()
+    for i in range(spec.blocks[level]):
+        first = i == 0
+        stage.append(
+            Bottleneck(
+                in_channels,
+                width,
+                spatial_stride=2 if first and level > 0 else 1,
+                temporal_stride=2 if first and level in (1, 2) else 1,
+                temporal=temporal,
+            )
+        )
+        in_channels = width * Bottleneck.EXPANSION
+    return stage
+
+
+@torch.no_grad()
+def initialise_(network: nn.Module) -> None:
+    """He initialisation; the last batch norm of every residual block starts at zero ([14], Sec. 5.1)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)

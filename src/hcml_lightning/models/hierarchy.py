@@ -1,0 +1,110 @@
+"""[clip → network → logits, and the **side branch** that teaches it motion]
+
+Everything that is ever trained, in one module, so that the checkpoints of all stages have the same keys.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+from torch import Tensor, nn
+
+from hcml_lightning.models.backbones import backbone_spec
+from hcml_lightning.models.flow_decoder import FlowDecoder
+from hcml_lightning.models.network import MotionNetwork
+from hcml_lightning.models.predictor import Predictor
+
+
+class SideBranch(nn.Module):
+    """Flow decoder and predictors: what the self-supervision needs and inference does not (Sec. 3.4).
+
+    Args:
+        backbone: name of the backbone.
+        levels: levels that have a prime motion block, ascending.
+        flow_level: level whose motion features the flow decoder reads.
+        max_offset: K of the predictors.
+    """
+
+    def __init__(self, backbone: str, levels: tuple[int, ...], flow_level: int, max_offset: int) -> None:
+        super().__init__()
+        spec = backbone_spec(backbone)
+        self.flow_decoder = FlowDecoder(spec.motion_channels(flow_level))
+        self.predictors = nn.ModuleDict(
+            {
+                str(upper): Predictor(
+                    spec.motion_channels(upper), spec.motion_channels(below), max_offset
+                )
+                for below, upper in zip(levels[:-1], levels[1:], strict=True)
+            }
+        )
+
+    def predictor(self, level: int) -> Predictor:
+        """The predictor of a contrastive level."""
+        return cast("Predictor", self.predictors[str(level)])
+
+
+class MotionHierarchy(nn.Module):
+    """The network that recognises, and beside it the branch that teaches it motion.
+
+    Args:
+        backbone: `r2d50`, `r2plus1d101` or `r2d_tiny`.
+        num_classes: K.
+        levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block; any subset. The lowest one is
+            bootstrapped by flow, each higher one predicts the one below it in this list. `()` is the plain baseline.
+        max_displacement: d of the cost volumes, cells; the backbone's where None.
+        stride: s of the cost volumes, cells; the backbone's where None.
+        max_offset: K of f_δ, frames of the level below.
+        flow_level: level that the flow decoder reads; the lowest where None.
+        dropout: probability before the classifier.
+
+    Raises:
+        ValueError: if the backbone or a level is unknown, or `flow_level` has no block.
+
+    Example:
+        >>> import torch
+        >>> model = MotionHierarchy("r2d_tiny", num_classes=8)
+        >>> clip = torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8)
+        >>> model.network(clip).shape
+        torch.Size([1, 8])
+        >>> [tuple(motion.shape) for motion in model.network.motion_features(clip, up_to=1)]
+        [(1, 24, 8, 16, 16), (1, 48, 4, 8, 8)]
+    """
+
+    def __init__(
+        self,
+        backbone: str = "r2d50",
+        num_classes: int = 400,
+        levels: Iterable[int] = (0, 1, 2),
+        max_displacement: int | None = None,
+        stride: int | None = None,
+        max_offset: int = 4,
+        flow_level: int | None = None,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.network = MotionNetwork(
+            backbone, num_classes, levels, max_displacement, stride, dropout
+        )
+        self.levels = self.network.levels
+        self.side: SideBranch | None = None
+        self.flow_level: int | None = None
+        if self.levels:
+            self.flow_level = self.levels[0] if flow_level is None else flow_level
+            if self.flow_level not in self.levels:
+                raise ValueError(f"flow_level must be one of {self.levels}, got {self.flow_level}")
+            self.side = SideBranch(backbone, self.levels, self.flow_level, max_offset)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """RGB in 0..255, (B, 3, T, H, W) → logits (B, K)."""
+        return cast("Tensor", self.network(clip))
+
+    def level_below(self, level: int) -> int:
+        """The level that `level` predicts the future of.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if level not in self.levels or level == self.levels[0]:
+            raise ValueError(
+                f"a contrastive level needs a motion block of its own and one below it: got level {level} of {self.levels}"
+            )
+        return self.levels[self.levels.index(level) - 1]

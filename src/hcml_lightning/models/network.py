@@ -1,0 +1,148 @@
+"""[clip → **logits**]
+
+What inference keeps: the backbone, its prime motion blocks, and the classifier.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hcml_lightning.models.backbones import (
+    ResStage,
+    backbone_spec,
+    fold_time,
+    initialise_,
+    make_stage,
+    unfold_time,
+)
+from hcml_lightning.models.prime_motion import PrimeMotionBlock
+
+# ImageNet's mean and standard deviation, in 0..255: those that published ResNet weights expect.
+MEAN = (123.675, 116.28, 103.53)
+STD = (58.395, 57.12, 57.375)
+
+
+class MotionNetwork(nn.Module):
+    """A residual network with a prime motion block after each of the chosen levels; with none, the plain baseline.
+
+    Attribute names of the backbone are those of torchvision's ResNet: `network.load_state_dict(resnet50.state_dict())`
+    works for `MotionNetwork("r2d50", 1000, levels=())`.
+
+    Args:
+        backbone: `r2d50`, `r2plus1d101` or `r2d_tiny`.
+        num_classes: K.
+        levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block.
+        max_displacement: d of the cost volumes, cells; the backbone's where None.
+        stride: s of the cost volumes, cells; the backbone's where None.
+        dropout: probability before the classifier; 0.5 as in [9].
+
+    Raises:
+        ValueError: if the backbone or a level is unknown.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "r2d50",
+        num_classes: int = 400,
+        levels: Iterable[int] = (0, 1, 2),
+        max_displacement: int | None = None,
+        stride: int | None = None,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        spec = backbone_spec(backbone)
+        self.levels = checked_levels(levels)
+        self.conv1 = nn.Conv2d(3, spec.width, spec.stem_kernel, 2, spec.stem_kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(spec.width)
+        self.stem_pool = spec.stem_pool
+        self.layer1, self.layer2, self.layer3, self.layer4 = (make_stage(spec, i) for i in range(4))
+        self.motion = nn.ModuleDict(
+            {str(i): PrimeMotionBlock(spec, i, max_displacement, stride) for i in self.levels}
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(spec.channels(3), num_classes)
+        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(3, 1, 1), persistent=False)
+        initialise_(self)
+        for level in self.levels:
+            self.block(level).start_as_identity_()
+
+    @property
+    def stages(self) -> list[ResStage]:
+        """Res2, res3, res4, res5."""
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
+    def block(self, level: int) -> PrimeMotionBlock:
+        """The prime motion block of a level."""
+        return cast("PrimeMotionBlock", self.motion[str(level)])
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """RGB in 0..255, uint8 or float, (B, 3, T, H, W) → logits (B, K)."""
+        return self.classify(self.features(clip)[0])
+
+    def features(self, clip: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Features of res5, (B, C, T', H', W'), and the motion features P^l of every level that has a block."""
+        features, motion = self._run(clip, len(self.stages) - 1)
+        return features, motion
+
+    def motion_features(self, clip: Tensor, up_to: int) -> list[Tensor]:
+        """Motion features of all levels that have a block, up to and with level `up_to`; runs no layer above.
+
+        Args:
+            clip: RGB in 0..255, uint8 or float, (B, 3, T, H, W).
+            up_to: the last level wanted.
+
+        Returns:
+            P^l, each (B, C_l, T / 2^l, H_l, W_l), lowest level first.
+
+        Raises:
+            ValueError: if level `up_to` has no block.
+        """
+        if up_to not in self.levels:
+            raise ValueError(f"up_to must be one of the levels {self.levels}, got {up_to}")
+        return list(self._run(clip, up_to)[1].values())
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Features of res5 (B, C, T, H, W) → logits (B, K)."""
+        return cast("Tensor", self.fc(self.dropout(features.mean(dim=(2, 3, 4)))))
+
+    def _run(self, clip: Tensor, up_to: int) -> tuple[Tensor, dict[int, Tensor]]:
+        features = self._stem(clip)
+        motion: dict[int, Tensor] = {}
+        for level, stage in enumerate(self.stages[: up_to + 1]):
+            features = stage(features)
+            if level in self.levels:
+                motion[level] = self.block(level).extract(features)
+                if level < up_to:
+                    features = features + self.block(level).project(motion[level])
+        return features, motion
+
+    def _stem(self, clip: Tensor) -> Tensor:
+        if clip.ndim != 5 or clip.shape[1] != 3:
+            raise ValueError(f"clip must be RGB of shape (B, 3, T, H, W), got {tuple(clip.shape)}")
+        frames = fold_time(clip).to(self.mean.dtype).contiguous(memory_format=torch.channels_last)
+        frames = (frames - self.mean) / self.std
+        frames = F.relu(self.bn1(self.conv1(frames)), inplace=True)
+        if self.stem_pool:
+            frames = F.max_pool2d(frames, 3, 2, 1)
+        return unfold_time(frames, clip.shape[2])
+
+
+def checked_levels(levels: Iterable[int]) -> tuple[int, ...]:
+    """Sort levels and refuse what is none.
+
+    Raises:
+        ValueError: if a level is not 0, 1 or 2, or is named twice.
+    """
+    ordered = tuple(sorted(levels))
+    if len(set(ordered)) < len(ordered) or not set(ordered) <= {0, 1, 2}:
+        raise ValueError(
+            f"levels must be different numbers out of 0, 1, 2 (after res2, res3, res4), got {ordered}"
+        )
+    return ordered

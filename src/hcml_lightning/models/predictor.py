@@ -1,0 +1,59 @@
+"""[P^l, P^{l−1} → **predicted future of P^{l−1}**]
+
+f_δ of Sec. 3.2: from the motion features of level l at a time, and those of level l − 1 at the same time and place, predict
+those of level l − 1 at δ = 1 … K frames later, at N sampled locations. Training only.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Predictor(nn.Module):
+    """A multi-layer perceptron with one hidden layer, shared by all offsets, and one output head for each offset.
+
+    Args:
+        upper_channels: C of P^l.
+        below_channels: C of P^{l−1}.
+        max_offset: K, frames at the rate of level l − 1.
+    """
+
+    # Unstated in the paper: the hidden width and K. The width is twice that of P^l.
+    def __init__(self, upper_channels: int, below_channels: int, max_offset: int = 4) -> None:
+        super().__init__()
+        self.max_offset = max_offset
+        self.hidden = nn.Linear(upper_channels + below_channels, 2 * upper_channels)
+        self.heads = nn.Linear(2 * upper_channels, max_offset * below_channels)
+
+    def forward(self, upper: Tensor, below: Tensor, locations: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict the level below at the sampled locations.
+
+        Args:
+            upper: P^l, (B, C_l, T_l, H_l, W_l).
+            below: P^{l−1}, (B, C, T, H, W), a grid at least as fine as that of `upper`.
+            locations: flat indices into the H × W grid of `below`, int64, (B, N).
+
+        Returns:
+            Predictions (B, T, N, K, C), of which [:, t, :, δ − 1] is that of `below` at time t + δ, made at time t; and
+            `below` itself at the locations, (B, T, N, C).
+        """
+        at_below = gather_locations(below, locations)
+        coarse = coarser_locations(locations, below.shape[3:], upper.shape[3:])
+        at_upper = gather_locations(upper, coarse)
+        times = torch.arange(below.shape[2], device=below.device)
+        at_upper = at_upper[:, times * upper.shape[2] // below.shape[2]]
+        hidden = torch.relu(self.hidden(torch.cat([at_upper, at_below], dim=-1)))
+        return self.heads(hidden).unflatten(-1, (self.max_offset, -1)), at_below
+
+
+def gather_locations(features: Tensor, locations: Tensor) -> Tensor:
+    """Features at the same places of every frame: (B, C, T, H, W), (B, N) → (B, T, N, C)."""
+    flat = features.permute(0, 2, 3, 4, 1).flatten(2, 3)
+    index = locations[:, None, :, None].expand(-1, flat.shape[1], -1, flat.shape[3])
+    return flat.gather(2, index)
+
+
+def coarser_locations(locations: Tensor, fine: torch.Size, coarse: torch.Size) -> Tensor:
+    """Flat indices into a grid (H, W) → those of the cells of a coarser grid that cover them."""
+    rows = (locations // fine[1]) * coarse[0] // fine[0]
+    columns = (locations % fine[1]) * coarse[1] // fine[1]
+    return rows * coarse[1] + columns
