@@ -1,0 +1,217 @@
+"""[video file → **sample** → batch → model → loss → metric]
+
+A record of a split becomes a sample: choose frames, decode them, crop them. Samples become a `VideoBatch`.
+
+Everything random in a training sample comes from (seed, epoch, index of the record), so it depends neither on the number
+of workers nor on the batch size nor on what was drawn before. The epoch comes in with the index, from `EpochSampler`:
+persistent workers hold a copy of the dataset, which a `set_epoch` in the main process would never reach.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+from hcml_lightning.batch import VideoBatch
+from hcml_lightning.data.decode import VideoError, VideoInfo, probe, read_frames
+from hcml_lightning.data.sampling import FrameStride, clip_frames
+from hcml_lightning.data.synthetic import true_flow
+from hcml_lightning.data.transforms import (
+    View,
+    apply_view,
+    apply_view_to_flow,
+    even_views,
+    random_view,
+)
+
+Flip = Literal["none", "plain", "mirror"]
+
+
+@dataclass(frozen=True)
+class VideoRecord:
+    """One video of a split.
+
+    Attributes:
+        path: video file, or folder of frames.
+        label: class index; -1 where it is unknown.
+        video_id: name of the video as its dataset calls it.
+    """
+
+    path: str
+    label: int
+    video_id: str
+
+
+@dataclass(frozen=True)
+class ClipRecipe:
+    """How clips are cut out of videos; see `VideoDataModule` for each value.
+
+    Attributes:
+        clip_length: frames in a clip, T.
+        frame_stride: frames from one frame of the clip to the next, or "spread".
+        short_side: range of the scaled short side, pixels.
+        crop_size: rows and columns of a clip, pixels.
+        flip: what a flip does to the label.
+        mirror_classes: class whose meaning a flip gives to each class that has one.
+        num_clips: clips of each video; views, if not `random`, are clips × crops.
+        num_crops: crops of each clip.
+        random: whether frames and crop are drawn (training) or fixed.
+        multi_view: whether a sample has the axis of views, even if there is one.
+        true_flow: whether to read the stored motion of synthetic videos.
+    """
+
+    clip_length: int
+    frame_stride: FrameStride
+    short_side: tuple[int, int]
+    crop_size: int
+    flip: Flip = "none"
+    mirror_classes: dict[int, int] | None = None
+    num_clips: int = 1
+    num_crops: int = 1
+    random: bool = False
+    multi_view: bool = False
+    true_flow: bool = False
+
+
+class Sample(NamedTuple):
+    """One entry of a `VideoBatch`."""
+
+    video: Tensor
+    label: int
+    index: int
+    video_id: str
+    flow: Tensor | None
+
+
+class VideoDataset(Dataset[Sample | None]):
+    """Videos of one split, as samples.
+
+    Args:
+        records: the videos.
+        recipe: how to cut clips out of them.
+        seed: source of everything random, together with epoch and index.
+        skip_broken: whether a video that cannot be read gives None, which `collate` leaves out, instead of an error.
+            Each such file is named once in a warning.
+        skip_limit: share of the videos that may fail before it is an error all the same.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[VideoRecord],
+        recipe: ClipRecipe,
+        seed: int = 0,
+        skip_broken: bool = False,
+        skip_limit: float = 0.05,
+    ) -> None:
+        self.records = list(records)
+        self.recipe = recipe
+        self.seed = seed
+        self.skip_broken = skip_broken
+        self.skip_limit = skip_limit
+        # In shared memory, so that all workers count together.
+        self.broken = torch.zeros(len(self.records), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample | None:
+        """Read the video `index`, or (epoch, index).
+
+        Raises:
+            VideoError: if it cannot be read, and broken videos are not skipped or are too many.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        try:
+            return self._read(epoch, index)
+        except VideoError as error:
+            if not self.skip_broken:
+                raise
+            self._count_broken(index, error)
+            return None
+
+    def _read(self, epoch: int, index: int) -> Sample:
+        record, recipe = self.records[index], self.recipe
+        rng = np.random.default_rng((self.seed, epoch, index)) if recipe.random else None
+        info = probe(record.path)
+        clips = clip_frames(
+            info.num_frames, recipe.clip_length, recipe.frame_stride, rng, recipe.num_clips
+        )
+        views = self._views(info, rng)
+        frames = read_frames(record.path, [number for clip in clips for number in clip])
+        videos = [apply_view(clip, view) for clip in frames.chunk(len(clips)) for view in views]
+        flow = None
+        if recipe.true_flow:
+            flow = apply_view_to_flow(true_flow(record.path, clips[0]), views[0])
+        label = record.label
+        if views[0].flip and recipe.flip == "mirror":
+            label = (recipe.mirror_classes or {}).get(label, label)
+        video = torch.stack(videos) if recipe.multi_view else videos[0]
+        return Sample(video, label, index, record.video_id, flow)
+
+    def _views(self, info: VideoInfo, rng: np.random.Generator | None) -> list[View]:
+        recipe = self.recipe
+        if rng is None:
+            return even_views(
+                info.height, info.width, recipe.short_side[0], recipe.crop_size, recipe.num_crops
+            )
+        flip = recipe.flip != "none"
+        return [
+            random_view(info.height, info.width, recipe.short_side, recipe.crop_size, flip, rng)
+        ]
+
+    def _count_broken(self, index: int, error: VideoError) -> None:
+        if not self.broken[index]:
+            self.broken[index] = 1
+            warnings.warn(f"left out of training: {error}", stacklevel=2)
+        count = int(self.broken.sum())
+        if count > max(1, self.skip_limit * len(self)):
+            raise VideoError(
+                f"{count} of {len(self)} training videos cannot be read, more than "
+                f"{self.skip_limit:.0%}; the last was {error}"
+            ) from error
+
+
+def collate(samples: Sequence[Sample | None]) -> VideoBatch:
+    """Stack samples to a batch, leaving out the videos that could not be read.
+
+    Raises:
+        VideoError: if none is left.
+    """
+    good = [sample for sample in samples if sample is not None]
+    if not good:
+        raise VideoError(f"none of the {len(samples)} videos of a batch can be read.")
+    batch = VideoBatch(
+        video=torch.stack([sample.video for sample in good]),
+        label=torch.tensor([sample.label for sample in good]),
+        index=torch.tensor([sample.index for sample in good]),
+        video_id=[sample.video_id for sample in good],
+    )
+    flows = [sample.flow for sample in good if sample.flow is not None]
+    if flows:
+        batch["flow"] = torch.stack(flows)
+    return batch
+
+
+class EpochSampler(DistributedSampler[Sample | None]):
+    """Shuffle the training split anew in every epoch, each rank its own share, and hand on the epoch with each index.
+
+    Args:
+        dataset: the training split.
+        seed: source of the order, together with the epoch.
+        num_replicas: number of ranks.
+        rank: this rank.
+    """
+
+    def __init__(
+        self, dataset: VideoDataset, seed: int, num_replicas: int = 1, rank: int = 0
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        """Yield (epoch, index)."""
+        return ((self.epoch, index) for index in super().__iter__())

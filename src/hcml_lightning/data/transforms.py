@@ -1,0 +1,147 @@
+"""[video file → frames → **crop** → batch → model → loss → metric]
+
+Where a clip is cropped and how it is resized. Parameters are chosen first (`View`), then applied to all frames of the
+clip and, in the same way, to its true flow.
+
+Frames stay uint8, and the crop is taken from the source frames before anything is resized: the same picture as scaling
+the whole video first, for a fraction of the work. Mean and standard deviation belong to the network.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+
+@dataclass(frozen=True)
+class View:
+    """A square cut out of the source frames, and what becomes of it.
+
+    Attributes:
+        top: first row of the square, pixels of the source.
+        left: first column of the square, pixels of the source.
+        side: rows and columns of the square, pixels of the source.
+        size: rows and columns after resizing, pixels.
+        flip: whether left and right are exchanged.
+    """
+
+    top: int
+    left: int
+    side: int
+    size: int
+    flip: bool = False
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the result for each pixel of the source."""
+        return self.size / self.side
+
+
+def random_view(
+    height: int,
+    width: int,
+    short_side: tuple[int, int],
+    crop_size: int,
+    flip: bool,
+    rng: np.random.Generator,
+) -> View:
+    """Draw the training view of Sec. B.2: short side scaled to a random length, random crop, flip at 1/2.
+
+    Args:
+        height: rows of the source frames.
+        width: columns of the source frames.
+        short_side: lowest and highest length of the scaled short side, pixels.
+        crop_size: rows and columns of the crop out of the scaled frames.
+        flip: whether to flip at all.
+        rng: source of all that is random.
+
+    Returns:
+        The view; a source smaller than asked for is scaled up.
+    """
+    scaled = int(rng.integers(short_side[0], short_side[1] + 1))
+    side = _source_side(height, width, scaled, crop_size)
+    top = int(rng.integers(height - side + 1))
+    left = int(rng.integers(width - side + 1))
+    # Drawn in any case: a run without flips sees the same crops as a run with them.
+    turned = bool(rng.integers(2))
+    return View(top, left, side, crop_size, flip and turned)
+
+
+def even_views(
+    height: int, width: int, short_side: int, crop_size: int, num_crops: int = 1
+) -> list[View]:
+    """Place `num_crops` crops evenly along the longer side, from end to end; a single crop is centred.
+
+    Args:
+        height: rows of the source frames.
+        width: columns of the source frames.
+        short_side: length of the scaled short side, pixels.
+        crop_size: rows and columns of each crop out of the scaled frames.
+        num_crops: number of crops.
+
+    Returns:
+        The views, from left to right (from top to bottom in an upright video).
+
+    Example:
+        >>> [(view.left, view.side) for view in even_views(256, 340, 256, 256, num_crops=3)]
+        [(0, 256), (42, 256), (84, 256)]
+        >>> even_views(240, 320, 256, 224)
+        [View(top=15, left=55, side=210, size=224, flip=False)]
+    """
+    side = _source_side(height, width, short_side, crop_size)
+    down, right = height - side, width - side
+    if num_crops == 1:
+        return [View(down // 2, right // 2, side, crop_size)]
+    gaps = num_crops - 1
+    if height > width:
+        return [View(down * k // gaps, right // 2, side, crop_size) for k in range(num_crops)]
+    return [View(down // 2, right * k // gaps, side, crop_size) for k in range(num_crops)]
+
+
+def apply_view(frames: Tensor, view: View) -> Tensor:
+    """Crop, resize and flip frames.
+
+    Args:
+        frames: RGB, uint8, shape (T, H, W, 3).
+        view: where to crop, and to which size.
+
+    Returns:
+        uint8, shape (3, T, size, size), contiguous.
+    """
+    bottom, end = view.top + view.side, view.left + view.side
+    video = frames[:, view.top : bottom, view.left : end].permute(0, 3, 1, 2)
+    if view.side != view.size:
+        size = (view.size, view.size)
+        video = interpolate(video, size, mode="bilinear", align_corners=False, antialias=True)
+    if view.flip:
+        video = video.flip(-1)
+    return video.transpose(0, 1).contiguous()
+
+
+def apply_view_to_flow(flow: Tensor, view: View) -> Tensor:
+    """Crop, resize and flip a flow field; displacements grow with the scale and turn with the flip.
+
+    Args:
+        flow: float32, shape (2, T, H, W), pixels of the source, x first.
+        view: the view of the frames.
+
+    Returns:
+        float32, shape (2, T, size, size), pixels of the crop.
+    """
+    bottom, end = view.top + view.side, view.left + view.side
+    flow = flow[:, :, view.top : bottom, view.left : end]
+    if view.side != view.size:
+        size = (view.size, view.size)
+        flow = interpolate(flow, size, mode="bilinear", align_corners=False, antialias=True)
+        flow = flow * view.scale
+    if view.flip:
+        flow = flow.flip(-1) * torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1)
+    return flow.contiguous()
+
+
+def _source_side(height: int, width: int, short_side: int, crop_size: int) -> int:
+    """Rows and columns of the source that become `crop_size` when the short side becomes `short_side`."""
+    shortest = min(height, width)
+    return max(1, min(shortest, round(crop_size * shortest / short_side)))
