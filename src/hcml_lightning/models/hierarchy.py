@@ -15,19 +15,23 @@ from hcml_lightning.models.predictor import Predictor
 
 
 class SideBranch(nn.Module):
-    """Flow decoder and predictors: what the self-supervision needs and inference does not (Sec. 3.4).
+    """Flow decoders and predictors: what the self-supervision needs and inference does not (Sec. 3.4).
+
+    Every level has a flow decoder, though the method itself trains only that of the lowest: any level can be bootstrapped
+    by reconstruction (Table 1, Figure 3), and so the checkpoints of all stages still have the same keys.
 
     Args:
         backbone: name of the backbone.
         levels: levels that have a prime motion block, ascending.
-        flow_level: level whose motion features the flow decoder reads.
         max_offset: K of the predictors.
     """
 
-    def __init__(self, backbone: str, levels: tuple[int, ...], flow_level: int, max_offset: int) -> None:
+    def __init__(self, backbone: str, levels: tuple[int, ...], max_offset: int) -> None:
         super().__init__()
         spec = backbone_spec(backbone)
-        self.flow_decoder = FlowDecoder(spec.motion_channels(flow_level))
+        self.flow_decoders = nn.ModuleDict(
+            {str(level): FlowDecoder(spec.motion_channels(level)) for level in levels}
+        )
         self.predictors = nn.ModuleDict(
             {
                 str(upper): Predictor(
@@ -36,6 +40,10 @@ class SideBranch(nn.Module):
                 for below, upper in zip(levels[:-1], levels[1:], strict=True)
             }
         )
+
+    def flow_decoder(self, level: int) -> FlowDecoder:
+        """The flow decoder of a level."""
+        return cast("FlowDecoder", self.flow_decoders[str(level)])
 
     def predictor(self, level: int) -> Predictor:
         """The predictor of a contrastive level."""
@@ -53,11 +61,10 @@ class MotionHierarchy(nn.Module):
         max_displacement: d of the cost volumes, cells; the backbone's where None.
         stride: s of the cost volumes, cells; the backbone's where None.
         max_offset: K of f_δ, frames of the level below.
-        flow_level: level that the flow decoder reads; the lowest where None.
         dropout: probability before the classifier.
 
     Raises:
-        ValueError: if the backbone or a level is unknown, or `flow_level` has no block.
+        ValueError: if the backbone or a level is unknown.
 
     Example:
         >>> import torch
@@ -77,7 +84,6 @@ class MotionHierarchy(nn.Module):
         max_displacement: int | None = None,
         stride: int | None = None,
         max_offset: int = 4,
-        flow_level: int | None = None,
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
@@ -86,12 +92,8 @@ class MotionHierarchy(nn.Module):
         )
         self.levels = self.network.levels
         self.side: SideBranch | None = None
-        self.flow_level: int | None = None
         if self.levels:
-            self.flow_level = self.levels[0] if flow_level is None else flow_level
-            if self.flow_level not in self.levels:
-                raise ValueError(f"flow_level must be one of {self.levels}, got {self.flow_level}")
-            self.side = SideBranch(backbone, self.levels, self.flow_level, max_offset)
+            self.side = SideBranch(backbone, self.levels, max_offset)
 
     def forward(self, clip: Tensor) -> Tensor:
         """RGB in 0..255, (B, 3, T, H, W) → logits (B, K)."""

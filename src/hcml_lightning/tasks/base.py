@@ -1,0 +1,247 @@
+"""[batch → **what every stage shares** → loss]
+
+The base of all tasks: the model, its warm start, the optimizer and schedule, and the two self-supervised terms of Eq. 5.
+"""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hcml_lightning.callbacks import TrainOnly
+from hcml_lightning.losses import (
+    pair_with_future,
+    photometric_loss,
+    sample_locations,
+    smoothness_loss,
+)
+from hcml_lightning.models import MotionHierarchy, SideBranch
+from hcml_lightning.models.backbones import fold_time
+from hcml_lightning.ops import warp
+from hcml_lightning.optim import (
+    OptimizerName,
+    make_optimizer,
+    make_schedule,
+    parameter_groups,
+)
+from hcml_lightning.tasks.warm_start import load_warm_start
+
+
+class FlowTerms(NamedTuple):
+    """What the reconstruction of frames from their successors gives.
+
+    Attributes:
+        flow: cells of the level's grid, (B, 2, T − 1, H, W).
+        photometric: Eq. 3, scalar.
+        smoothness: Eq. 4, scalar.
+        photometric_zero: Eq. 3 of zero flow, scalar: what has to be beaten.
+    """
+
+    flow: Tensor
+    photometric: Tensor
+    smoothness: Tensor
+    photometric_zero: Tensor
+
+
+class MotionTask(pl.LightningModule):
+    """A training stage: the whole hierarchy, and which part of it a loss trains.
+
+    Args:
+        backbone: `r2d50`, `r2plus1d101` or `r2d_tiny`.
+        num_classes: K; from the command line it is taken from the data.
+        levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block; `[]` is the plain baseline.
+        init_from: checkpoint of an earlier stage to take the weights of before training; not to be confused with
+            resuming, which is `--ckpt_path`.
+        max_displacement: d of the cost volumes, cells; the backbone's where null.
+        stride: s of the cost volumes, cells; the backbone's where null.
+        max_offset: K of f_δ, how many frames ahead is predicted, at the rate of the level below.
+        dropout: probability before the classifier.
+        optimizer: `sgd` (the paper's) or `adam`.
+        lr: peak learning rate per device; multiplied by the number of devices.
+        momentum: of SGD; Adam's β₁.
+        weight_decay: of weights.
+        decay_norm_and_bias: whether batch norm's parameters and biases decay too.
+        warmup_epochs: epochs over which the learning rate rises linearly.
+    """
+
+    MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
+
+    def __init__(
+        self,
+        backbone: str = "r2d50",
+        num_classes: int = 400,
+        levels: tuple[int, ...] = (0, 1, 2),
+        init_from: str | None = None,
+        max_displacement: int | None = None,
+        stride: int | None = None,
+        max_offset: int = 4,
+        dropout: float = 0.5,
+        optimizer: OptimizerName = "sgd",
+        lr: float = 0.0025,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-4,
+        decay_norm_and_bias: bool = True,
+        warmup_epochs: float = 10,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.model = MotionHierarchy(
+            backbone, num_classes, levels, max_displacement, stride, max_offset, dropout
+        )
+        self.num_classes = num_classes
+        self.init_from = init_from
+        self.optimizer_name, self.lr, self.momentum = optimizer, lr, momentum
+        self.weight_decay, self.decay_norm_and_bias = weight_decay, decay_norm_and_bias
+        self.warmup_epochs = warmup_epochs
+        self.class_names: list[str] | None = None
+        self._has_weights = False
+
+    def trained_modules(self) -> list[nn.Module]:
+        """The modules that this stage's loss trains; everything else is frozen.
+
+        Raises:
+            NotImplementedError: in the base class.
+        """
+        raise NotImplementedError
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Freezing is part of the method, so it comes with the task."""
+        return [TrainOnly()]
+
+    def setup(self, stage: str) -> None:
+        """Take the weights of the stage before, unless this run goes on from a checkpoint of its own."""
+        resumes = self._has_weights or self.trainer.ckpt_path is not None
+        if stage == "fit" and self.init_from is not None and not resumes:
+            load_warm_start(self.model, self.init_from)
+            self._has_weights = True
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        if names is not None and len(names) == self.num_classes:
+            self.class_names = list(names)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Names of the classes travel with the weights."""
+        checkpoint["class_names"] = self.class_names
+        checkpoint["task"] = type(self).__name__
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse another stage's checkpoint, in words; a later fit must not replace these weights by `init_from`."""
+        task = checkpoint.get("task", type(self).__name__)
+        if task != type(self).__name__:
+            raise ValueError(
+                f"this checkpoint was made by {task}, not by {type(self).__name__}: to start a new stage from it, give it as "
+                "init_from (--model.init_from); ckpt_path only goes on with, or evaluates, the same stage"
+            )
+        self._has_weights = True
+        self.class_names = checkpoint.get("class_names")
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The recipe of B.2; the learning rate is per device."""
+        groups = parameter_groups([self], self.weight_decay, self.decay_norm_and_bias)
+        peak = self.lr * self.trainer.world_size
+        optimizer = make_optimizer(self.optimizer_name, groups, peak, self.momentum)
+        total = int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs
+        per_epoch = total / epochs if epochs and epochs > 0 else float(self.trainer.num_training_batches)
+        warmup = min(round(self.warmup_epochs * per_epoch), total)
+        schedule = make_schedule(optimizer, warmup, total)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def describe(self) -> dict[str, object]:
+        """What a summary at the start of a stage tells: task, what trains, what is frozen, parameters."""
+        trained = {id(m) for m in self.trained_modules()}
+        names = [name for name, module in self.named_modules() if id(module) in trained]
+        parameters = {p: p.numel() for m in self.trained_modules() for p in m.parameters()}
+        total = sum(p.numel() for p in self.parameters())
+        return {
+            "task": type(self).__name__,
+            "trains": names,
+            "frozen": [
+                name
+                for name in _parts(self)
+                if not any(_within(name, t) or _within(t, name) for t in names)
+            ],
+            "trained_parameters": sum(parameters.values()),
+            "total_parameters": total,
+        }
+
+    @property
+    def side(self) -> SideBranch:
+        """The side branch.
+
+        Raises:
+            ValueError: if there are no levels, and so no self-supervision.
+        """
+        if self.model.side is None:
+            raise ValueError(
+                f"{type(self).__name__} needs motion blocks: levels must not be empty"
+            )
+        return self.model.side
+
+    def flow_terms(self, level: int, motion: Tensor, clip: Tensor) -> FlowTerms:
+        """Reconstruct each frame from the next, on the grid and at the frame rate of the motion features (Sec. 3.3).
+
+        Args:
+            level: l, whose flow decoder is asked.
+            motion: P^l, (B, C, T_l, H, W).
+            clip: RGB in 0..255, (B, 3, T, ., .).
+        """
+        flow = self.side.flow_decoder(level)(motion).float()
+        step = -(-clip.shape[2] // motion.shape[2])
+        frames = F.adaptive_avg_pool2d(
+            fold_time(clip[:, :, ::step]).float() / 255, motion.shape[3:]
+        ).unflatten(0, (len(clip), -1))
+        target, source = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
+        folded = fold_time(flow)
+        warped, valid = warp(source, folded)
+        return FlowTerms(
+            flow=flow,
+            photometric=photometric_loss(target, warped, valid),
+            smoothness=smoothness_loss(folded),
+            photometric_zero=photometric_loss(target, source, torch.ones_like(valid)).detach(),
+        )
+
+    def contrast_pairs(
+        self, level: int, motion: dict[int, Tensor], num_locations: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Predictions of the level below at sampled places, their targets, and which meets which (A.2).
+
+        Args:
+            level: l.
+            motion: P^l of all levels.
+            num_locations: N.
+
+        Returns:
+            predicted (P, C), targets (S, C), positive (P,).
+        """
+        below = motion[self.model.level_below(level)]
+        locations = sample_locations(
+            len(below), *below.shape[3:], num_locations, device=below.device
+        )
+        predictions, targets = self.side.predictor(level)(motion[level], below, locations)
+        return pair_with_future(predictions, targets)
+
+    def log_mean(self, values: dict[str, Tensor | float], batch_size: int, **options: bool) -> None:
+        """Log scalars as means over the epoch in validation and test, and at each step in training."""
+        self.log_dict(values, batch_size=batch_size, sync_dist=not self.training, **options)
+
+
+def _parts(module: nn.Module) -> Iterable[str]:
+    """Names at the depth at which stages are frozen: backbone stages, halves of motion blocks, predictors."""
+    for name, child in module.named_modules():
+        depth = name.count(".")
+        leaf = next(child.children(), None) is None
+        if depth == 2 and name.startswith("model.") and not name.startswith("model.network.motion"):
+            yield name
+        elif depth == 4 and name.startswith("model.network.motion") and not leaf:
+            yield name
+
+
+def _within(name: str, parent: str) -> bool:
+    return name == parent or name.startswith(f"{parent}.")

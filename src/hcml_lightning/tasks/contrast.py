@@ -1,0 +1,88 @@
+"""[clip → P^{l−1}, P^l → predicted future → **contrastive loss**]
+
+One contrastive level (Sec. 3.2): its motion features learn to predict the future of the frozen level below.
+"""
+
+import math
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from hcml_lightning.batch import VideoBatch
+from hcml_lightning.losses import contrastive_accuracy, contrastive_loss
+from hcml_lightning.metrics import feature_spread
+from hcml_lightning.tasks.base import MotionTask
+
+
+class ContrastTask(MotionTask):
+    """Contrastive stage of one level, on top of frozen levels below.
+
+    Args:
+        level: l, whose motion features are trained.
+        temperature: τ.
+        num_locations: N, places drawn in each clip on the grid of the level below.
+        gather_negatives: whether the targets of all devices are negatives, and not only this one's.
+        **shared: arguments of every task.
+    """
+
+    MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
+
+    # Unstated in the paper: N.
+    def __init__(
+        self,
+        level: int = 1,
+        temperature: float = 0.07,
+        num_locations: int = 32,
+        gather_negatives: bool = False,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.level, self.below = level, self.model.level_below(level)
+        self.temperature, self.num_locations = temperature, num_locations
+        self.gather_negatives = gather_negatives
+
+    def trained_modules(self) -> list[nn.Module]:
+        """What the loss reaches and what leaves the levels below as they were, their fusion included."""
+        network = self.model.network
+        return [
+            network.block(self.below).project,
+            *network.stages[self.below + 1 : self.level + 1],
+            network.block(self.level).extract,
+            self.side.predictor(self.level),
+        ]
+
+    def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        """Eq. 2."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """Eq. 2, how often the nearest target is the right one, and whether the features have collapsed."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """As validation, on the middle view."""
+        clip = batch["video"]
+        if clip.ndim == 6:
+            batch = {**batch, "video": clip[:, clip.shape[1] // 2]}
+        self._step(batch, "test")
+
+    def _step(self, batch: VideoBatch, stage: str) -> Tensor:
+        clip = batch["video"]
+        network = self.model.network
+        motion = dict(zip(network.levels, network.motion_features(clip, self.level), strict=False))
+        predicted, targets, positive = self.contrast_pairs(self.level, motion, self.num_locations)
+        if self.gather_negatives and self.trainer.world_size > 1:
+            positive = positive + self.global_rank * len(targets)
+            targets = self.all_gather(targets).flatten(0, 1)
+        loss = contrastive_loss(predicted, targets, positive, self.temperature)
+        values: dict[str, Tensor | float] = {"loss": loss.detach()}
+        if stage != "train":
+            name = f"contrast_l{self.level}"
+            values |= {
+                name: loss.detach(),
+                f"{name}_chance": math.log(len(targets)),
+                f"{name}_top1": contrastive_accuracy(predicted, targets, positive),
+                f"spread_l{self.level}": feature_spread(motion[self.level]),
+            }
+        self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, len(clip))
+        return loss

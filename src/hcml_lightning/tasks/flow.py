@@ -1,0 +1,123 @@
+"""[clip → P^l → flow → **reconstruction loss**]
+
+The bootstrap (Sec. 3.3): the lowest level learns motion by rebuilding each frame from the next.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hcml_lightning.batch import VideoBatch
+from hcml_lightning.metrics import EndPointError, feature_spread
+from hcml_lightning.models.backbones import fold_time
+from hcml_lightning.tasks.base import MotionTask
+
+
+class FlowTask(MotionTask):
+    """Flow bootstrap: everything up to and with the motion features of one level, trained by frame reconstruction.
+
+    Args:
+        level: 0 for the method itself; 1 and 2 for the "preliminary" supervision of Table 1.
+        smoothness_weight: ζ of Sec. 3.3.
+        flow_weight: what the whole loss is multiplied by, as λ does in joint training: the photometric error of real
+            video is about 0.01, too small for SGD at the paper's learning rates.
+        **shared: arguments of every task.
+    """
+
+    MONITOR: ClassVar[tuple[str, str]] = ("val/photometric", "min")
+
+    # Unstated in the paper: ζ.
+    def __init__(
+        self,
+        level: int = 0,
+        smoothness_weight: float = 0.0025,
+        flow_weight: float = 15.0,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.level = level
+        self.smoothness_weight, self.flow_weight = smoothness_weight, flow_weight
+        self.error, self.error_zero = EndPointError(), EndPointError()
+        if level not in self.model.levels:
+            raise ValueError(f"level must be one of the levels {self.model.levels}, got {level}")
+
+    def trained_modules(self) -> list[nn.Module]:
+        """Stem, res stages, motion blocks and fusions up to this level, and the flow decoder."""
+        network = self.model.network
+        blocks = [network.block(i) for i in network.levels if i < self.level]
+        return [
+            network.conv1,
+            network.bn1,
+            *network.stages[: self.level + 1],
+            *blocks,
+            network.block(self.level).extract,
+            self.side.flow_decoder(self.level),
+        ]
+
+    def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        """λ(photometric + ζ · smoothness)."""
+        return self._step(batch, "train")[1]
+
+    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """The loss beside that of zero flow; the end-point error where the true flow is known."""
+        flow, _ = self._step(batch, "val")
+        self._update_errors(flow, batch, "val")
+
+    def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """As validation, on the middle view."""
+        clip = batch["video"]
+        if clip.ndim == 6:
+            batch = {**batch, "video": clip[:, clip.shape[1] // 2]}
+        flow, _ = self._step(batch, "test")
+        self._update_errors(flow, batch, "test")
+
+    def _step(self, batch: VideoBatch, stage: str) -> tuple[Tensor, Tensor]:
+        clip = batch["video"]
+        motion = self.model.network.motion_features(clip, up_to=self.level)[-1]
+        terms = self.flow_terms(self.level, motion, clip)
+        loss = self.flow_weight * (terms.photometric + self.smoothness_weight * terms.smoothness)
+        values: dict[str, Tensor | float] = {
+            "loss": loss.detach(),
+            "photometric": terms.photometric.detach(),
+            "photometric_zero": terms.photometric_zero,
+            "smoothness": terms.smoothness.detach(),
+            "flow_magnitude": torch.linalg.vector_norm(terms.flow.detach(), dim=1).mean(),
+        }
+        if stage != "train":
+            values[f"spread_l{self.level}"] = feature_spread(motion)
+        self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, len(clip))
+        return terms.flow.detach(), loss
+
+    def _update_errors(self, flow: Tensor, batch: VideoBatch, stage: str) -> None:
+        if "flow" not in batch:
+            return
+        true = at_grid(batch["flow"], flow)
+        self.error.update(fold_time(flow), true)
+        self.error_zero.update(torch.zeros_like(true), true)
+        self.log_dict({f"{stage}/epe": self.error, f"{stage}/epe_zero": self.error_zero})
+
+
+def at_grid(true_flow: Tensor, flow: Tensor) -> Tensor:
+    """Bring true flow to the grid and the unit of an estimate.
+
+    Args:
+        true_flow: pixels, (B, 2, T, H, W), of which the last frame does not count.
+        flow: cells of a coarser grid, (B, 2, T − 1, h, w), at the same frame rate.
+
+    Returns:
+        True flow in cells of the coarser grid, (B·(T − 1), 2, h, w).
+
+    Raises:
+        ValueError: if the frame rates differ.
+    """
+    if true_flow.shape[2] != flow.shape[2] + 1:
+        raise ValueError(
+            f"true flow of {true_flow.shape[2]} frames cannot be compared with an estimate for {flow.shape[2]} pairs; "
+            "levels above 0 see fewer frames"
+        )
+    height, width = flow.shape[3:]
+    cells = F.adaptive_avg_pool2d(fold_time(true_flow[:, :, :-1]), (height, width))
+    scale = cells.new_tensor([width / true_flow.shape[4], height / true_flow.shape[3]])
+    return cells * scale.view(1, 2, 1, 1)

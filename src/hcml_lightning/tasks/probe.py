@@ -1,0 +1,93 @@
+"""[clip → frozen P^l → **light classifier → efficacy score**]
+
+How discriminative and how general the motion features of one level are (Sec. 4.2, Table 1).
+"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+
+from hcml_lightning.batch import VideoBatch
+from hcml_lightning.metrics import VideoAccuracy, efficacy_score
+from hcml_lightning.models.backbones import backbone_spec, initialise_
+from hcml_lightning.tasks.base import MotionTask
+
+
+class ProbeTask(MotionTask):
+    """A light classifier on the frozen motion features of one level; `init_from` names the checkpoint to be judged.
+
+    Args:
+        level: l, whose features are judged.
+        hidden: channels of the classifier's one convolution.
+        **shared: arguments of every task.
+    """
+
+    MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
+
+    # Unstated in the paper: the classifier. One 3×3×3 convolution over place and time, a pooling, and a linear layer.
+    def __init__(self, level: int = 0, hidden: int = 64, **shared: Any) -> None:
+        super().__init__(**shared)
+        if level not in self.model.levels:
+            raise ValueError(f"level must be one of the levels {self.model.levels}, got {level}")
+        self.level = level
+        channels = backbone_spec(self.hparams["backbone"]).motion_channels(level)
+        self.probe = nn.Sequential(
+            nn.BatchNorm3d(channels),
+            nn.Conv3d(channels, hidden, 3, (1, 2, 2), 1, bias=False),
+            nn.BatchNorm3d(hidden),
+            nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool3d(1),
+            nn.Flatten(),
+            nn.Linear(hidden, self.num_classes),
+        )
+        initialise_(self.probe)
+        accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
+        self.train_accuracy = VideoAccuracy()
+        self.val_accuracy = accuracy.clone(prefix="val/")
+        self.test_accuracy = accuracy.clone(prefix="test/")
+
+    def trained_modules(self) -> list[nn.Module]:
+        """The probe alone."""
+        return [self.probe]
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """RGB in 0..255, (B, 3, T, H, W) → logits (B, K)."""
+        with torch.no_grad():
+            motion = self.model.network.motion_features(clip, up_to=self.level)[-1]
+        return self.probe(motion)
+
+    def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        """Cross-entropy."""
+        logits = self(batch["video"])
+        loss = F.cross_entropy(logits, batch["label"])
+        self.train_accuracy.update(logits.softmax(dim=1), batch["label"], batch["index"])
+        self.log_mean({"train/loss": loss.detach()}, len(logits))
+        return loss
+
+    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """Accuracy on one centre crop of one clip a video."""
+        logits = self(batch["video"])
+        self.val_accuracy.update(logits.softmax(dim=1), batch["label"], batch["index"])
+        self.log_mean({"val/loss": F.cross_entropy(logits, batch["label"])}, len(logits))
+        self.log_dict(self.val_accuracy)
+
+    def on_validation_epoch_end(self) -> None:
+        """The score of Sec. 4.2, from this epoch's training accuracy."""
+        if self.train_accuracy.update_called:
+            train = float(self.train_accuracy.compute())
+            test = float(self.val_accuracy.compute()["val/top1"])
+            self.log_dict({"train/top1": train, "val/efficacy": efficacy_score(train, test)})
+
+    def on_train_epoch_start(self) -> None:
+        """A new epoch, a new training accuracy."""
+        self.train_accuracy.reset()
+
+    def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """Mean probability over all views of a video."""
+        clips = batch["video"] if batch["video"].ndim == 6 else batch["video"][:, None]
+        probability = torch.stack([self(view).softmax(dim=1) for view in clips.unbind(1)]).mean(0)
+        self.test_accuracy.update(probability, batch["label"], batch["index"])
+        self.log_dict(self.test_accuracy)

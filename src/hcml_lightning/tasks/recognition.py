@@ -1,0 +1,133 @@
+"""[clip → logits, flow, predicted future → **joint loss → accuracy**]
+
+Joint training for action recognition (Sec. 3.4, Eq. 5), and the plain baseline and fine-tuning, which are the same with fewer terms.
+"""
+
+from typing import Any, ClassVar, TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+
+from hcml_lightning.batch import VideoBatch
+from hcml_lightning.losses import contrastive_loss
+from hcml_lightning.metrics import VideoAccuracy, feature_spread
+from hcml_lightning.tasks.base import MotionTask
+
+
+class VideoPrediction(TypedDict):
+    """Class probabilities of videos.
+
+    Attributes:
+        video_id: names, length B.
+        probability: mean over the views of each video, (B, K).
+    """
+
+    video_id: list[str]
+    probability: Tensor
+
+
+class RecognitionTask(MotionTask):
+    """Action recognition, beside the self-supervised terms of all levels (Eq. 5).
+
+    `levels=[]` is the plain baseline; `flow_weight=0` and `contrast_weights=[0, 0]` train motion blocks by the
+    classification loss alone; `init_from` a self-supervised or a recognition checkpoint fine-tunes it.
+
+    Args:
+        flow_weight: λ; 0 leaves the reconstruction loss out.
+        contrast_weights: γ of the contrastive levels, lowest first; 0 leaves one out.
+        smoothness_weight: ζ.
+        temperature: τ.
+        num_locations: N.
+        views_per_forward: how many views of a multi-view test go through the network at a time; bounds the memory.
+        **shared: arguments of every task.
+
+    Raises:
+        ValueError: if there are fewer weights than contrastive levels.
+    """
+
+    MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
+
+    def __init__(
+        self,
+        flow_weight: float = 15.0,
+        contrast_weights: tuple[float, ...] = (0.25, 0.25),
+        smoothness_weight: float = 0.0025,
+        temperature: float = 0.07,
+        num_locations: int = 32,
+        views_per_forward: int = 8,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        levels = self.model.levels
+        if len(contrast_weights) < len(levels[1:]):
+            raise ValueError(
+                f"contrast_weights needs a weight for each contrastive level {levels[1:]}, got {contrast_weights}"
+            )
+        self.flow_weight = flow_weight if levels else 0.0
+        self.contrast_weights = dict(zip(levels[1:], contrast_weights, strict=False))
+        self.smoothness_weight, self.temperature = smoothness_weight, temperature
+        self.num_locations, self.views_per_forward = num_locations, views_per_forward
+        # Clones of one collection share their state, so that each score is kept once.
+        accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
+        self.val_accuracy = accuracy.clone(prefix="val/")
+        self.test_accuracy = accuracy.clone(prefix="test/")
+
+    def trained_modules(self) -> list[nn.Module]:
+        """The whole network, and of the side branch what a term with a weight reaches."""
+        modules: list[nn.Module] = [self.model.network]
+        if self.flow_weight > 0:
+            modules.append(self.side.flow_decoder(self.model.levels[0]))
+        modules += [self.side.predictor(i) for i, w in self.contrast_weights.items() if w > 0]
+        return modules
+
+    def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        """Eq. 5."""
+        clip, label = batch["video"], batch["label"]
+        features, motion = self.model.network.features(clip)
+        logits = self.model.network.classify(features)
+        loss = F.cross_entropy(logits, label)
+        values: dict[str, Tensor | float] = {"classification": loss.detach()}
+        values["top1"] = (logits.argmax(dim=1) == label).float().mean()
+        if self.flow_weight > 0:
+            lowest = self.model.levels[0]
+            flow = self.flow_terms(lowest, motion[lowest], clip)
+            reconstruction = flow.photometric + self.smoothness_weight * flow.smoothness
+            loss = loss + self.flow_weight * reconstruction
+            values |= {"flow": reconstruction.detach(), "photometric": flow.photometric.detach()}
+            values["photometric_zero"] = flow.photometric_zero
+        for level, weight in self.contrast_weights.items():
+            if weight > 0:
+                pairs = self.contrast_pairs(level, motion, self.num_locations)
+                contrast = contrastive_loss(*pairs, temperature=self.temperature)
+                loss = loss + weight * contrast
+                values[f"contrast_l{level}"] = contrast.detach()
+        values["loss"] = loss.detach()
+        self.log_mean({f"train/{k}": v for k, v in values.items()}, len(clip))
+        return loss
+
+    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """One centre crop of one clip a video, as in the paper's ablations (Sec. 4.2)."""
+        features, motion = self.model.network.features(batch["video"])
+        logits = self.model.network.classify(features)
+        self.val_accuracy.update(logits.softmax(dim=1), batch["label"], batch["index"])
+        loss = F.cross_entropy(logits, batch["label"])
+        spread = {f"val/spread_l{i}": feature_spread(p) for i, p in motion.items()}
+        self.log_mean({"val/loss": loss, **spread}, len(logits))
+        self.log_dict(self.val_accuracy)
+
+    def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """Mean probability over all views of a video (Sec. 4.3)."""
+        self.test_accuracy.update(self._probability(batch), batch["label"], batch["index"])
+        self.log_dict(self.test_accuracy)
+
+    def predict_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
+        """Mean probability over all views of a video."""
+        return {"video_id": batch["video_id"], "probability": self._probability(batch)}
+
+    def _probability(self, batch: VideoBatch) -> Tensor:
+        clips = batch["video"] if batch["video"].ndim == 6 else batch["video"][:, None]
+        views = clips.flatten(0, 1).split(self.views_per_forward)
+        probability = torch.cat([self.model.network(view).float().softmax(dim=1) for view in views])
+        return probability.unflatten(0, clips.shape[:2]).mean(dim=1)
