@@ -56,9 +56,8 @@ def write_costs(
             grids.surroundings(unit, step).mT,
             out=grids.products(scratch, step),
         )
-        for grid in step.grids:
-            for band, part in grids.paired(scratch, costs, step, grid):
-                part.copy_(band)
+        for band, part in grids.paired(scratch, costs, step):
+            part.copy_(band)
     for index, reach in enumerate(range(-grids.radius, grids.radius + 1)):
         outside = slice(0, -reach * stride) if reach < 0 else slice(-reach * stride, None)
         if reach:
@@ -89,9 +88,8 @@ def write_gradient(
     scratch = unit.new_zeros(grids.scratch_elements)
     grad = grad.unflatten(1, (grids.window, grids.window))
     for step in grids.steps():
-        for grid in step.grids:
-            for band, part in grids.paired(scratch, grad, step, grid):
-                band.copy_(part)
+        for band, part in grids.paired(scratch, grad, step):
+            band.copy_(part)
         grids.zero_edges(scratch, step)
         products, blocks = grids.products(scratch, step), grids.blocks(unit, step)
         grids.blocks(grad_unit, step).baddbmm_(products, grids.surroundings(unit, step))
@@ -117,7 +115,7 @@ def _normalise(features: Tensor, grids: "_Grids", eps: float) -> tuple[Tensor, T
     unit = torch.zeros(grids.buffer_shape, dtype=dtype, device=features.device)
     for grid in range(grids.stride**2):
         grids.of_buffer(unit, grid).copy_(grids.of_map(features, grid))
-    inverse = torch.linalg.vecdot(unit, unit).sqrt_().clamp_min_(eps).reciprocal_()
+    inverse = torch.linalg.vector_norm(unit, dim=-1).clamp_min_(eps).reciprocal_()
     return unit.mul_(inverse[..., None]), inverse
 
 
@@ -220,56 +218,43 @@ class _Grids:
     def _num_products(self, step: _Step) -> int:
         return step.count * self.grids_per_step * self.num_blocks
 
-    def band(self, scratch: Tensor, step: _Step, grid: int) -> Tensor:
-        """The wanted products of one grid: a view (frames, dy, dx, blocks, rows, w)."""
+    def bands(self, scratch: Tensor, step: _Step) -> Tensor:
+        """The wanted products: a view (grids, frames, dy, dx, blocks, rows, w)."""
+        block = self.product_elements
+        grid = self.num_blocks * block
+        pixel = self.pitch + 1
         size = (
-            step.count,
-            self.window,
-            self.window,
-            self.num_blocks,
-            self.block_rows,
-            self.columns,
+            *(self.grids_per_step, step.count, self.window, self.window),
+            *(self.num_blocks, self.block_rows, self.columns),
         )
-        element = self.product_elements
-        frame = self.grids_per_step * self.num_blocks * element
         strides = (
-            frame,
-            self.columns,
-            1,
-            element,
-            self.columns * (self.pitch + 1),
-            self.pitch + 1,
+            *(grid, self.grids_per_step * grid, self.columns, 1),
+            *(block, self.columns * pixel, pixel),
         )
-        first = (grid - step.grids[0]) * self.num_blocks * element
-        return scratch.as_strided(size, strides, first)
+        return scratch.as_strided(size, strides)
 
-    def paired(
-        self, scratch: Tensor, maps: Tensor, step: _Step, grid: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of the band and of maps (B, dy, dx, T, H, W) that hold the same costs, in at most two pieces."""
-        y, x = divmod(grid, self.stride)
-        part = maps[
-            step.sample,
-            :,
-            :,
-            step.frame : step.frame + step.count,
-            y :: self.stride,
-            x :: self.stride,
-        ]
-        part = part.movedim(2, 0)
-        band = self.band(scratch, step, grid)[..., : part.shape[-1]]
-        full, rest = divmod(part.shape[-2], self.block_rows)
-        if full:
-            rows = full * self.block_rows
-            yield band[..., :full, :, :], part[..., :rows, :].unflatten(-2, (full, self.block_rows))
-        if rest:
-            yield band[..., full, :rest, :], part[..., full * self.block_rows :, :]
+    def paired(self, scratch: Tensor, maps: Tensor, step: _Step) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views of the bands and of maps (B, dy, dx, T, H, W) that hold the same costs."""
+        bands = self.bands(scratch, step)
+        maps = maps[step.sample, :, :, step.frame : step.frame + step.count].movedim(2, 0)
+        for grid, band in zip(step.grids, bands, strict=True):
+            y, x = divmod(grid, self.stride)
+            part = maps[..., y :: self.stride, x :: self.stride]
+            band = band[..., : part.shape[-1]]
+            full, rest = divmod(part.shape[-2], self.block_rows)
+            if full:
+                rows = full * self.block_rows
+                yield (
+                    band[..., :full, :, :],
+                    part[..., :rows, :].unflatten(-2, (full, self.block_rows)),
+                )
+            if rest:
+                yield band[..., full, :rest, :], part[..., full * self.block_rows :, :]
 
     def zero_edges(self, scratch: Tensor, step: _Step) -> None:
-        """Clear what left the grid on its left or right and stands in the columns of the row before or after."""
-        for grid in step.grids:
-            band = self.band(scratch, step, grid)
-            for index, reach in enumerate(range(-self.radius, self.radius + 1)):
+        """Clear what left the grid sideways and would count in the row before or after."""
+        bands = self.bands(scratch, step)
+        for index, reach in enumerate(range(-self.radius, self.radius + 1)):
+            if reach:
                 outside = slice(0, -reach) if reach < 0 else slice(-reach, None)
-                if reach:
-                    band[:, :, index, ..., outside].zero_()
+                bands[:, :, :, index, ..., outside].zero_()
