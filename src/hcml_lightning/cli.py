@@ -1,0 +1,80 @@
+"""[arguments → **command** → what runs]
+
+`hcml COMMAND …`: says which commands there are and hands over to one. Nothing heavy is imported before
+a command is chosen, so `hcml --help` answers at once.
+"""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from hcml_lightning._version import __version__
+
+if TYPE_CHECKING:
+    from pytorch_lightning.cli import ArgsType
+
+# What Lightning's command line runs: one stage, described by configs.
+TRAINER_COMMANDS = {
+    "fit": "train one stage: -c STAGE.yaml -c DATA.yaml [-c EXTRA.yaml] [--model.lr 0.01 …]",
+    "validate": "validation metrics of a checkpoint: -c … --ckpt_path X",
+    "test": "multi-view test of a checkpoint: -c … --ckpt_path X",
+}
+# What is no training of one stage: hcml_lightning.tools.<name>.main(arguments).
+TOOL_COMMANDS = {
+    "progressive": "all stages and the test in order; resumes what was cut off",
+    "predict": "the top classes of your own videos, as csv",
+    "synthesize": "write videos of shapes in known motion",
+    "flops": "multiply-adds beside the paper's",
+    "demo": "the whole method on synthetic videos, in minutes on a CPU",
+}
+
+
+def usage() -> str:
+    """Return the text of `hcml --help`."""
+    lines = [
+        "usage: hcml COMMAND [options]     (hcml COMMAND --help says more)",
+        "",
+        "train and test one stage:",
+    ]
+    lines += [f"  {name:<12} {text}" for name, text in TRAINER_COMMANDS.items()]
+    lines += ["", "tools:"]
+    lines += [f"  {name:<12} {text}" for name, text in TOOL_COMMANDS.items()]
+    lines += [
+        "",
+        "examples:",
+        "  hcml fit -c configs/stages/1_flow.yaml -c configs/data/ucf101.yaml --data.root /data/ucf101",
+        "  hcml progressive --run_dir runs/ucf101 -c configs/data/ucf101.yaml --data.root /data/ucf101",
+    ]
+    return "\n".join(lines)
+
+
+def main(args: "ArgsType" = None) -> int:
+    """Run one command, as the shell does or in-process.
+
+    Args:
+        args: the words after `hcml`, from the shell if None. A dict or Namespace goes to LightningCLI as it is.
+
+    Returns:
+        Exit status; 0 means that the command did its work.
+
+    Raises:
+        SystemExit: for `--help`, and with status 2 for arguments that make no sense.
+    """
+    if args is not None and not isinstance(args, list):
+        import_module("hcml_lightning.tools.training").train(args)
+        return 0
+    words = sys.argv[1:] if args is None else [str(word) for word in args]
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help"):
+        print(usage())
+    elif command == "--version":
+        print(f"hcml_lightning {__version__}")
+    elif command in TRAINER_COMMANDS:
+        import_module("hcml_lightning.tools.training").train(words)
+    elif command in TOOL_COMMANDS:
+        return int(import_module(f"hcml_lightning.tools.{command}").main(words[1:]))
+    else:
+        print(usage(), file=sys.stderr)
+        print(f"\nhcml: no command '{command}'", file=sys.stderr)
+        raise SystemExit(2)
+    return 0

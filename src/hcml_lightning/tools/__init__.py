@@ -1,0 +1,1 @@
+"""What the command line runs: `training` is Lightning's own, every other module is one command."""

@@ -1,0 +1,135 @@
+"""[words of the command line → **configs** → what runs]
+
+Where recipes lie, and how configs and options come to their order: configs first, then options.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+# In the repository this is a link to the folder at its top; in a wheel the files lie here.
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def find_config(name: str | Path) -> Path:
+    """Return the file that a `-c` names: as given, or among the recipes that come with the package.
+
+    Raises:
+        FileNotFoundError: if it is in neither place.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    packaged = CONFIGS / (path.relative_to("configs") if path.parts[:1] == ("configs",) else path)
+    if packaged.is_file():
+        return packaged
+    recipes = ", ".join(sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml")))
+    raise FileNotFoundError(
+        f"no config '{name}': neither a file here ({Path.cwd()}) nor one of the package's: {recipes}"
+    )
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return a YAML or JSON file that holds one mapping.
+
+    Raises:
+        FileNotFoundError: if there is no such file, here or among the package's recipes.
+        ValueError: if it holds something else than a mapping.
+    """
+    found = find_config(path)
+    content = yaml.safe_load(found.read_text())
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{found}: expected a mapping at the top, got {type(content).__name__}")
+    return content
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the words of a command line into configs and all the rest, each in its order.
+
+    Example:
+        >>> split_words(["--model.lr", "1", "-c", "a.yaml", "--config=b.yaml"])
+        (['a.yaml', 'b.yaml'], ['--model.lr', '1'])
+    """
+    configs, rest = [], []
+    remaining = iter(words)
+    for word in remaining:
+        if word in ("-c", "--config"):
+            value = next(remaining, None)
+            if value is None:
+                raise ValueError(f"{word}: expected the path of a config after it")
+            configs.append(value)
+        elif word.startswith("--config="):
+            configs.append(word.removeprefix("--config="))
+        else:
+            rest.append(word)
+    return configs, rest
+
+
+def option_pairs(words: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Part options into (name without dashes, its words as they were given).
+
+    Raises:
+        ValueError: if there is a word that belongs to no option.
+
+    Example:
+        >>> option_pairs(["--model.lr", "0.1", "--trainer.devices=2"])
+        [('model.lr', ['--model.lr', '0.1']), ('trainer.devices', ['--trainer.devices=2'])]
+    """
+    pairs: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word.startswith("--"):
+            pairs.append((word[2:].split("=", 1)[0], [word]))
+        elif pairs:
+            pairs[-1][1].append(word)
+        else:
+            raise ValueError(f"'{word}' belongs to no option; expected --name value or -c config")
+    return pairs
+
+
+def order_words(words: Sequence[str]) -> list[str]:
+    """Put configs before options, and the classes before what the configs say about them.
+
+    LightningCLI applies words from left to right, so `--model.lr 1 -c a.yaml` loses the 1, and a
+    config that sets `data.init_args` is refused before another names the class of the data. Here an
+    option always wins over a config, and of configs the later one wins.
+
+    Raises:
+        FileNotFoundError: if a config is found nowhere.
+    """
+    configs, rest = split_words(words)
+    ordered: list[str] = []
+    classes: dict[str, dict[str, str]] = {}
+    for config in configs:
+        if config.lstrip().startswith("{"):
+            ordered += ["--config", config]
+            continue
+        for key in ("model", "data"):
+            section = read_yaml(config).get(key)
+            if isinstance(section, Mapping) and "class_path" in section:
+                classes[key] = {"class_path": str(section["class_path"])}
+        ordered += ["--config", str(find_config(config))]
+    first = ["--config", yaml.safe_dump(classes, default_flow_style=True)] if classes else []
+    return [*first, *ordered, *rest]
+
+
+def typed_num_classes(words: Sequence[str]) -> int | None:
+    """Return the number of classes that configs or options ask of the model, if they do.
+
+    Example:
+        >>> typed_num_classes(["--model.num_classes", "7"])
+        7
+    """
+    configs, rest = split_words(words)
+    typed = None
+    for config in configs:
+        if not config.lstrip().startswith("{"):
+            init_args = (read_yaml(config).get("model") or {}).get("init_args") or {}
+            typed = init_args.get("num_classes", typed)
+    for name, given in option_pairs(rest):
+        if name in ("model.num_classes", "model.init_args.num_classes"):
+            typed = int(given[-1].split("=")[-1])
+    return typed

@@ -1,0 +1,204 @@
+"""[stage → **what it is about to do, and what it did**]
+
+One screen before a stage and one after it, and the numbers of the second as a file for other tools.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import nn
+
+from hcml_lightning.tasks import MotionTask
+
+WIDTH = 100
+NEXT = {
+    ("FlowTask", 0): "2_contrast_level1",
+    ("ContrastTask", 1): "3_contrast_level2",
+    ("ContrastTask", 2): "4_recognition",
+}
+
+
+class StageSummary(pl.Callback):
+    """Say what trains, on what and how, before a stage, and what came of it, after it.
+
+    The numbers of the end also go to `fit.json`, `validate.json` or `test.json` beside the folder of
+    the checkpoints.
+    """
+
+    def __init__(self) -> None:
+        self._started = self._epoch_started = time.monotonic()
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Start the clock."""
+        self._started = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what is about to happen."""
+        if trainer.is_global_zero and isinstance(pl_module, MotionTask):
+            print_rows(start_rows(trainer, pl_module))
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._epoch_started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """One line for each epoch where no progress bar shows it: in a file, or under a scheduler."""
+        if trainer.is_global_zero and trainer.progress_bar_callback is None:
+            seconds = time.monotonic() - self._epoch_started
+            print(
+                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {seconds:.1f} s  "
+                f"{format_metrics(_metrics(trainer))}",
+                flush=True,
+            )
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what came of training."""
+        self._finish(trainer, pl_module, "fit")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what came of validation, where it is no part of training."""
+        if trainer.state.fn == "validate":
+            self._finish(trainer, pl_module, "validate")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say what came of the test."""
+        self._finish(trainer, pl_module, "test")
+
+    def _finish(self, trainer: pl.Trainer, task: pl.LightningModule, command: str) -> None:
+        if not trainer.is_global_zero or not isinstance(task, MotionTask):
+            return
+        checkpoint = trainer.checkpoint_callback
+        record = {
+            "task": type(task).__name__,
+            "finished": command != "fit" or not trainer.interrupted,
+            "epochs": trainer.current_epoch,
+            "seconds": round(time.monotonic() - self._started, 1),
+            "metrics": _metrics(trainer),
+            "checkpoint": trainer.ckpt_path if command != "fit" else None,
+        }
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None:
+            if command == "fit":
+                record["checkpoint"] = (
+                    checkpoint.last_model_path or checkpoint.best_model_path or None
+                )
+            write_json(Path(checkpoint.dirpath).parent / f"{command}.json", record)
+        print_rows(end_rows(task, command, record))
+
+
+def start_rows(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
+    """Return what there is to know before a stage trains, as (word, text)."""
+    about = task.describe()
+    devices = trainer.world_size
+    return [
+        ("", f"{_title(task)} · {task.hparams['backbone']}"),
+        ("trains", f"{_names(about['trains'])} ({_count(about['trained_parameters'])} parameters)"),
+        ("frozen", f"{_names(about['frozen'])} (of {_count(about['total_parameters'])} in all)"),
+        ("data", _data(trainer)),
+        ("batch", _batch(trainer)),
+        (
+            "learning rate",
+            f"{task.lr:g} per device x {devices} = {task.lr * devices:g}, {task.optimizer_name}; "
+            f"warm-up {task.warmup_epochs:g} of {trainer.max_epochs} epochs, then half a cosine",
+        ),
+        ("batch norm", _norm_scope(trainer, task)),
+        ("run folder", _folder(trainer)),
+    ]
+
+
+def end_rows(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what came of a stage, as (word, text)."""
+    rows = [
+        ("", f"{_title(task)}: {command} {'ended' if record['finished'] else 'was interrupted'}"),
+        ("time", f"{record['seconds']:.0f} s, {record['epochs']} epochs"),
+        ("metrics", format_metrics(record["metrics"])),
+    ]
+    path = record["checkpoint"]
+    if command == "fit" and path:
+        rows += [("checkpoint", str(path)), ("next", _next(task, str(path)))]
+    return rows
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    """Print (word, text) lines below the first, which is the title."""
+    print(f"── {rows[0][1]} ".ljust(WIDTH, "─"))
+    for word, text in rows[1:]:
+        print(f"{word:<14} {text}")
+    print("─" * WIDTH, flush=True)
+
+
+def format_metrics(metrics: dict[str, float]) -> str:
+    """Return metrics as one line, `name value`, without the per-step doubles of Lightning."""
+    shown = {k: v for k, v in metrics.items() if not k.endswith("_step")}
+    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items())) or "none"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a file in one step, so that a reader never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def _metrics(trainer: pl.Trainer) -> dict[str, float]:
+    return {
+        k: float(v) for k, v in trainer.callback_metrics.items() if torch.as_tensor(v).numel() == 1
+    }
+
+
+def _title(task: MotionTask) -> str:
+    level = getattr(task, "level", None)
+    return type(task).__name__ + ("" if level is None else f" level {level}")
+
+
+def _names(value: object, most: int = 8) -> str:
+    names = [str(name).removeprefix("model.") for name in value] if isinstance(value, list) else []
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "nothing") + more
+
+
+def _count(number: object) -> str:
+    return f"{float(str(number)) / 1e6:.3g} M"
+
+
+def _data(trainer: pl.Trainer) -> str:
+    data = getattr(trainer, "datamodule", None)
+    if data is None:
+        return "the trainer's own loaders"
+    sizes = ", ".join(f"{len(d)} {split}" for split, d in getattr(data, "datasets", {}).items())
+    clip = f"clips of {data.clip_length} frames, stride {data.frame_stride}, {data.crop_size} px"
+    return f"{type(data).__name__}: {sizes} videos, {data.num_classes} classes; {clip}"
+
+
+def _batch(trainer: pl.Trainer) -> str:
+    size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+    if size is None:
+        return "the trainer's own loaders"
+    devices, steps = trainer.world_size, trainer.accumulate_grad_batches
+    total = size * devices * steps
+    return f"{size} per device x {devices} devices x {steps} accumulated = {total} clips a step"
+
+
+def _norm_scope(trainer: pl.Trainer, task: MotionTask) -> str:
+    if any(isinstance(module, nn.SyncBatchNorm) for module in task.modules()):
+        return f"statistics over all {trainer.world_size} devices"
+    return "statistics within the clips of each device"
+
+
+def _folder(trainer: pl.Trainer) -> str:
+    checkpoint = trainer.checkpoint_callback
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None:
+        return str(Path(checkpoint.dirpath).parent)
+    return str(trainer.default_root_dir)
+
+
+def _next(task: MotionTask, path: str) -> str:
+    stage = NEXT.get((type(task).__name__, int(getattr(task, "level", -1))))
+    if stage is None:
+        return f"hcml test -c {Path(path).parents[1] / 'config.yaml'} --ckpt_path {path}"
+    return f"hcml fit -c configs/stages/{stage}.yaml -c DATA.yaml --model.init_from {path}"
