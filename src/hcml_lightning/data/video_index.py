@@ -1,0 +1,203 @@
+"""[**video file → time stamps** → frames → batch → model → loss → metric]
+
+What a video file holds, found by one pass over its packets: headers lie (a file that was cut short still promises all of
+its frames), and some formats have no frame count at all. Nothing is decoded but the first frame.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+
+class VideoError(ValueError):
+    """A video that cannot be read as asked; the message names the file and what is wrong with it."""
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video holds.
+
+    Attributes:
+        num_frames: number of frames that can be asked for, counted, not taken from the header.
+        fps: frames in a second, on average; 0 where unknown.
+        width: pixels, as displayed.
+        height: pixels, as displayed.
+    """
+
+    num_frames: int
+    fps: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """Where the frames of a file are.
+
+    Attributes:
+        info: size and number of frames.
+        pts: time stamp of each frame, ascending; for a `sequential` file its number.
+        packet_dts: decoding time stamp of each packet, ascending.
+        packet_pts: presentation time stamp of the same packets.
+        keys: (pts, dts) of each key frame, ascending.
+        rotation: quarter turns, counter-clockwise, from the frames as stored to the frames as displayed.
+        sequential: whether time stamps are no use, so that frames are counted from the start of the file.
+    """
+
+    info: VideoInfo
+    pts: npt.NDArray[np.int64]
+    packet_dts: npt.NDArray[np.int64]
+    packet_pts: npt.NDArray[np.int64]
+    keys: tuple[tuple[int, int], ...]
+    rotation: int
+    sequential: bool
+
+
+def index_video(path: str) -> VideoIndex:
+    """Find the frames of a video file; remembered until the file changes.
+
+    Raises:
+        VideoError: if the file is missing, empty, no video or cut short.
+    """
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be opened ({error.strerror}).") from error
+    if stat.st_size == 0:
+        raise VideoError(f"{path}: the file is empty (0 bytes).")
+    return _cached_index(path, stat.st_size, stat.st_mtime_ns)
+
+
+@contextmanager
+def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a file to decode it in one thread; what FFmpeg raises becomes an error with the name of the file."""
+    try:
+        # Some genuine files have metadata that is not UTF-8.
+        with av.open(path, metadata_errors="ignore") as container:
+            if not container.streams.video:
+                raise VideoError(f"{path}: the file has no video stream.")
+            stream = container.streams.video[0]
+            # Parallelism belongs to the workers of the data loader; threads of FFmpeg would compete with them.
+            stream.codec_context.thread_type = "NONE"
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"{path}: {_what_is_wrong(path)} ({error}).") from error
+
+
+def _what_is_wrong(path: str) -> str:
+    with open(path, "rb") as file:
+        start = file.read(256)
+    if start.startswith(b"version https://git-lfs"):
+        return "the file is a git-LFS pointer, not the video itself; fetch it with `git lfs pull`"
+    if start.isascii() and start.decode().replace("\n", " ").strip().isprintable():
+        return "the file is text, not a video"
+    return "the file is no video, or it is damaged or cut short"
+
+
+@lru_cache(maxsize=4096)
+def _cached_index(path: str, size: int, modified: int) -> VideoIndex:
+    with open_video(path) as (container, stream):
+        return _Scan(path, container, stream).index()
+
+
+class _Scan:
+    """One pass over the packets of a file."""
+
+    def __init__(self, path: str, container: InputContainer, stream: VideoStream) -> None:
+        self.path = path
+        self.container = container
+        self.stream = stream
+        self.packed = _is_packed(stream.codec_context.extradata)
+        self.stamps: list[tuple[int, int, bool]] = []
+        self.first: av.VideoFrame | None = None
+        self.decoded = 0
+        self.end = 0.0
+
+    def index(self) -> VideoIndex:
+        for packet in self.container.demux():
+            if packet.is_corrupt:
+                raise VideoError(f"{self.path}: the file is cut short or damaged.")
+            if packet.dts is not None and packet.time_base is not None:
+                end = (packet.dts if packet.pts is None else packet.pts) + (packet.duration or 0)
+                self.end = max(self.end, float(end * packet.time_base))
+            if packet.stream.index == self.stream.index:
+                self._take(packet)
+        if self.first is None or not self.stamps:
+            raise VideoError(f"{self.path}: the file has no frames.")
+        self._check_length()
+        return self._result(self.first)
+
+    def _take(self, packet: Packet) -> None:
+        if packet.size and packet.dts is not None and _is_shown(packet):
+            self.packed = self.packed or (not self.stamps and _is_packed(bytes(packet)))
+            pts = packet.dts if packet.pts is None else packet.pts
+            self.stamps.append((packet.dts, pts, packet.is_keyframe))
+        if self.first is None or self.packed:
+            for frame in self.stream.codec_context.decode(packet):
+                self.first = self.first or frame
+                self.decoded += 1
+
+    def _check_length(self) -> None:
+        """Compare what the header promises with what was found."""
+        dts = [dts for dts, _, _ in self.stamps]
+        # AVI counts dropped frames too: there the time stamps are frame numbers.
+        found = len(dts)
+        if self.container.format.name == "avi":
+            found = max(found, dts[-1] - dts[0] + 1)
+        promised = self.stream.frames
+        if promised - found > max(1, promised // 100):
+            raise VideoError(
+                f"{self.path}: the file is cut short or damaged: its header promises {promised} "
+                f"frames, but it holds {found}."
+            )
+        seconds = (self.container.duration or 0) / av.time_base
+        if not promised and seconds - self.end > max(0.5, 0.05 * seconds):
+            raise VideoError(
+                f"{self.path}: the file is cut short: its header promises {seconds:.1f} s, but it "
+                f"ends after {self.end:.1f} s."
+            )
+
+    def _result(self, first: av.VideoFrame) -> VideoIndex:
+        pts = sorted({pts for _, pts, _ in self.stamps})
+        if self.packed:
+            pts = list(range(self.decoded))
+        rate = self.stream.average_rate
+        turns = round(first.rotation / 90) % 4
+        size = (first.width, first.height) if turns % 2 == 0 else (first.height, first.width)
+        order = sorted(self.stamps)
+        return VideoIndex(
+            info=VideoInfo(len(pts), float(rate) if rate else 0.0, *size),
+            pts=np.array(pts),
+            packet_dts=np.array([dts for dts, _, _ in order]),
+            packet_pts=np.array([pts for _, pts, _ in order]),
+            keys=tuple(sorted((pts, dts) for dts, pts, key in order if key)),
+            rotation=turns,
+            sequential=self.packed,
+        )
+
+
+def _is_packed(header: bytes | None) -> bool:
+    """Whether DivX or XviD put a P- and a B-frame into one packet and an empty one after it.
+
+    Such a file has no time stamps of its own, and those that FFmpeg infers name the wrong frames; the order in which
+    frames come out is right. Many videos of UCF-101 and HMDB-51 are of this kind.
+    """
+    return re.search(rb"DivX\d+(?:b|Build)\d+p", header or b"") is not None
+
+
+def _is_shown(packet: Packet) -> bool:
+    """Whether a packet gives a frame: VP8 has hidden ones, and a cut may leave some before the start."""
+    if packet.is_discard:
+        return False
+    return packet.stream.codec_context.name != "vp8" or bool(bytes(packet)[0] & 0x10)
