@@ -26,23 +26,21 @@ class BackboneSpec:
         blocks: bottleneck blocks in res2, res3, res4, res5.
         width: channels of the stem and of res2's 3×3 convolutions; each later stage doubles it.
         temporal_stages: stages (0 = res2) whose blocks have a 3×1×1 convolution.
-        stem_kernel: side of the stem's convolution, pixels; its stride is 2.
-        stem_pool: whether a 3×3 max pooling of stride 2 follows the stem.
         reduction: β of the prime motion block, C → C/β.
         motion_divisor: P^l has C / motion_divisor channels.
         max_displacement: d of the cost volume, cells.
         stride: s of the cost volume, cells.
+        flow_growth: channels that each layer of the flow decoder adds.
     """
 
     blocks: tuple[int, int, int, int]
     width: int = 64
     temporal_stages: tuple[int, ...] = ()
-    stem_kernel: int = 7
-    stem_pool: bool = True
     reduction: int = 8
     motion_divisor: int = 4
     max_displacement: int = 6
     stride: int = 2
+    flow_growth: int = 32
 
     def channels(self, level: int) -> int:
         """Channels of F^l, the output of res stage `level` + 2."""
@@ -63,12 +61,11 @@ BACKBONES = {
     "r2d_tiny": BackboneSpec(
         blocks=(1, 1, 1, 1),
         width=12,
-        stem_kernel=5,
-        stem_pool=False,
         reduction=4,
         motion_divisor=2,
         max_displacement=3,
         stride=1,
+        flow_growth=8,
     ),
 }
 

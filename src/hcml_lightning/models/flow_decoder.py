@@ -20,7 +20,7 @@ class FlowDecoder(nn.Module):
 
     # Unstated in the paper: widths, kernel, activation. 3×3 and leaky ReLU as in PWC-Net [52], whose estimator this is a
     # small form of.
-    def __init__(self, in_channels: int, growth: int = 32) -> None:
+    def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
         self.hidden = nn.ModuleList(
             nn.Conv2d(in_channels + i * growth, growth, 3, padding=1) for i in range(4)

@@ -30,7 +30,7 @@ class SideBranch(nn.Module):
         super().__init__()
         spec = backbone_spec(backbone)
         self.flow_decoders = nn.ModuleDict(
-            {str(level): FlowDecoder(spec.motion_channels(level)) for level in levels}
+            {str(level): FlowDecoder(spec.motion_channels(level), spec.flow_growth) for level in levels}
         )
         self.predictors = nn.ModuleDict(
             {
@@ -73,7 +73,7 @@ class MotionHierarchy(nn.Module):
         >>> model.network(clip).shape
         torch.Size([1, 8])
         >>> [tuple(motion.shape) for motion in model.network.motion_features(clip, up_to=1)]
-        [(1, 24, 8, 16, 16), (1, 48, 4, 8, 8)]
+        [(1, 24, 8, 8, 8), (1, 48, 4, 4, 4)]
     """
 
     def __init__(

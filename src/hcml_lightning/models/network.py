@@ -58,9 +58,8 @@ class MotionNetwork(nn.Module):
         super().__init__()
         spec = backbone_spec(backbone)
         self.levels = checked_levels(levels)
-        self.conv1 = nn.Conv2d(3, spec.width, spec.stem_kernel, 2, spec.stem_kernel // 2, bias=False)
+        self.conv1 = nn.Conv2d(3, spec.width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(spec.width)
-        self.stem_pool = spec.stem_pool
         self.layer1, self.layer2, self.layer3, self.layer4 = (make_stage(spec, i) for i in range(4))
         self.motion = nn.ModuleDict(
             {str(i): PrimeMotionBlock(spec, i, max_displacement, stride) for i in self.levels}
@@ -129,9 +128,7 @@ class MotionNetwork(nn.Module):
         frames = fold_time(clip).to(self.mean.dtype).contiguous(memory_format=torch.channels_last)
         frames = (frames - self.mean) / self.std
         frames = F.relu(self.bn1(self.conv1(frames)), inplace=True)
-        if self.stem_pool:
-            frames = F.max_pool2d(frames, 3, 2, 1)
-        return unfold_time(frames, clip.shape[2])
+        return unfold_time(F.max_pool2d(frames, 3, 2, 1), clip.shape[2])
 
 
 def checked_levels(levels: Iterable[int]) -> tuple[int, ...]:
