@@ -31,19 +31,24 @@ def find_config(name: str | Path) -> Path:
     )
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Return a YAML or JSON file that holds one mapping.
+def is_inline(config: str) -> bool:
+    """Return whether a `-c` holds a mapping itself and not the path of one."""
+    return config.lstrip().startswith("{")
+
+
+def read_config(config: str | Path) -> dict[str, Any]:
+    """Return the mapping in a YAML or JSON file, or in the text itself where that is a mapping.
 
     Raises:
         FileNotFoundError: if there is no such file, here or among the package's recipes.
         ValueError: if it holds something else than a mapping.
     """
-    found = find_config(path)
-    content = yaml.safe_load(found.read_text())
+    inline = is_inline(str(config))
+    content = yaml.safe_load(str(config) if inline else find_config(config).read_text())
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ValueError(f"{found}: expected a mapping at the top, got {type(content).__name__}")
+        raise ValueError(f"{config}: expected a mapping at the top, got {type(content).__name__}")
     return content
 
 
@@ -104,16 +109,25 @@ def order_words(words: Sequence[str]) -> list[str]:
     ordered: list[str] = []
     classes: dict[str, dict[str, str]] = {}
     for config in configs:
-        if config.lstrip().startswith("{"):
-            ordered += ["--config", config]
-            continue
+        content = read_config(config)
         for key in ("model", "data"):
-            section = read_yaml(config).get(key)
+            section = content.get(key)
             if isinstance(section, Mapping) and "class_path" in section:
                 classes[key] = {"class_path": str(section["class_path"])}
-        ordered += ["--config", str(find_config(config))]
-    first = ["--config", yaml.safe_dump(classes, default_flow_style=True)] if classes else []
+        ordered += ["--config", config if is_inline(config) else str(find_config(config))]
+    first = ["--config", inline(classes)] if classes else []
     return [*first, *ordered, *rest]
+
+
+def inline(content: Mapping[str, Any]) -> str:
+    """Return a mapping as one line that `-c` takes in place of a file.
+
+    Example:
+        >>> inline({"model": {"init_args": {"lr": 0.1}}})
+        '{model: {init_args: {lr: 0.1}}}'
+    """
+    text = yaml.safe_dump(dict(content), default_flow_style=True, width=2**20, sort_keys=False)
+    return text.strip()
 
 
 def typed_num_classes(words: Sequence[str]) -> int | None:
@@ -126,9 +140,8 @@ def typed_num_classes(words: Sequence[str]) -> int | None:
     configs, rest = split_words(words)
     typed = None
     for config in configs:
-        if not config.lstrip().startswith("{"):
-            init_args = (read_yaml(config).get("model") or {}).get("init_args") or {}
-            typed = init_args.get("num_classes", typed)
+        init_args = (read_config(config).get("model") or {}).get("init_args") or {}
+        typed = init_args.get("num_classes", typed)
     for name, given in option_pairs(rest):
         if name in ("model.num_classes", "model.init_args.num_classes"):
             typed = int(given[-1].split("=")[-1])

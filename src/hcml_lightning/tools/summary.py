@@ -3,7 +3,6 @@
 One screen before a stage and one after it, and the numbers of the second as a file for other tools.
 """
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from hcml_lightning.tasks import MotionTask
+from hcml_lightning.tools.report import format_metrics, write_json
 
 WIDTH = 100
 NEXT = {
@@ -131,20 +131,6 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
     print("─" * WIDTH, flush=True)
 
 
-def format_metrics(metrics: dict[str, float]) -> str:
-    """Return metrics as one line, `name value`, without the per-step doubles of Lightning."""
-    shown = {k: v for k, v in metrics.items() if not k.endswith("_step")}
-    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items())) or "none"
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a file in one step, so that a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
-
-
 def _metrics(trainer: pl.Trainer) -> dict[str, float]:
     return {
         k: float(v) for k, v in trainer.callback_metrics.items() if torch.as_tensor(v).numel() == 1
@@ -170,13 +156,20 @@ def _data(trainer: pl.Trainer) -> str:
     data = getattr(trainer, "datamodule", None)
     if data is None:
         return "the trainer's own loaders"
-    sizes = ", ".join(f"{len(d)} {split}" for split, d in getattr(data, "datasets", {}).items())
-    clip = f"clips of {data.clip_length} frames, stride {data.frame_stride}, {data.crop_size} px"
+    loaders = {"training": trainer.train_dataloader, "validation": trainer.val_dataloaders}
+    sizes = ", ".join(
+        f"{len(loader.dataset)} {split}" for split, loader in loaders.items() if loader is not None
+    )
+    about = data.hparams
+    clip = (
+        f"clips of {about.get('clip_length')} frames, stride {about.get('frame_stride')}, "
+        f"{about.get('crop_size')} px"
+    )
     return f"{type(data).__name__}: {sizes} videos, {data.num_classes} classes; {clip}"
 
 
 def _batch(trainer: pl.Trainer) -> str:
-    size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+    size = getattr(getattr(trainer, "datamodule", None), "hparams", {}).get("batch_size")
     if size is None:
         return "the trainer's own loaders"
     devices, steps = trainer.world_size, trainer.accumulate_grad_batches

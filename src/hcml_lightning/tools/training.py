@@ -4,6 +4,7 @@
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -160,6 +161,11 @@ class MotionCLI(LightningCLI):
                 f"hcml {self.subcommand}: the weights would be random; name trained ones with "
                 "--ckpt_path (--model.init_from is for training)"
             )
+        checkpoint = self._get(self.config, "checkpoint")
+        # Without validation there is nothing to compare, and the last epoch is kept.
+        if checkpoint.monitor is None and self._get(self.config, "trainer.limit_val_batches") != 0:
+            module, _, name = self._get(self.config, "model.class_path").rpartition(".")
+            checkpoint.monitor, checkpoint.mode = getattr(import_module(module), name).MONITOR
 
     def instantiate_classes(self) -> None:
         """Build data, task and trainer, and hold a number of classes that was typed to the data's."""
@@ -181,12 +187,6 @@ class MotionCLI(LightningCLI):
         callbacks.insert(0, StageSummary())
         if trainer.loggers:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
-        checkpoint = trainer.checkpoint_callback
-        # Without validation there is nothing to compare, and the last epoch is kept.
-        if isinstance(checkpoint, ModelCheckpoint) and trainer.limit_val_batches != 0:
-            key, mode = self.model.MONITOR
-            if checkpoint.monitor is None:
-                checkpoint.monitor, checkpoint.mode = key, mode
         return trainer
 
 

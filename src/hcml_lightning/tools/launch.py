@@ -1,0 +1,81 @@
+"""[words → **process**]
+
+Each stage is a process of its own: it may start further ones on other devices, and leaves no memory
+behind. It ends when the run that started it ends.
+"""
+
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# From linux/prctl.h.
+PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def locked(run_dir: Path, patience: float = 60.0) -> Iterator[int]:
+    """Hold a folder, so that no second run writes into it.
+
+    Processes that this one starts hold it too, so that a run that is started again while they still
+    write what they have waits for them.
+
+    Args:
+        run_dir: made if missing.
+        patience: seconds to wait for the folder.
+
+    Yields:
+        The descriptor of the lock.
+
+    Raises:
+        ValueError: if another run still holds the folder then.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + patience
+    with (run_dir / ".lock").open("a") as file:
+        told = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise ValueError(
+                        f"another run writes into {run_dir}; wait for it, or name another --run_dir"
+                    ) from error
+                if not told:
+                    print(f"waiting for processes that still write into {run_dir}", flush=True)
+                told = True
+                time.sleep(0.2)
+        yield file.fileno()
+
+
+def launch_with(lock: int) -> Callable[[list[str]], int]:
+    """Return what runs a command of this package in a process that holds a lock too."""
+
+    def launch(words: list[str]) -> int:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hcml_lightning", *words],
+            pass_fds=[lock],
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+        )
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            # The stage got the same signal, and saves what it has.
+            return process.wait()
+
+    return launch
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,148 @@
+"""[configs and options → **the words of each stage** → stages]
+
+What a run of several stages consists of, and which settings each of them gets.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import yaml
+
+from hcml_lightning.tools.configs import inline, option_pairs, read_config, split_words
+
+# What may change between two starts of a run without another result.
+HARMLESS = ("num_workers", "enable_progress_bar")
+
+
+class Stage(NamedTuple):
+    """One step of a run.
+
+    Attributes:
+        name: of its folder, and of its own part of configs and options.
+        config: its recipe, among the package's.
+        inherits: stages whose part of configs and options holds here too, below its own.
+    """
+
+    name: str
+    config: str
+    inherits: tuple[str, ...] = ()
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Names whose parts hold for this stage, the strongest last."""
+        return (*self.inherits, self.name)
+
+
+TRAINING = {
+    stage.name: stage
+    for stage in (
+        Stage("flow", "stages/1_flow.yaml"),
+        Stage("contrast1", "stages/2_contrast_level1.yaml"),
+        Stage("contrast2", "stages/3_contrast_level2.yaml"),
+        Stage("recognition", "stages/4_recognition.yaml"),
+        # The two that the method is compared with differ from `recognition` in their recipe alone.
+        Stage("baseline", "stages/baseline.yaml", ("recognition",)),
+        Stage("motion_only", "stages/motion_only.yaml", ("recognition",)),
+    )
+}
+NAMES = (*TRAINING, "test")
+PAPER = ("flow", "contrast1", "contrast2", "recognition", "test")
+
+
+class Plan(NamedTuple):
+    """Configs and options for all stages, with parts for single ones.
+
+    A key at the top of a config, or the first part of an option, that is the name of a stage makes
+    what is below it hold for this stage alone: `recognition: {trainer: {max_epochs: 9}}` in a file,
+    `--recognition.trainer.max_epochs 9` on the command line.
+
+    Attributes:
+        configs: paths or inline mappings, in their order.
+        options: name without dashes and the words of each option.
+    """
+
+    configs: tuple[str, ...]
+    options: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def from_words(cls, words: Sequence[str]) -> "Plan":
+        """Read configs and options from a command line.
+
+        Raises:
+            ValueError: if a word belongs to no option.
+        """
+        configs, rest = split_words(words)
+        pairs = tuple((name, tuple(given)) for name, given in option_pairs(rest))
+        return cls(tuple(configs), pairs)
+
+    def words(self, stage: Stage) -> list[str]:
+        """Return the words that LightningCLI gets for one stage."""
+        words = ["--config", stage.config]
+        for config in self.configs:
+            parts = config_parts(read_config(config), stage.sections)
+            whole = len(parts) == 1 and parts[0] == read_config(config)
+            words += [w for part in parts for w in ("--config", config if whole else inline(part))]
+        for name, given in self._options(stage):
+            value = given[0].partition("=")
+            words += [f"--{name}{value[1]}{value[2]}", *given[1:]]
+        return words
+
+    def settings(self, stage: Stage) -> dict[str, Any]:
+        """Return all settings of one stage, flat, as they were given: what its result depends on."""
+        settings: dict[str, Any] = {}
+        for config in (stage.config, *self.configs):
+            for part in config_parts(read_config(config), stage.sections):
+                for name, value in flatten(part).items():
+                    assign(settings, name, value)
+        for name, given in self._options(stage):
+            text = given[0].partition("=")[2] or " ".join(given[1:])
+            assign(settings, name.replace(".init_args", ""), yaml.safe_load(text))
+        return {k: v for k, v in settings.items() if k.rpartition(".")[2] not in HARMLESS}
+
+    def _options(self, stage: Stage) -> list[tuple[str, tuple[str, ...]]]:
+        """Return the options of one stage, those of its own last."""
+        ranked = []
+        for name, given in self.options:
+            head, _, tail = name.partition(".")
+            if head in stage.sections:
+                ranked.append((1 + stage.sections.index(head), tail, given))
+            elif head not in NAMES:
+                ranked.append((0, name, given))
+        ranked.sort(key=lambda item: item[0])
+        return [(name, given) for _, name, given in ranked]
+
+
+def config_parts(content: Mapping[str, Any], sections: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what of a config holds for a stage: the common part, then those of its sections.
+
+    Example:
+        >>> config_parts({"seed_everything": 1, "flow": {"model": {}}, "test": {}}, ["flow"])
+        [{'seed_everything': 1}, {'model': {}}]
+    """
+    common = {key: value for key, value in content.items() if key not in NAMES}
+    parts = [common] if common or not content else []
+    return [*parts, *(dict(content[name]) for name in sections if content.get(name))]
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping with dotted names; `init_args` is left out of them.
+
+    Example:
+        >>> flatten({"model": {"class_path": "A", "init_args": {"lr": 0.1}}})
+        {'model.class_path': 'A', 'model.lr': 0.1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping):
+            flat |= flatten(value, name)
+        else:
+            flat[name] = value
+    return flat
+
+
+def assign(settings: dict[str, Any], name: str, value: Any) -> None:
+    """Set a flat setting; what is below it is gone with what stood there."""
+    for other in [key for key in settings if key.startswith(f"{name}.")]:
+        del settings[other]
+    settings[name] = value

@@ -1,0 +1,38 @@
+"""[numbers → **text and files**]
+
+How the tools print tables and write files.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def format_metrics(metrics: Mapping[str, float]) -> str:
+    """Return metrics as one line, without the per-step doubles that Lightning adds.
+
+    Example:
+        >>> format_metrics({"val/top1": 0.51239, "loss_step": 3.0})
+        'val/top1 0.5124'
+    """
+    shown = {name: value for name, value in metrics.items() if not name.endswith("_step")}
+    return "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items())) or "none"
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows in columns, with a line below the first."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for i, row in enumerate(rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+        if i == 0:
+            print("-" * (sum(widths) + 2 * len(widths) - 2), flush=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a file in one step, so that a reader never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
