@@ -4,6 +4,15 @@ A video file becomes a `VideoBatch`; nothing here knows what is trained on it.
 """
 
 from hcml_lightning.data.datamodule import VideoDataModule
+from hcml_lightning.data.kinetics import KineticsDataModule
+from hcml_lightning.data.something import SomethingDataModule
 from hcml_lightning.data.ucf101 import UCF101DataModule
+from hcml_lightning.data.video_folder import VideoFolderDataModule
 
-__all__ = ["UCF101DataModule", "VideoDataModule"]
+__all__ = [
+    "KineticsDataModule",
+    "SomethingDataModule",
+    "UCF101DataModule",
+    "VideoDataModule",
+    "VideoFolderDataModule",
+]

@@ -4,11 +4,14 @@ What all datasets have in common: how splits become loaders of `VideoBatch`. A s
 lists the records of each split; that is all that is true of one dataset only.
 """
 
-from abc import abstractmethod
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from hcml_lightning.batch import VideoBatch
@@ -20,9 +23,18 @@ from hcml_lightning.data.dataset import (
     VideoRecord,
     collate,
 )
+from hcml_lightning.data.decode import VideoError, probe
+from hcml_lightning.data.mirror import mirror_classes
 from hcml_lightning.data.sampling import FrameStride
 
 Split = Literal["train", "val", "test", "predict"]
+
+_STAGES: dict[str, tuple[Split, ...]] = {
+    "fit": ("train", "val"),
+    "validate": ("val",),
+    "test": ("test",),
+    "predict": ("predict",),
+}
 
 
 class VideoDataModule(pl.LightningDataModule):
@@ -33,7 +45,7 @@ class VideoDataModule(pl.LightningDataModule):
         clip_length: frames in a clip, T.
         frame_stride: frames from one frame of the clip to the next, or "spread" for T frames over the whole video.
         short_side: range from which training draws the length of the scaled short side, pixels; validation and test
-            scale to its lower end, or to the crop where that is larger.
+            scale to its lower end, test to its crop where that is larger.
         crop_size: rows and columns of the crops of training and validation, pixels.
         test_crop_size: rows and columns of the crops of test and prediction, pixels; None for `crop_size`.
         test_clips: clips of each video in test and prediction.
@@ -43,9 +55,13 @@ class VideoDataModule(pl.LightningDataModule):
         seed: source of order, frames and crops in training.
         flip: "plain" flips half of the training clips, as the paper does; "mirror" also swaps the label with the class
             that the flip makes of it ("left" and "right"); "none" flips nothing.
-        on_error: "raise" stops at a video that cannot be read; "skip" leaves it out by name, in training up to 5 % of
-            the split.
+        on_error: "raise" stops at a video that is missing or cannot be read. "skip" leaves it out by name: missing ones
+            before the start, damaged ones of training when they are met (up to 5 % of the split), damaged ones of
+            the other splits before the start, as far as they can be told without decoding.
         true_flow: add the true flow of synthetic videos to the batches of training and validation.
+
+    Raises:
+        ValueError: if a crop does not fit into the scaled video, or a number is below 1.
     """
 
     def __init__(
@@ -67,23 +83,40 @@ class VideoDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        low, high = short_side
+        if not crop_size <= low <= high:
+            raise ValueError(
+                f"short_side={low, high} must be ascending and hold crop_size={crop_size}."
+            )
+        for name, value in (
+            ("clip_length", clip_length),
+            ("crop_size", crop_size),
+            ("test_clips", test_clips),
+            ("batch_size", batch_size),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, but is {value}.")
         self.root = root
-        self.clip_length = clip_length
-        self.frame_stride: FrameStride = frame_stride
-        self.short_side = (short_side[0], short_side[1])
-        self.crop_size = crop_size
-        self.test_crop_size = crop_size if test_crop_size is None else test_crop_size
-        self.test_clips = test_clips
-        self.test_crops = test_crops
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.flip: Flip = flip
         self.on_error = on_error
         self.true_flow = true_flow
+        self._clip = ClipRecipe(clip_length, frame_stride, (low, high), crop_size)
+        test_size = test_crop_size or crop_size
+        self._test_clip = ClipRecipe(
+            clip_length,
+            frame_stride,
+            (max(low, test_size), max(low, test_size)),
+            test_size,
+            num_clips=test_clips,
+            num_crops=test_crops,
+            multi_view=True,
+        )
         self.class_names: list[str] = []
         self.mirror_classes: dict[int, int] = {}
-        self.datasets: dict[Split, VideoDataset] = {}
+        self._datasets: dict[Split, VideoDataset] = {}
 
     @property
     def num_classes(self) -> int:
@@ -91,26 +124,32 @@ class VideoDataModule(pl.LightningDataModule):
         return len(self.class_names)
 
     def set_classes(self, class_names: list[str]) -> None:
-        """Name the classes; a subclass calls this in its constructor."""
+        """Name the classes, in the order of their labels; a subclass calls this in its constructor."""
         self.class_names = class_names
         self.mirror_classes = mirror_classes(class_names)
 
-    @abstractmethod
     def records(self, split: Split) -> list[VideoRecord]:
-        """List the videos of a split."""
+        """List the videos of a split; each dataset has its own."""
+        raise NotImplementedError
+
+    def dataset(self, split: Split) -> VideoDataset:
+        """Give the videos of a split, once `setup` has listed them."""
+        if split not in self._datasets:
+            raise RuntimeError(f"the {split} split is not listed yet; call setup() first.")
+        return self._datasets[split]
 
     def setup(self, stage: str) -> None:
-        """List the videos that the stage needs."""
-        needed: dict[str, list[Split]] = {
-            "fit": ["train", "val"],
-            "validate": ["val"],
-            "test": ["test"],
-            "predict": ["predict"],
-        }
-        for split in needed[stage]:
-            if split not in self.datasets:
-                self.datasets[split] = VideoDataset(
-                    self.records(split),
+        """List the videos that the stage needs, and look whether they are there."""
+        if stage == "fit" and self.flip == "plain" and self.mirror_classes:
+            first, second = (self.class_names[i] for i in next(iter(self.mirror_classes.items())))
+            rank_zero_warn(
+                f"flip='plain' makes {first!r} look like {second!r} without changing the label; "
+                "use flip='mirror' to swap such labels, or flip='none'."
+            )
+        for split in _STAGES[stage]:
+            if split not in self._datasets:
+                self._datasets[split] = VideoDataset(
+                    self._readable(split, self.records(split)),
                     self._recipe(split),
                     self.seed,
                     skip_broken=self.on_error == "skip" and split == "train",
@@ -122,17 +161,16 @@ class VideoDataModule(pl.LightningDataModule):
         Raises:
             ValueError: if the split is smaller than one batch on every device.
         """
-        dataset = self.datasets["train"]
-        ranks, rank = (
-            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        )
+        dataset = self.dataset("train")
+        ranks, rank = 1, 0
+        if self.trainer is not None:
+            ranks, rank = self.trainer.world_size, self.trainer.global_rank
         if len(dataset) < self.batch_size * ranks:
             raise ValueError(
                 f"batch_size={self.batch_size} on {ranks} device(s) needs {self.batch_size * ranks} training videos, "
-                f"but the split has {len(dataset)}; every epoch would be empty. Lower batch_size."
+                f"but the split has {len(dataset)}, so that every epoch would be empty; lower batch_size."
             )
-        sampler = EpochSampler(dataset, self.seed, ranks, rank)
-        return self._loader("train", sampler)
+        return self._loader("train", EpochSampler(dataset, self.seed, ranks, rank))
 
     def val_dataloader(self) -> DataLoader[VideoBatch]:
         """Load the centred clip of each video, (B, 3, T, H, W)."""
@@ -148,7 +186,7 @@ class VideoDataModule(pl.LightningDataModule):
 
     def _loader(self, split: Split, sampler: EpochSampler | None = None) -> DataLoader[VideoBatch]:
         return DataLoader(
-            self.datasets[split],  # type: ignore[arg-type]
+            self.dataset(split),  # type: ignore[arg-type]
             batch_size=self.batch_size,
             sampler=sampler,
             drop_last=sampler is not None,
@@ -160,45 +198,45 @@ class VideoDataModule(pl.LightningDataModule):
 
     def _recipe(self, split: Split) -> ClipRecipe:
         if split in ("test", "predict"):
-            short = max(self.short_side[0], self.test_crop_size)
-            return ClipRecipe(
-                self.clip_length,
-                self.frame_stride,
-                (short, short),
-                self.test_crop_size,
-                num_clips=self.test_clips,
-                num_crops=self.test_crops,
-                multi_view=True,
-            )
-        return ClipRecipe(
-            self.clip_length,
-            self.frame_stride,
-            self.short_side,
-            self.crop_size,
+            return self._test_clip
+        return replace(
+            self._clip,
             flip=self.flip,
             mirror_classes=self.mirror_classes,
             random=split == "train",
             true_flow=self.true_flow,
         )
 
+    def _readable(self, split: Split, records: list[VideoRecord]) -> list[VideoRecord]:
+        """Find missing videos, and where broken ones are to be skipped, broken ones of evaluation too."""
+        problems = {
+            record: f"{record.path}: there is no such file"
+            for record in records
+            if not os.path.exists(record.path)
+        }
+        if self.on_error == "skip" and split != "train":
+            present = [record for record in records if record not in problems]
+            with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
+                checked = zip(present, pool.map(_problem, present), strict=True)
+                problems.update({record: problem for record, problem in checked if problem})
+        if problems:
+            message = (
+                f"{len(problems)} of {len(records)} videos of the {split} split cannot be read:\n  "
+                + "\n  ".join(list(problems.values())[:5])
+                + "\n  …" * (len(problems) > 5)
+            )
+            if self.on_error == "raise":
+                raise FileNotFoundError(f"{message}\nSet on_error='skip' to go on without them.")
+            rank_zero_warn(f"{message}\nThey are left out.")
+        readable = [record for record in records if record not in problems]
+        if not readable:
+            raise FileNotFoundError(f"root={self.root}: the {split} split has no videos.")
+        return readable
 
-_OPPOSITES = {"left": "right", "clockwise": "counterclockwise"}
-_OPPOSITES |= {second: first for first, second in _OPPOSITES.items()}
 
-
-def mirror_classes(class_names: list[str]) -> dict[int, int]:
-    """Find the classes that a left/right flip turns into each other, by their names.
-
-    Example:
-        >>> mirror_classes(["push left to right", "lift", "push right to left"])
-        {0: 2, 2: 0}
-    """
-    place = {name: i for i, name in enumerate(class_names)}
-    mirrored = [
-        " ".join(_OPPOSITES.get(word, word) for word in name.split(" ")) for name in class_names
-    ]
-    return {
-        i: place[other]
-        for i, (name, other) in enumerate(zip(class_names, mirrored, strict=True))
-        if other != name and other in place
-    }
+def _problem(record: VideoRecord) -> str | None:
+    try:
+        probe(record.path)
+    except VideoError as error:
+        return str(error)
+    return None

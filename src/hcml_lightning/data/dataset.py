@@ -2,15 +2,16 @@
 
 A record of a split becomes a sample: choose frames, decode them, crop them. Samples become a `VideoBatch`.
 
-Everything random in a training sample comes from (seed, epoch, index of the record), so it depends neither on the number
-of workers nor on the batch size nor on what was drawn before. The epoch comes in with the index, from `EpochSampler`:
-persistent workers hold a copy of the dataset, which a `set_epoch` in the main process would never reach.
+Everything random in a training sample comes from (seed, epoch, index of the record), so it depends neither on the
+number of workers nor on the batch size nor on what was drawn before. The epoch comes in with the index, from
+`EpochSampler`: persistent workers hold a copy of the dataset, which a `set_epoch` in the main process would never
+reach.
 """
 
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -78,7 +79,8 @@ class ClipRecipe:
     true_flow: bool = False
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True)
+class Sample:
     """One entry of a `VideoBatch`."""
 
     video: Tensor
@@ -114,7 +116,8 @@ class VideoDataset(Dataset[Sample | None]):
         self.skip_broken = skip_broken
         self.skip_limit = skip_limit
         # In shared memory, so that all workers count together.
-        self.broken = torch.zeros(len(self.records), dtype=torch.uint8).share_memory_()
+        self.broken = torch.zeros(len(self.records), dtype=torch.uint8)
+        self.broken.share_memory_()  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.records)
@@ -214,4 +217,4 @@ class EpochSampler(DistributedSampler[Sample | None]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
         """Yield (epoch, index)."""
-        return ((self.epoch, index) for index in super().__iter__())
+        return ((self.epoch, index) for index in cast(Iterator[int], super().__iter__()))

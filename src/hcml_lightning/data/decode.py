@@ -136,7 +136,7 @@ def _decode(
     """Yield the frames with the given time stamps, each once, in the order in which they are shown.
 
     Raises:
-        VideoError: if one of the frames that are decoded on the way is damaged, since what follows is predicted from it.
+        VideoError: if a frame that is decoded on the way is damaged, since what follows is predicted from it.
     """
     wanted = set(stamps)
     if not wanted:

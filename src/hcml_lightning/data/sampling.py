@@ -2,8 +2,9 @@
 
 Which frames of a video make a clip. Integers only: nothing here opens a file.
 
-A clip of `clip_length` frames, `stride` apart, spans `(clip_length - 1) * stride + 1` frames, so a video of `num_frames`
-leaves room for `num_frames - span + 1` different starts. With `clip_length=4, stride=2` (span 7) in a video of 10:
+A clip of `clip_length` frames, `stride` apart, spans `(clip_length - 1) * stride + 1` frames, so a video of
+`num_frames` leaves room for `num_frames - span + 1` different starts. With `clip_length=4, stride=2` (span 7) in a
+video of 10:
 
 | function            | frames                                      | used for                            |
 |---------------------|---------------------------------------------|-------------------------------------|
@@ -17,6 +18,7 @@ A video shorter than the span starts at 0 and repeats its last frame: a picture 
 starting over would add a jump that never happened. `spread` repeats each frame in its place, for the same reason.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -116,7 +118,7 @@ def spread(
         [[0, 0, 1, 1, 2, 2]]
     """
     edges = [i * num_frames // clip_length for i in range(clip_length + 1)]
-    segments = [(low, max(high - low, 1)) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    segments = [(low, max(high - low, 1)) for low, high in pairwise(edges)]
     if rng is not None:
         return [[low + int(rng.integers(size)) for low, size in segments] for _ in range(num_clips)]
     return [

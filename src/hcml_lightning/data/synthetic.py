@@ -1,235 +1,51 @@
 """[**known motion → video file** → batch → model → loss → metric]
 
-Textured shapes in known motion, written as real video files in the folder layout of any dataset of this package, so
+Videos of shapes in known motion, written as real video files in the folder layout of any dataset of this package, so
 that every stage of training can be run, and its flow measured, without data.
 
-The eight classes are four pairs that differ in the direction of time alone. A frame says nothing about its class, and
-neither does a set of frames without its order, as far as that is possible:
-
-* every frame of every class is drawn from one distribution. The frame is a torus on which the centre of the shape is
-  uniform, so the shape never leaves it, and the texture of the shape is a random pattern on (log radius, angle), both
-  periodic. Turning shifts the pattern along the angle, growing shifts it along the log radius, so that a shape that
-  has turned or grown is as likely as one that has not, and its outline keeps its size;
-* each class is exactly the time-reversed opposite of its partner.
-
-All motion is similar (translation, rotation, zoom), so the flow between any two frames has a closed form, from the pose
-of the shape in each of them, which is stored beside each video.
+The motion is stored beside each video, as `<name>.motion.npz`: from it `true_flow` gives the flow between any two
+frames.
 """
 
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import av
 import numpy as np
 import numpy.typing as npt
 import torch
+from av.video.stream import VideoStream
+from PIL import Image
 from torch import Tensor
 
-CLASSES = ("left", "right", "up", "down", "clockwise", "counterclockwise", "in", "out")
+from hcml_lightning.data.moving_shapes import CLASSES, Motion, render
 
-FloatArray = npt.NDArray[np.float32]
+__all__ = ["CLASSES", "motion_path", "true_flow", "write_synthetic"]
 
-# Resolution of the texture on (log radius, angle): 25 cells to the period of its finest wave.
-_TEXTURE_CELLS = 192
-_FINEST_WAVE = 8
+Layout = Literal["ucf101", "kinetics", "something_v1", "something_v2", "folder"]
 
 
 @dataclass(frozen=True)
-class Motion:
-    """What moved in one synthetic video, and how.
+class _Video:
+    """One video to be written: its class, and its number among all and within its class."""
 
-    Attributes:
-        pose: shape to frame, float64, shape (T, 2, 3): linear part, and centre in pixels, x first. Centres are not
-            wrapped around the frame, so differences of centres are displacements.
-        mask: pixels that show the shape, bool, shape (T, H, W).
-    """
+    label: int
+    number: int
+    place: int
+    is_train: bool
 
-    pose: npt.NDArray[np.float64]
-    mask: npt.NDArray[np.bool_]
-
-    def flow(self, start: int, end: int) -> FloatArray:
-        """Displacement of each pixel from frame `start` to frame `end`, shape (2, H, W), pixels, x first.
-
-        A point that is covered in frame `end`, or outside it, still has the displacement of the surface it lies on.
-        """
-        height, width = self.mask.shape[1:]
-        centre = self.pose[start, :, 2]
-        change = self.pose[end, :, :2] @ np.linalg.inv(self.pose[start, :, :2]) - np.eye(2)
-        offset = _wrapped_offset(centre[None], height, width)[0]
-        flow = np.einsum("ij,jhw->ihw", change, offset)
-        flow += (self.pose[end, :, 2] - centre)[:, None, None]
-        return (flow * self.mask[start]).astype(np.float32)
-
-
-def motion_path(path: str | Path) -> Path:
-    """Where the true motion of a synthetic video lies: `<name>.motion.npz` beside the file or the folder of frames."""
-    path = Path(path)
-    return path.parent / f"{path.name if path.is_dir() else path.stem}.motion.npz"
-
-
-def true_flow(path: str | Path, numbers: list[int]) -> Tensor:
-    """Read the exact flow between consecutive frames of a synthetic video.
-
-    Args:
-        path: the video, or directly its `.motion.npz`.
-        numbers: frame numbers of a clip, length T, in any order.
-
-    Returns:
-        Flow from frame `numbers[t]` to frame `numbers[t + 1]`, float32, shape (2, T, H, W), pixels, x first; zeros at
-        T - 1.
-
-    Raises:
-        FileNotFoundError: if no motion was stored beside the video.
-    """
-    file = Path(path) if str(path).endswith(".motion.npz") else motion_path(path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file}: no true motion is stored for {path}; only videos of write_synthetic have it."
-        )
-    with np.load(file) as stored:
-        shape = tuple(stored["shape"])
-        mask = np.unpackbits(stored["mask"], count=int(np.prod(shape))).reshape(shape)
-        motion = Motion(stored["pose"], mask.astype(bool))
-    flow = np.zeros((2, len(numbers), *shape[1:]), np.float32)
-    for t, (start, end) in enumerate(zip(numbers[:-1], numbers[1:], strict=True)):
-        flow[:, t] = motion.flow(start, end)
-    return torch.from_numpy(flow)
-
-
-def render(
-    name: str,
-    rng: np.random.Generator,
-    num_frames: int = 24,
-    height: int = 64,
-    width: int = 64,
-) -> tuple[npt.NDArray[np.uint8], Motion]:
-    """Draw one video of a class.
-
-    Args:
-        name: one of `CLASSES`.
-        rng: source of everything that is random in the video.
-        num_frames: T.
-        height: H, pixels.
-        width: W, pixels.
-
-    Returns:
-        RGB frames, uint8, shape (T, H, W, 3), and the true motion.
-
-    Raises:
-        ValueError: if the class is unknown.
-    """
-    if name not in CLASSES:
-        raise ValueError(f"name must be one of {', '.join(CLASSES)}, but is {name!r}.")
-    radius = min(height, width) * np.sqrt(rng.uniform(0.25, 0.45) / np.pi)
-    centre, angle, log_scale = _trajectory(name, rng, num_frames, radius, height, width)
-    offset = _wrapped_offset(centre, height, width)
-    distance = np.hypot(offset[:, 0], offset[:, 1])
-    direction = np.arctan2(offset[:, 1], offset[:, 0]) - angle[:, None, None]
-
-    # An outline with lobes, of the same area for every number of lobes; it turns with the shape.
-    lobes = rng.integers(2, 6)
-    outline = radius * (1 + 0.15 * np.cos(lobes * direction + rng.uniform(0, 2 * np.pi)))
-    cover = np.clip(outline - distance + 0.5, 0, 1)[..., None].astype(np.float32)
-    log_radius = np.log(np.maximum(distance, 1e-3) / radius) - log_scale[:, None, None]
-
-    base, background_base = _colours(rng)
-    shown = cover[..., 0] > 0
-    texture = _lookup(_texture(rng), log_radius[shown], direction[shown])
-    # The pattern is finer than a pixel at the centre, so it fades there.
-    texture *= np.clip((distance[shown] / radius - 0.1) / 0.2, 0, 1)[:, None]
-    frames = np.broadcast_to(_background(rng, height, width) + background_base, (*cover.shape[:3], 3)).copy()
-    frames[shown] += cover[shown] * (texture + base - frames[shown])
-
-    pose = np.empty((num_frames, 2, 3))
-    cos, sin = np.exp(log_scale) * np.cos(angle), np.exp(log_scale) * np.sin(angle)
-    pose[:, 0, 0], pose[:, 0, 1], pose[:, 1, 0], pose[:, 1, 1] = cos, -sin, sin, cos
-    pose[:, :, 2] = centre
-    return np.clip(frames + 0.5, 0, 255).astype(np.uint8), Motion(pose, cover[..., 0] > 0.5)
-
-
-def _trajectory(
-    name: str, rng: np.random.Generator, num_frames: int, radius: float, height: int, width: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Centre (T, 2) in pixels, angle (T,) in radians and logarithm of the scale (T,)."""
-    time = np.arange(num_frames) - rng.uniform(0, num_frames - 1)
-    # Pixels a frame on average over the shape, the same for every class; the mean distance from its centre is 2/3 r.
-    speed = rng.uniform(1.5, 3.0)
-    turn = speed / (2 / 3 * radius)
-    sign = 1 if name in ("right", "down", "clockwise", "in") else -1
-    centre = np.tile(rng.uniform((0, 0), (width, height)), (num_frames, 1))
-    angle = np.full(num_frames, rng.uniform(0, 2 * np.pi))
-    log_scale = np.full(num_frames, rng.uniform(0, 2 * np.pi))
-    if name in ("left", "right"):
-        centre[:, 0] += sign * speed * time
-    elif name in ("up", "down"):
-        centre[:, 1] += sign * speed * time
-    elif name in ("clockwise", "counterclockwise"):
-        angle += sign * turn * time
-    else:
-        # Slower, since all that grows beyond the outline is hidden in the next frame.
-        log_scale += sign * 0.7 * turn * time
-    return centre, angle, log_scale
-
-
-def _wrapped_offset(
-    centre: npt.NDArray[np.float64], height: int, width: int
-) -> npt.NDArray[np.float64]:
-    """Offset of each pixel from the nearest copy of each centre on the torus: (T, 2) -> (T, 2, H, W)."""
-    x = (np.arange(width)[None] - centre[:, :1] + width / 2) % width - width / 2
-    y = (np.arange(height)[None] - centre[:, 1:] + height / 2) % height - height / 2
-    offset = np.empty((len(centre), 2, height, width))
-    offset[:, 0], offset[:, 1] = x[:, None, :], y[:, :, None]
-    return offset
-
-
-def _texture(rng: np.random.Generator) -> FloatArray:
-    """A random pattern, periodic in both axes: (log radius, angle) -> RGB around 0."""
-    wave = np.hypot(*np.meshgrid(*[np.fft.fftfreq(_TEXTURE_CELLS, 1 / _TEXTURE_CELLS)] * 2))
-    gain = np.where((wave >= 2) & (wave <= _FINEST_WAVE), 1 / np.maximum(wave, 1), 0)
-    phase = np.exp(2j * np.pi * rng.random((3, _TEXTURE_CELLS, _TEXTURE_CELLS)))
-    channels = np.fft.ifft2(phase * gain).real
-    channels *= 48 / channels.std(axis=(1, 2), keepdims=True)
-    # Mostly brightness: video codecs keep only half of the resolution of colour.
-    return (0.9 * channels[:1] + 0.3 * channels).transpose(1, 2, 0).astype(np.float32)
-
-
-def _lookup(
-    texture: FloatArray, log_radius: npt.NDArray[np.float64], direction: npt.NDArray[np.float64]
-) -> FloatArray:
-    """Read the texture at points of the (log radius, angle) plane, bilinearly: two arrays (P,) -> (P, 3)."""
-    cells = len(texture)
-    row, column = (axis * (cells / (2 * np.pi)) for axis in (log_radius, direction))
-    top, left = np.floor(row).astype(np.int64), np.floor(column).astype(np.int64)
-    down = (row - top).astype(np.float32)[:, None]
-    right = (column - left).astype(np.float32)[:, None]
-    flat = texture.reshape(-1, 3)
-    above, below = (top % cells) * cells, ((top + 1) % cells) * cells
-    left, after = left % cells, (left + 1) % cells
-    upper = flat[above + left] * (1 - right) + flat[above + after] * right
-    lower = flat[below + left] * (1 - right) + flat[below + after] * right
-    return upper * (1 - down) + lower * down
-
-
-def _background(rng: np.random.Generator, height: int, width: int) -> FloatArray:
-    """A gently textured still background, (H, W, 3) around 0."""
-    wave = np.hypot(*np.meshgrid(np.fft.fftfreq(width) * width, np.fft.fftfreq(height) * height))
-    gain = np.where((wave >= 1) & (wave <= 6), 1 / np.maximum(wave, 1), 0)
-    channels = np.fft.ifft2(np.exp(2j * np.pi * rng.random((3, height, width))) * gain).real
-    channels *= 16 / channels.std(axis=(1, 2), keepdims=True)
-    return (0.9 * channels[:1] + 0.3 * channels).transpose(1, 2, 0).astype(np.float32)
-
-
-def _colours(rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Mean colour of the shape and of the background, in either order of brightness, so the outline is visible."""
-    pair = np.array([[105.0], [150.0]]) + rng.uniform(-20, 20, (2, 3))
-    bright, dark = rng.permutation(pair).astype(np.float32)
-    return bright, dark
+    @property
+    def name(self) -> str:
+        return CLASSES[self.label]
 
 
 def write_synthetic(
     root: str | Path,
-    layout: Literal["ucf101", "kinetics", "something_v1", "something_v2", "folder"] = "ucf101",
+    layout: Layout = "ucf101",
     num_train: int = 16,
     num_val: int = 4,
     num_frames: int = 24,
@@ -241,71 +57,210 @@ def write_synthetic(
 
     Args:
         root: folder to write to; made if missing.
-        layout: whose folders and annotation files to write.
+        layout: whose folders, file formats and annotation files to write.
         num_train: training videos of each class.
         num_val: validation videos of each class.
         num_frames: frames of each video, T.
-        height: H, pixels.
-        width: W, pixels.
+        height: H, pixels, even.
+        width: W, pixels, even.
         seed: source of everything random; the same seed gives the same files.
 
     Raises:
-        ValueError: if the layout is unknown.
+        ValueError: if the layout is unknown, or a size is odd or below 16.
     """
-    if layout != "ucf101":
-        raise ValueError(f"layout {layout!r} is unknown.")
-    root = Path(root)
+    if layout not in _LAYOUTS:
+        raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, but is {layout!r}.")
+    if min(height, width) < 16 or height % 2 or width % 2:
+        raise ValueError(f"height={height} and width={width} must be even, and at least 16.")
     total = num_train + num_val
-    for label, name in enumerate(CLASSES):
-        folder = root / "videos" / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for number in range(total):
-            rng = np.random.default_rng((seed, label, number))
-            frames, motion = render(name, rng, num_frames, height, width)
-            path = folder / f"v_{name}_g{number + 1:02d}_c01.avi"
-            _write_video(path, frames)
-            _write_motion(path, motion)
-    lists = root / "ucfTrainTestlist"
-    lists.mkdir(exist_ok=True)
-    lines = [f"{label + 1} {name}" for label, name in enumerate(CLASSES)]
-    (lists / "classInd.txt").write_text("\n".join(lines) + "\n")
-    for fold in (1, 2, 3):
-        test = {((fold - 1) * num_val + k) % total for k in range(num_val)}
-        sides: dict[str, list[str]] = {"train": [], "test": []}
-        for label, name in enumerate(CLASSES):
-            for number in range(total):
-                video = f"{name}/v_{name}_g{number + 1:02d}_c01.avi"
-                if number in test:
-                    sides["test"].append(video)
-                else:
-                    sides["train"].append(f"{video} {label + 1}")
-        for side, entries in sides.items():
-            (lists / f"{side}list{fold:02d}.txt").write_text("\n".join(entries) + "\n")
+    videos = [
+        _Video(label, label * total + place, place, is_train=place >= num_val)
+        for label in range(len(CLASSES))
+        for place in range(total)
+    ]
+    path_of, write_lists = _LAYOUTS[layout]
+    for video in videos:
+        rng = np.random.default_rng((seed, video.label, video.place))
+        frames, motion = render(video.name, rng, num_frames, height, width)
+        path = Path(root) / path_of(video)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_frames(path, frames)
+        _write_motion(path, motion)
+    # Last, so that a dataset that was left half written is not taken for a whole one.
+    write_lists(Path(root), videos)
+
+
+def motion_path(path: str | Path) -> Path:
+    """Where the true motion of a synthetic video lies: beside the file, or beside the folder of frames."""
+    path = Path(path)
+    return path.with_name(f"{path.name if path.is_dir() else path.stem}.motion.npz")
+
+
+def true_flow(path: str | Path, numbers: Sequence[int]) -> Tensor:
+    """Give the exact flow between consecutive frames of a clip of a synthetic video.
+
+    Args:
+        path: the video.
+        numbers: frame numbers of the clip, length T, in any order.
+
+    Returns:
+        Flow from frame `numbers[t]` to frame `numbers[t + 1]`, float32, shape (2, T, H, W), pixels, x first; zeros at
+        T - 1.
+
+    Raises:
+        FileNotFoundError: if no motion was stored beside the video.
+    """
+    file = motion_path(path)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file}: no true motion is stored for {path}; only videos of write_synthetic have it."
+        )
+    with np.load(file) as stored:
+        shape = tuple(int(size) for size in stored["shape"])
+        mask = np.unpackbits(stored["mask"], count=int(np.prod(shape))).reshape(shape)
+        motion = Motion(stored["pose"], mask.astype(bool))
+    flow = np.zeros((2, len(numbers), *shape[1:]), np.float32)
+    for t, (start, end) in enumerate(pairwise(numbers)):
+        flow[:, t] = motion.flow(start, end)
+    return torch.from_numpy(flow)
 
 
 def _write_motion(path: Path, motion: Motion) -> None:
-    np.savez(
-        motion_path(path), pose=motion.pose, mask=np.packbits(motion.mask), shape=motion.mask.shape
-    )
+    file = motion_path(path)
+    new = file.with_name(f".{file.name}")
+    np.savez(new, pose=motion.pose, mask=np.packbits(motion.mask), shape=motion.mask.shape)
+    new.replace(file)
 
 
-# What each kind of file is encoded with, close to lossless, so that the true flow holds to a few grey levels.
+# Close to lossless, so that brightness is constant along the true flow to a few grey levels; with B-frames and several
+# key frames, so that reading is as hard as it is in real files.
 _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
-    ".avi": ("mpeg4", {"qmin": "2", "qmax": "3", "bf": "2", "g": "12"}),
-    ".mp4": ("libx264", {"crf": "12", "preset": "veryfast", "g": "12"}),
-    ".webm": ("libvpx-vp9", {"crf": "10", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
+    ".avi": ("mpeg4", {"qmin": "2", "qmax": "3", "bf": "2", "g": "12", "b": "8M"}),
+    ".mp4": ("libx264", {"crf": "10", "preset": "veryfast", "bf": "2", "g": "12"}),
+    ".webm": (
+        "libvpx-vp9",
+        {"crf": "8", "b": "0", "g": "12", "deadline": "realtime", "cpu-used": "8"},
+    ),
 }
 
 
-def _write_video(path: Path, frames: npt.NDArray[np.uint8], fps: int = 25) -> None:
+def _write_frames(path: Path, frames: npt.NDArray[np.uint8], fps: int = 25) -> None:
+    """Write a video file, or a folder of JPEG files where the path has no suffix."""
+    if not path.suffix:
+        path.mkdir(exist_ok=True)
+        for number, picture in enumerate(frames, start=1):
+            Image.fromarray(picture).save(path / f"{number:05d}.jpg", quality=95, subsampling=0)
+        return
     codec, options = _ENCODERS[path.suffix]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options=options)
+    new = path.with_name(f".{path.name}")
+    # Without time of creation and random identity: the same seed gives the same files.
+    with av.open(str(new), "w", options={"fflags": "+bitexact"}) as container:
+        stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1
-        if codec == "mpeg4":
-            stream.bit_rate = 8_000_000
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
+    new.replace(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}")
+    new.write_text(text, "utf-8")
+    new.replace(path)
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    _write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def _ucf101_path(video: _Video) -> Path:
+    return Path("videos", video.name, f"v_{video.name}_g{video.place + 1:02d}_c01.avi")
+
+
+def _ucf101_lists(root: Path, videos: list[_Video]) -> None:
+    lists = root / "ucfTrainTestlist"
+    classes = [f"{label + 1} {name}" for label, name in enumerate(CLASSES)]
+    _write_lines(lists / "classInd.txt", classes)
+    total = 1 + max(video.place for video in videos)
+    num_val = sum(not video.is_train for video in videos) // len(CLASSES)
+    for fold in (1, 2, 3):
+        # Each fold tests on other videos, as far as there are enough.
+        tested = {((fold - 1) * num_val + k) % total for k in range(num_val)}
+        test = [v for v in videos if v.place in tested]
+        train = [v for v in videos if v.place not in tested]
+        names = [_ucf101_path(v).relative_to("videos").as_posix() for v in test]
+        _write_lines(lists / f"testlist{fold:02d}.txt", names)
+        names = [f"{_ucf101_path(v).relative_to('videos').as_posix()} {v.label + 1}" for v in train]
+        _write_lines(lists / f"trainlist{fold:02d}.txt", names)
+
+
+def _kinetics_path(video: _Video) -> Path:
+    side = "train" if video.is_train else "val"
+    return Path(side, video.name, f"synth{video.number:06d}_000010_000020.mp4")
+
+
+def _kinetics_lists(root: Path, videos: list[_Video]) -> None:
+    for side in ("train", "val", "test"):
+        rows = []
+        for video in videos:
+            if video.is_train == (side == "train"):
+                row = [f"synth{video.number:06d}", "10", "20", side]
+                # The labels of the official test list are withheld.
+                rows.append(row if side == "test" else [video.name, *row, "1"])
+        header = ["youtube_id", "time_start", "time_end", "split"]
+        header = header if side == "test" else ["label", *header, "is_cc"]
+        _write_lines(root / f"{side}.csv", [",".join(row) for row in [header, *rows]])
+
+
+def _something_v1_path(video: _Video) -> Path:
+    return Path("20bn-something-something-v1", str(video.number + 1))
+
+
+def _something_v1_lists(root: Path, videos: list[_Video]) -> None:
+    prefix = "something-something-v1"
+    _write_lines(root / f"{prefix}-labels.csv", CLASSES)
+    for side in ("train", "validation"):
+        chosen = [video for video in videos if video.is_train == (side == "train")]
+        entries = [f"{video.number + 1};{video.name}" for video in chosen]
+        _write_lines(root / f"{prefix}-{side}.csv", entries)
+    tested = [str(video.number + 1) for video in videos if not video.is_train]
+    _write_lines(root / f"{prefix}-test.csv", tested)
+
+
+def _something_v2_path(video: _Video) -> Path:
+    return Path("20bn-something-something-v2", f"{video.number + 1}.webm")
+
+
+def _something_v2_lists(root: Path, videos: list[_Video]) -> None:
+    prefix = "something-something-v2"
+    labels = {name: str(label) for label, name in enumerate(CLASSES)}
+    _write_text(root / f"{prefix}-labels.json", json.dumps(labels))
+    for side in ("train", "validation"):
+        entries = [
+            {"id": str(video.number + 1), "template": f"[{video.name}]"}
+            for video in videos
+            if video.is_train == (side == "train")
+        ]
+        _write_text(root / f"{prefix}-{side}.json", json.dumps(entries))
+    tested = [{"id": str(video.number + 1)} for video in videos if not video.is_train]
+    _write_text(root / f"{prefix}-test.json", json.dumps(tested))
+
+
+def _folder_path(video: _Video) -> Path:
+    return Path("train" if video.is_train else "val", video.name, f"{video.place:04d}.mp4")
+
+
+def _no_lists(root: Path, videos: list[_Video]) -> None:
+    """Class folders need none."""
+
+
+_LAYOUTS: dict[str, tuple[Callable[[_Video], Path], Callable[[Path, list[_Video]], None]]] = {
+    "ucf101": (_ucf101_path, _ucf101_lists),
+    "kinetics": (_kinetics_path, _kinetics_lists),
+    "something_v1": (_something_v1_path, _something_v1_lists),
+    "something_v2": (_something_v2_path, _something_v2_lists),
+    "folder": (_folder_path, _no_lists),
+}

@@ -6,6 +6,7 @@ All that is true of UCF-101 only: its lists, as the authors publish them, and it
 from pathlib import Path
 from typing import Any, Literal
 
+from hcml_lightning.data.annotations import find_list, read_lines
 from hcml_lightning.data.datamodule import Split, VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 
@@ -15,38 +16,45 @@ class UCF101DataModule(VideoDataModule):
 
     `root` holds `videos/<Class>/<name>.avi` and `ucfTrainTestlist/` with the official files `classInd.txt`
     ("1 ApplyEyeMakeup"), `trainlist01.txt` ("ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1") and `testlist01.txt`
-    ("ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"). The dataset has no validation split: validation is the test split.
+    ("ApplyEyeMakeup/v_ApplyEyeMakeup_g01_c01.avi"). The dataset has no validation split: validation and test are both
+    the test split.
 
     Args:
         root: folder of the dataset.
-        fold: which of the three official splits, 1 to 3.
+        fold: which of the three official splits.
         **kwargs: see `VideoDataModule`.
+
+    Raises:
+        FileNotFoundError: if `root` or its class list is missing.
     """
 
     def __init__(self, root: str, fold: Literal[1, 2, 3] = 1, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self.fold = fold
-        self.lists = Path(root) / "ucfTrainTestlist"
-        pairs = [line.split(maxsplit=1) for line in self._lines("classInd.txt")]
-        self._label = {name: int(number) - 1 for number, name in pairs}
-        self.set_classes([name for name, _ in sorted(self._label.items(), key=lambda kv: kv[1])])
+        lines = [line.split(maxsplit=1) for line in self._lines("classInd.txt", "the class list")]
+        self.set_classes([name for _, name in sorted(lines, key=lambda line: int(line[0]))])
 
     def records(self, split: Split) -> list[VideoRecord]:
-        """List the videos of one side of the fold."""
+        """List the videos of one side of the fold.
+
+        Raises:
+            FileNotFoundError: if the list is missing.
+            ValueError: if a line names an unknown class.
+        """
         side = "train" if split == "train" else "test"
-        return [
-            self._record(line.rpartition(" ")[0] if side == "train" else line)
-            for line in self._lines(f"{side}list{self.fold:02d}.txt")
-        ]
+        label = {name: i for i, name in enumerate(self.class_names)}
+        records = []
+        for line in self._lines(f"{side}list{self.fold:02d}.txt", f"the list of the {side} split"):
+            # Only the train lists end in the number of the class.
+            name = line.rsplit(" ", 1)[0] if side == "train" else line
+            class_name, _, file = name.partition("/")
+            if class_name not in label:
+                raise ValueError(
+                    f"{line!r} names the class {class_name!r}, which is not in classInd.txt."
+                )
+            path = Path(self.root) / "videos" / class_name / file
+            records.append(VideoRecord(str(path), label[class_name], path.stem))
+        return records
 
-    def _record(self, name: str) -> VideoRecord:
-        path = Path(self.root) / "videos" / name
-        return VideoRecord(str(path), self._label[name.split("/")[0]], Path(name).stem)
-
-    def _lines(self, name: str) -> list[str]:
-        file = self.lists / name
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file} is missing: root must hold videos/<Class>/*.avi and ucfTrainTestlist/ with the official lists."
-            )
-        return [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    def _lines(self, name: str, what: str) -> list[str]:
+        return read_lines(find_list(self.root, [f"ucfTrainTestlist/{name}"], what))

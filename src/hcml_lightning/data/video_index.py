@@ -1,7 +1,7 @@
 """[**video file → time stamps** → frames → batch → model → loss → metric]
 
-What a video file holds, found by one pass over its packets: headers lie (a file that was cut short still promises all of
-its frames), and some formats have no frame count at all. Nothing is decoded but the first frame.
+What a video file holds, found by one pass over its packets: headers lie (a file that was cut short still promises all
+of its frames), and some formats have no frame count at all. Nothing is decoded but the first frame.
 """
 
 import os
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import av
 import numpy as np
@@ -127,18 +128,21 @@ class _Scan:
     def index(self) -> VideoIndex:
         for packet in self.container.demux():
             if packet.is_corrupt:
-                raise VideoError(f"{self.path}: the file is cut short or damaged.")
+                raise VideoError(
+                    f"{self.path}: the file is cut short or damaged: packet {len(self.stamps)} is incomplete, and "
+                    f"its header promises {self.stream.frames or 'an unknown number of'} frames."
+                )
             if packet.dts is not None and packet.time_base is not None:
                 end = (packet.dts if packet.pts is None else packet.pts) + (packet.duration or 0)
                 self.end = max(self.end, float(end * packet.time_base))
             if packet.stream.index == self.stream.index:
-                self._take(packet)
+                self._take(cast("Packet[VideoStream]", packet))
         if self.first is None or not self.stamps:
             raise VideoError(f"{self.path}: the file has no frames.")
         self._check_length()
         return self._result(self.first)
 
-    def _take(self, packet: Packet) -> None:
+    def _take(self, packet: "Packet[VideoStream]") -> None:
         if packet.size and packet.dts is not None and _is_shown(packet):
             self.packed = self.packed or (not self.stamps and _is_packed(bytes(packet)))
             pts = packet.dts if packet.pts is None else packet.pts
@@ -196,7 +200,7 @@ def _is_packed(header: bytes | None) -> bool:
     return re.search(rb"DivX\d+(?:b|Build)\d+p", header or b"") is not None
 
 
-def _is_shown(packet: Packet) -> bool:
+def _is_shown(packet: "Packet[VideoStream]") -> bool:
     """Whether a packet gives a frame: VP8 has hidden ones, and a cut may leave some before the start."""
     if packet.is_discard:
         return False

@@ -1,0 +1,76 @@
+"""[**folder of a dataset → records** → batch → model → loss → metric]
+
+How the lists and the videos of a dataset are found on disk, whatever the dataset.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from hcml_lightning.data.image_folder import is_image
+
+_SUFFIXES = (
+    ".mp4",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mov",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".flv",
+    ".wmv",
+    ".3gp",
+)
+_FOLDERS = ("", "annotations", "labels")
+
+
+def is_video(name: str) -> bool:
+    """Whether a file is a video, by its name."""
+    return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
+
+
+def find_list(root: str, names: Iterable[str], what: str) -> Path:
+    """Find an annotation file in `root`, `root/annotations` or `root/labels`.
+
+    Args:
+        root: folder of the dataset.
+        names: the names that the file may have, best first; `*` and `?` stand for any characters.
+        what: what the file is, for the message.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: if there is none; the message says which names were looked for, and where.
+    """
+    names = list(names)
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"root={root}: there is no such folder; {what} was expected in it.")
+    for name in names:
+        for folder in _FOLDERS:
+            found = sorted((Path(root) / folder).glob(name))
+            if found:
+                return found[0]
+    raise FileNotFoundError(
+        f"root={root}: {what} is missing; expected {' or '.join(names)} in it, or in its folder annotations or labels."
+    )
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a list, without empty ones and without line ends, be they LF or CRLF."""
+    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+def walk_videos(folder: str | Path) -> Iterator[str]:
+    """Find all videos below a folder, sorted: files by their suffix, and folders of images."""
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    no_videos = not any(entry.is_dir() or is_video(entry.name) for entry in entries)
+    if no_videos and any(is_image(entry.name) for entry in entries):
+        yield os.fspath(folder)
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from walk_videos(entry.path)
+        elif is_video(entry.name):
+            yield entry.path

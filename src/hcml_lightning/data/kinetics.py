@@ -1,0 +1,93 @@
+"""[**Kinetics → records** → batch → model → loss → metric]
+
+All that is true of Kinetics only: its csv lists, and the many ways in which its videos lie on disk.
+"""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from hcml_lightning.data.annotations import find_list, walk_videos
+from hcml_lightning.data.datamodule import Split, VideoDataModule
+from hcml_lightning.data.dataset import VideoRecord
+
+# As the archives of the authors, of CVDF and of Academic Torrents name them.
+_LISTS = {
+    "train": ["train.csv", "*[_-]train.csv"],
+    "val": ["val.csv", "validate.csv", "*[_-]val.csv", "*[_-]validate.csv"],
+    "predict": ["test.csv", "*[_-]test.csv"],
+}
+
+
+class KineticsDataModule(VideoDataModule):
+    """Kinetics-400, -600 or -700.
+
+    `root`, or `root/annotations`, holds the official lists `train.csv`, `val.csv` (or `validate.csv`) and `test.csv`,
+    also under names like `kinetics-400_val.csv`, with the columns `label,youtube_id,time_start,time_end,split,is_cc`.
+    The videos may lie anywhere below `root`, in folders for splits or classes or in none, as
+    `<youtube_id>_<time_start>_<time_end>.mp4` with times of six digits, or as `<youtube_id>` with .mp4, .mkv or .webm.
+
+    Classes are ordered by name. The labels of the test list were not published: `test` is the validation list, as in
+    the paper, and `predict` is the test list.
+
+    Args:
+        root: folder of the dataset.
+        **kwargs: see `VideoDataModule`.
+
+    Raises:
+        FileNotFoundError: if `root` holds neither the list of training nor that of validation.
+    """
+
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        # Validation has every class too, and is all that a test needs.
+        path = find_list(root, _LISTS["train"] + _LISTS["val"], "the list of training videos")
+        self.set_classes(sorted({row["label"] for row in _rows(path)}))
+        self._found: dict[str, list[Path]] | None = None
+
+    def records(self, split: Split) -> list[VideoRecord]:
+        """List the videos of a split; a video that is not there has the path under which it was expected.
+
+        Raises:
+            FileNotFoundError: if the list is missing.
+            ValueError: if a class is not in the list of training, or a video is there twice.
+        """
+        side = "val" if split == "test" else split
+        path = find_list(self.root, _LISTS[side], f"the list of the {side} split")
+        label = {name: i for i, name in enumerate(self.class_names)}
+        records = []
+        for row in _rows(path):
+            name = row.get("label")
+            if name is not None and name not in label:
+                raise ValueError(f"{path} names the class {name!r}, which no other list has.")
+            number = -1 if name is None else label[name]
+            records.append(VideoRecord(str(self._video(row, side)), number, row["youtube_id"]))
+        return records
+
+    def _video(self, row: dict[str, str], side: str) -> Path:
+        if self._found is None:
+            self._found = defaultdict(list)
+            for file in map(Path, walk_videos(self.root)):
+                self._found[file.stem].append(file)
+        video = row["youtube_id"]
+        name = f"{video}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+        files = self._found.get(name) or self._found.get(video) or []
+        if len(files) > 1:
+            # The same id may be in the folders of several splits.
+            names = {"val": ("val", "validate"), "predict": ("test",)}.get(side, (side,))
+            files = [f for f in files if any(p.startswith(names) for p in f.parts[-3:-1])] or files
+        if len(files) > 1:
+            raise ValueError(
+                f"{video} is there twice: {files[0]} and {files[1]}; keep one of them."
+            )
+        return files[0] if files else Path(self.root) / f"{name}.mp4"
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    missing = {"youtube_id", "time_start", "time_end"} - set(rows[0] if rows else ())
+    if missing:
+        raise ValueError(f"{path}: the columns {', '.join(sorted(missing))} are missing.")
+    return rows

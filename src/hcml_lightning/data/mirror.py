@@ -1,0 +1,37 @@
+"""[video file → **label of a flipped video** → batch → model → loss → metric]
+
+Which classes a left/right flip turns into each other.
+"""
+
+import re
+
+_OPPOSITES = {"left": "right", "clockwise": "counterclockwise", "cw": "ccw"}
+_OPPOSITES |= {second: first for first, second in _OPPOSITES.items()}
+
+
+def mirror_classes(class_names: list[str]) -> dict[int, int]:
+    """Find the classes that a left/right flip turns into each other, by the words in their names.
+
+    Args:
+        class_names: names, in the order of their labels; words may be divided in any way.
+
+    Returns:
+        The label that the flip makes of each label which has such a partner.
+
+    Example:
+        >>> mirror_classes(["push left to right", "lift", "push right to left"])
+        {0: 2, 2: 0}
+        >>> mirror_classes(["DrawCircleCW", "DrawCircleCCW", "TurnRight"])
+        {0: 1, 1: 0}
+    """
+    words = [
+        tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name))
+        for name in class_names
+    ]
+    label = {name: i for i, name in enumerate(words)}
+    mirrored = [tuple(_OPPOSITES.get(word, word) for word in name) for name in words]
+    return {
+        i: label[other]
+        for i, (name, other) in enumerate(zip(words, mirrored, strict=True))
+        if other != name and other in label
+    }

@@ -1,0 +1,122 @@
+"""[**Something-Something → records** → batch → model → loss → metric]
+
+All that is true of Something-Something only: version 1 is csv lists and folders of frames, version 2 json and webm.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from hcml_lightning.data.annotations import find_list, read_lines
+from hcml_lightning.data.datamodule import Split, VideoDataModule
+from hcml_lightning.data.dataset import Flip, VideoRecord
+from hcml_lightning.data.sampling import FrameStride
+
+_SIDES = {"train": "train", "val": "validation", "test": "validation", "predict": "test"}
+
+
+class SomethingDataModule(VideoDataModule):
+    """Something-Something V1 or V2.
+
+    `root`, or its folder `annotations` or `labels`, holds the official lists:
+
+    * version 1: `something-something-v1-labels.csv` (one class on each line; or `label_map.txt`),
+      `something-something-v1-train.csv` and `-validation.csv` ("id;class"), `-test.csv` ("id"); the frames are
+      `20bn-something-something-v1/<id>/00001.jpg` and so on;
+    * version 2: `something-something-v2-labels.json` ({class: "number"}), `something-something-v2-train.json` and
+      `-validation.json` ([{"id", "template"}], the placeholders of the template in brackets), `-test.json`
+      ([{"id"}]), or all of them without the prefix; the videos are `20bn-something-something-v2/<id>.webm`.
+
+    The videos may also lie in `videos/`. The labels of the test list are withheld: `test` is the validation list, as in
+    the paper, and `predict` is the test list.
+
+    Args:
+        root: folder of the dataset.
+        version: 1 or 2.
+        clip_length: see `VideoDataModule`; the paper takes 32 frames here (Sec. B.2).
+        frame_stride: see `VideoDataModule`; the paper takes every frame here.
+        test_clips: see `VideoDataModule`.
+        flip: see `VideoDataModule`.
+        **kwargs: see `VideoDataModule`.
+
+    Raises:
+        FileNotFoundError: if `root` or its list of classes is missing.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        version: Literal[1, 2] = 2,
+        clip_length: int = 32,
+        frame_stride: FrameStride = 1,
+        test_clips: int = 3,
+        # Departure: the paper flips without changing labels, which makes "left to right" a false label for half of the
+        # clips of "right to left".
+        flip: Flip = "mirror",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            root,
+            clip_length=clip_length,
+            frame_stride=frame_stride,
+            test_clips=test_clips,
+            flip=flip,
+            **kwargs,
+        )
+        self.version = version
+        if version == 1:
+            path = self._list("labels.csv", "the list of classes", "label_map.txt")
+            self.set_classes(read_lines(path))
+        else:
+            path = self._list("labels.json", "the list of classes", "labels.json")
+            numbers = json.loads(path.read_text("utf-8"))
+            self.set_classes(sorted(numbers, key=lambda name: int(numbers[name])))
+
+    def records(self, split: Split) -> list[VideoRecord]:
+        """List the videos of a split.
+
+        Raises:
+            FileNotFoundError: if the list is missing.
+            ValueError: if an entry names an unknown class.
+        """
+        side = _SIDES[split]
+        suffix = "csv" if self.version == 1 else "json"
+        path = self._list(f"{side}.{suffix}", f"the list of the {side} split", f"{side}.{suffix}")
+        label = {name: i for i, name in enumerate(self.class_names)}
+        folder = self._folder()
+        extension = "" if self.version == 1 else ".webm"
+        records = []
+        for video, name in _entries(path):
+            if name is not None and name not in label:
+                raise ValueError(
+                    f"{path}: the class {name!r} of video {video} is not in the list of classes."
+                )
+            number = -1 if name is None else label[name]
+            records.append(VideoRecord(str(folder / f"{video}{extension}"), number, video))
+        return records
+
+    def _list(self, name: str, what: str, other: str) -> Path:
+        return find_list(self.root, [f"something-something-v{self.version}-{name}", other], what)
+
+    def _folder(self) -> Path:
+        root = Path(self.root)
+        official = f"20bn-something-something-v{self.version}"
+        for name in (official, official.removeprefix("20bn-"), "videos"):
+            if (root / name).is_dir():
+                return root / name
+        raise FileNotFoundError(f"root={root}: the folder {official} (or videos) is missing.")
+
+
+def _entries(path: Path) -> list[tuple[str, str | None]]:
+    """Read (id, class) from a list of either version; the test lists have no class."""
+    if path.suffix == ".csv":
+        pairs = [line.split(";", 1) for line in read_lines(path)]
+        return [(pair[0], pair[1] if len(pair) > 1 else None) for pair in pairs]
+    return [
+        (str(entry["id"]), _without_brackets(entry.get("template")))
+        for entry in json.loads(path.read_text("utf-8"))
+    ]
+
+
+def _without_brackets(template: str | None) -> str | None:
+    return None if template is None else template.replace("[", "").replace("]", "")

@@ -1,0 +1,115 @@
+"""[**class folders → records** → batch → model → loss → metric]
+
+Your own videos: a folder for each class, or no classes at all, only videos to predict.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from hcml_lightning.data.annotations import walk_videos
+from hcml_lightning.data.datamodule import Split, VideoDataModule
+from hcml_lightning.data.dataset import VideoRecord
+
+
+class VideoFolderDataModule(VideoDataModule):
+    """Videos in class folders.
+
+    `root` holds `train/<class>/`, `val/<class>/` and, where there is one, `test/<class>/` (else `test` is `val`), or
+    just `<class>/`, of which a fixed part is taken for validation. A video is a file, or a folder of JPEG or PNG
+    frames. Classes are ordered by name.
+
+    Args:
+        root: folder of the class folders; not looked at where there are `predict_paths` and `class_names`.
+        val_fraction: part of each class for validation, where `root` has no `val` folder; chosen by the names of the
+            videos, so that it stays the same when others are added.
+        class_names: names of the classes in the order of their labels; None for the names of the folders.
+        predict_paths: videos to predict, and folders of videos; None for the test split.
+        **kwargs: see `VideoDataModule`.
+
+    Raises:
+        FileNotFoundError: if there are no class folders, and no `predict_paths` either.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        val_fraction: float = 0.2,
+        class_names: list[str] | None = None,
+        predict_paths: list[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, **kwargs)
+        self.val_fraction = val_fraction
+        self.predict_paths = predict_paths
+        self.set_classes(class_names or self._class_folders(self._folder("train")))
+        if not self.class_names and not predict_paths:
+            raise FileNotFoundError(
+                f"root={root}: expected train/<class>/ and val/<class>/, or <class>/, with videos or folders of "
+                "frames in them; or set predict_paths."
+            )
+
+    def records(self, split: Split) -> list[VideoRecord]:
+        """List the videos of a split.
+
+        Raises:
+            FileNotFoundError: if a path to predict does not exist.
+            ValueError: if a folder is named like no class, or holds no videos.
+        """
+        if split == "predict" and self.predict_paths:
+            return [record for path in self.predict_paths for record in _to_predict(path)]
+        if split in ("test", "predict"):
+            split = "test" if (Path(self.root) / "test").is_dir() else "val"
+        folder = self._folder(split)
+        unknown = sorted(set(self._class_folders(folder)) - set(self.class_names))
+        if unknown:
+            raise ValueError(
+                f"{folder}: no class is named like the folder(s) {', '.join(unknown)}."
+            )
+        records: list[VideoRecord] = []
+        for label, name in enumerate(self.class_names):
+            if not (folder / name).is_dir():
+                continue
+            videos = [
+                VideoRecord(path, label, os.path.relpath(path, folder))
+                for path in walk_videos(folder / name)
+            ]
+            if not videos:
+                raise ValueError(f"{folder / name}: the folder of the class holds no videos.")
+            records += self._share(videos, split) if folder == Path(self.root) else videos
+        return records
+
+    def _folder(self, split: str) -> Path:
+        """The folder of a split, or of all splits together."""
+        root = Path(self.root)
+        return root / split if (root / "train").is_dir() else root
+
+    def _class_folders(self, folder: Path) -> list[str]:
+        if not folder.is_dir():
+            return []
+        return sorted(
+            path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."
+        )
+
+    def _share(self, videos: list[VideoRecord], split: str) -> list[VideoRecord]:
+        """The part of one class that belongs to a split."""
+        chosen = {
+            video
+            for video in videos
+            if int(hashlib.sha1(video.video_id.encode()).hexdigest(), 16) % 10_000
+            < self.val_fraction * 10_000
+        }
+        if not chosen or len(chosen) == len(videos):
+            # Each side needs a video of every class, however few there are.
+            chosen = set(videos[:1]) if len(videos) > 1 else set()
+        return [video for video in videos if (video in chosen) == (split != "train")]
+
+
+def _to_predict(path: str) -> list[VideoRecord]:
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"predict_paths: {path} does not exist.")
+    videos = list(walk_videos(path)) if os.path.isdir(path) else [path]
+    if not videos:
+        raise FileNotFoundError(f"predict_paths: {path} holds no videos and no frames.")
+    return [VideoRecord(video, -1, video) for video in videos]
