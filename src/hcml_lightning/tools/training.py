@@ -66,6 +66,9 @@ class RunConfigCallback(SaveConfigCallback):
             version = logger.version
             run = f"version_{version}" if isinstance(version, int) else str(version)
             folders.append(Path(save_dir, str(logger.name), run))
+        checkpoint = trainer.checkpoint_callback
+        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None:
+            folders.append(Path(checkpoint.dirpath).parent)
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / ".config.yaml.part"
@@ -179,6 +182,15 @@ class MotionCLI(LightningCLI):
         path = self._get(self.config, "ckpt_path")
         if path and Path(path).is_file():
             check_checkpoint(Path(path), self.model)
+
+    def after_instantiate_classes(self) -> None:
+        """Leave a core to each process that decodes, where the network runs on the rest of them.
+
+        Threads that wait for each other on fewer cores than there are of them are twenty times slower.
+        """
+        if self.trainer.strategy.root_device.type == "cpu":
+            workers = int(self.datamodule.hparams.get("num_workers", 0))
+            torch.set_num_threads(max(1, torch.get_num_threads() - workers))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with the callbacks that every run has."""

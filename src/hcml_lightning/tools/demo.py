@@ -1,0 +1,135 @@
+"""[synthetic videos → all stages, twice without parts of the method → **one table, pictures**]
+
+`hcml demo`: what motion learning buys, in minutes on a CPU.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hcml_lightning.data.synthetic import CLASSES, write_synthetic
+from hcml_lightning.tools.configs import inline, read_config
+from hcml_lightning.tools.launch import launch_with, locked
+from hcml_lightning.tools.plan import PAPER, Plan
+from hcml_lightning.tools.progressive import Done, Launch, StageError, run_plan
+from hcml_lightning.tools.report import print_table, write_json
+
+RUNS = {
+    "plain": ("plain R2D baseline", ("baseline", "test")),
+    "motion_only": ("motion blocks, labels only", ("motion_only", "test")),
+    "full": ("the full method", PAPER),
+}
+
+
+def run_demo(
+    run_dir: Path, recipe: dict[str, Any], options: Sequence[str], launch: Launch
+) -> dict[str, list[Done]]:
+    """Write the corpus and run all three, or what of that is not done yet.
+
+    Args:
+        run_dir: folder of the demo.
+        recipe: `synthesize` and the settings of the stages, as in configs/demo.yaml.
+        options: further options for the stages.
+        launch: runs a command of this package.
+
+    Returns:
+        The stages of each run.
+
+    Raises:
+        StageError: if a stage fails, or the folder holds a corpus of another recipe.
+    """
+    settings = dict(recipe)
+    videos = _corpus(run_dir, settings.pop("synthesize", {}))
+    data = inline({"data": {"init_args": {"root": str(videos)}}})
+    own = Plan.from_words(options)
+    plan = Plan((inline(settings), data, *own.configs), own.options)
+    return {
+        name: run_plan(plan, stages, run_dir / name, launch) for name, (_, stages) in RUNS.items()
+    }
+
+
+def results(runs: dict[str, list[Done]]) -> dict[str, Any]:
+    """Return the numbers of the demo: top-1 and seconds of each run, end-point errors of the flow."""
+    flow = next(record for record in runs["full"] if record.stage == "flow")
+    return {
+        "top1": {name: records[-1].metrics["test/top1"] for name, records in runs.items()},
+        "seconds": {name: sum(r.seconds for r in records) for name, records in runs.items()},
+        "chance": 1 / len(CLASSES),
+        "epe": flow.metrics["val/epe"],
+        "epe_zero": flow.metrics["val/epe_zero"],
+    }
+
+
+def print_results(numbers: dict[str, Any]) -> None:
+    """Print the table of the demo."""
+    rows = [["", "top-1", "wall time"]]
+    for name, (title, _) in RUNS.items():
+        minutes, seconds = divmod(round(numbers["seconds"][name]), 60)
+        rows.append([title, f"{100 * numbers['top1'][name]:5.1f} %", f"{minutes}:{seconds:02d}"])
+    rows.append(["chance", f"{100 * numbers['chance']:5.1f} %", ""])
+    print()
+    print_table(rows)
+    print(
+        f"\nend-point error of the flow {numbers['epe']:.3f}, of zero flow {numbers['epe_zero']:.3f} "
+        "(cells of the coarse grid)"
+    )
+
+
+def _corpus(run_dir: Path, corpus: dict[str, int]) -> Path:
+    videos = run_dir / "videos"
+    note = videos / "recipe.json"
+    if not note.is_file():
+        print(f"writing videos of shapes in motion to {videos}", flush=True)
+        write_synthetic(videos, layout="ucf101", **corpus)
+        write_json(note, corpus)
+    before = read_config(note)
+    if before != corpus:
+        raise StageError(
+            f"{videos} was written with {before}, and the recipe asks for {corpus}; delete {run_dir} or name "
+            "another --run_dir"
+        )
+    return videos
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml demo`.
+
+    Args:
+        words: what stands after `hcml demo`.
+
+    Returns:
+        0.
+
+    Raises:
+        SystemExit: with the stage and the reason, if one does not end.
+    """
+    parser = argparse.ArgumentParser(
+        prog="hcml demo",
+        usage="hcml demo [--run_dir DIR] [--recipe YAML] [options of hcml progressive]",
+        description="Write synthetic videos, and train a plain baseline, motion blocks without self-supervision, and "
+        "the full method on them. Started again, it goes on where it was cut off.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="folder of it all")
+    parser.add_argument("--recipe", default="demo.yaml", help="settings of corpus and stages")
+    options, rest = parser.parse_known_args(words)
+    try:
+        from hcml_lightning.tools.pictures import draw_curves, draw_flow
+    except ModuleNotFoundError as error:
+        sys.exit(f"hcml demo: {error}; pip install 'hcml-lightning[demo]'")
+    try:
+        with locked(options.run_dir) as lock:
+            recipe = read_config(options.recipe)
+            runs = run_demo(options.run_dir, recipe, rest, launch_with(lock))
+    except (StageError, ValueError, FileNotFoundError) as error:
+        sys.exit(f"hcml demo: {error}")
+    numbers = results(runs)
+    write_json(options.run_dir / "results.json", numbers)
+    draw_flow(Path(runs["full"][0].checkpoint), options.run_dir / "flow.png")
+    draw_curves(options.run_dir, options.run_dir / "curves.png")
+    print_results(numbers)
+    print(f"pictures: {options.run_dir / 'flow.png'}, {options.run_dir / 'curves.png'}")
+    return 0
