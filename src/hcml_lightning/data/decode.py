@@ -164,18 +164,17 @@ def _stamped_frames(
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decode from the key frame before the first wanted frame, leaving out others that no frame is predicted from."""
     last_key = max(bisect_right([pts for pts, _ in index.keys], min(wanted)) - 1, 0)
-    start, start_dts = index.keys[last_key] if index.keys else (index.pts[0], None)
+    start, seek_to = index.keys[last_key] if index.keys else (int(index.pts[0]), 0)
     wanted = frozenset(wanted)
     with open_video(path) as (container, stream):
         context = stream.codec_context
-        if last_key > 0 and start_dts is not None:
-            container.seek(start_dts, stream=stream, backward=True)
+        if last_key > 0:
+            container.seek(seek_to, stream=stream, backward=True)
         for packet in container.demux(stream):
-            if packet.size and packet.dts is not None:
+            if packet.size:
                 # AVI loses the time stamps of presentation after a seek.
-                place = int(np.searchsorted(index.packet_dts, packet.dts))
-                if place < len(index.packet_dts) and index.packet_dts[place] == packet.dts:
-                    packet.pts = int(index.packet_pts[place])
+                if packet.dts in index.pts_of_dts:
+                    packet.pts = index.pts_of_dts[packet.dts]
                 context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
             for frame in packet.decode():
                 # Frames before the key frame lack what they are predicted from.

@@ -5,10 +5,12 @@ A folder with one image file for each frame, as Something-Something V1 comes, is
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,11 +29,11 @@ def probe_images(path: str) -> VideoInfo:
     """Count the images and read the size of the first.
 
     Raises:
-        VideoError: if the folder holds no image, or the first one cannot be read.
+        VideoError: if the folder holds no image, or the first one is none.
     """
     files = _files(path, os.stat(path).st_mtime_ns)
-    height, width = _read(os.path.join(path, files[0])).shape[:2]
-    return VideoInfo(len(files), 0.0, width, height)
+    with _open(os.path.join(path, files[0])) as image:
+        return VideoInfo(len(files), 0.0, image.width, image.height)
 
 
 def read_images(path: str, numbers: Sequence[int]) -> Tensor:
@@ -48,18 +50,23 @@ def read_images(path: str, numbers: Sequence[int]) -> Tensor:
         VideoError: if an image cannot be read, or has another size than the first.
     """
     names = _files(path, os.stat(path).st_mtime_ns)
-    images: dict[int, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]] = {}
-    for number in numbers:
-        if number in images:
+    first = probe_images(path)
+    frames = torch.empty((len(numbers), first.height, first.width, 3), dtype=torch.uint8)
+    rows: dict[int, int] = {}
+    for row, number in enumerate(numbers):
+        if number in rows:
+            frames[row] = frames[rows[number]]
             continue
         file = os.path.join(path, names[number])
-        images[number] = _read(file)
-        first = next(iter(images.values()))
-        if images[number].shape != first.shape:
+        image = torch.from_numpy(_read(file))
+        if image.shape != frames.shape[1:]:
             raise VideoError(
-                f"{file}: the frame has the shape {images[number].shape}, others of its folder have {first.shape}."
+                f"{file}: the frame is {image.shape[1]}×{image.shape[0]} pixels, but the first of its folder is "
+                f"{first.width}×{first.height}."
             )
-    return torch.from_numpy(np.stack([images[number] for number in numbers]))
+        frames[row] = image
+        rows[number] = row
+    return frames
 
 
 @lru_cache(maxsize=4096)
@@ -76,9 +83,15 @@ def _number(name: str) -> int:
     return int(numbers[-1]) if numbers else -1
 
 
-def _read(file: str) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+@contextmanager
+def _open(file: str) -> Iterator[Image.Image]:
     try:
         with Image.open(file) as image:
-            return np.asarray(image.convert("RGB"))
+            yield image
     except OSError as error:
         raise VideoError(f"{file}: the image is damaged or no image ({error}).") from error
+
+
+def _read(file: str) -> npt.NDArray[np.uint8]:
+    with _open(file) as image:
+        return np.array(image.convert("RGB"))

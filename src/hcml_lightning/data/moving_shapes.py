@@ -24,9 +24,8 @@ CLASSES = ("left", "right", "up", "down", "clockwise", "counterclockwise", "in",
 
 FloatArray = npt.NDArray[np.float32]
 
-# Resolution of the texture on (log radius, angle): 25 cells to the period of its finest wave.
-_TEXTURE_CELLS = 192
-_FINEST_WAVE = 8
+# Resolution of the texture on (log radius, angle): 16 cells to the period of its finest wave.
+_TEXTURE_CELLS = 128
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,13 @@ def render(
 
     base, background_base = _colours(rng)
     shown = cover[..., 0] > 0
-    texture = _lookup(_texture(rng), log_radius[shown], direction[shown])
+    texture = _pattern(rng, _TEXTURE_CELLS, _TEXTURE_CELLS, waves=(2, 8), contrast=48)
+    texture = _lookup(texture, log_radius[shown], direction[shown])
     # The pattern is finer than a pixel at the centre, so it fades there.
     texture *= np.clip((distance[shown] / radius - 0.1) / 0.2, 0, 1)[:, None]
     frames = np.broadcast_to(
-        _background(rng, height, width) + background_base, (*cover.shape[:3], 3)
+        _pattern(rng, height, width, waves=(1, 6), contrast=16) + background_base,
+        (*cover.shape[:3], 3),
     ).copy()
     frames[shown] += cover[shown] * (texture + base - frames[shown])
 
@@ -114,8 +115,9 @@ def _trajectory(
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Centre (T, 2) in pixels, angle (T,) in radians and logarithm of the scale (T,)."""
     time = np.arange(num_frames) - rng.uniform(0, num_frames - 1)
-    # Pixels a frame on average over the shape, the same for every class; the mean distance from its centre is 2/3 r.
-    speed = rng.uniform(1.5, 3.0)
+    # On average over the shape, alike for every class: 1.5 to 3 pixels a frame where a frame has 64.
+    speed = rng.uniform(1.5, 3.0) * min(height, width) / 64
+    # Points of a disc are 2/3 of its radius from its centre, on average.
     turn = speed / (2 / 3 * radius)
     sign = 1 if name in ("right", "down", "clockwise", "in") else -1
     centre = np.tile(rng.uniform((0, 0), (width, height)), (num_frames, 1))
@@ -144,13 +146,19 @@ def _wrapped_offset(
     return offset
 
 
-def _texture(rng: np.random.Generator) -> FloatArray:
-    """A random pattern, periodic in both axes: (log radius, angle) -> RGB around 0."""
-    wave = np.hypot(*np.meshgrid(*[np.fft.fftfreq(_TEXTURE_CELLS, 1 / _TEXTURE_CELLS)] * 2))
-    gain = np.where((wave >= 2) & (wave <= _FINEST_WAVE), 1 / np.maximum(wave, 1), 0)
-    phase = np.exp(2j * np.pi * rng.random((3, _TEXTURE_CELLS, _TEXTURE_CELLS)))
-    channels = np.fft.ifft2(phase * gain).real
-    channels *= 48 / channels.std(axis=(1, 2), keepdims=True)
+def _pattern(
+    rng: np.random.Generator, height: int, width: int, waves: tuple[int, int], contrast: float
+) -> FloatArray:
+    """Random waves with periods of the whole picture, as many as `waves` says: RGB around 0, (H, W, 3)."""
+    low, high = waves
+    row, column = np.mgrid[-high : high + 1, -high : high + 1]
+    count = np.hypot(row, column)
+    gain = np.where((count >= low) & (count <= high), 1 / np.maximum(count, 1), 0)
+    spectrum = np.zeros((3, height, width), np.complex128)
+    phase = np.exp(2j * np.pi * rng.random((3, *count.shape)))
+    spectrum[:, row % height, column % width] = phase * gain
+    channels = np.fft.ifft2(spectrum).real
+    channels *= contrast / channels.std(axis=(1, 2), keepdims=True)
     # Mostly brightness: video codecs keep only half of the resolution of colour.
     return (0.9 * channels[:1] + 0.3 * channels).transpose(1, 2, 0).astype(np.float32)
 
@@ -170,15 +178,6 @@ def _lookup(
     upper = flat[above + left] * (1 - right) + flat[above + after] * right
     lower = flat[below + left] * (1 - right) + flat[below + after] * right
     return np.asarray(upper * (1 - down) + lower * down)
-
-
-def _background(rng: np.random.Generator, height: int, width: int) -> FloatArray:
-    """A gently textured still background, (H, W, 3) around 0."""
-    wave = np.hypot(*np.meshgrid(np.fft.fftfreq(width) * width, np.fft.fftfreq(height) * height))
-    gain = np.where((wave >= 1) & (wave <= 6), 1 / np.maximum(wave, 1), 0)
-    channels = np.fft.ifft2(np.exp(2j * np.pi * rng.random((3, height, width))) * gain).real
-    channels *= 16 / channels.std(axis=(1, 2), keepdims=True)
-    return (0.9 * channels[:1] + 0.3 * channels).transpose(1, 2, 0).astype(np.float32)
 
 
 def _colours(rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:

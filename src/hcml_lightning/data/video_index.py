@@ -48,17 +48,16 @@ class VideoIndex:
     Attributes:
         info: size and number of frames.
         pts: time stamp of each frame, ascending; for a `sequential` file its number.
-        packet_dts: decoding time stamp of each packet, ascending.
-        packet_pts: presentation time stamp of the same packets.
-        keys: (pts, dts) of each key frame, ascending.
+        pts_of_dts: presentation time stamp of each packet by its decoding time stamp, where the format (AVI) stores
+            only the latter; else empty.
+        keys: (pts, stamp to seek to) of each key frame, ascending.
         rotation: quarter turns, counter-clockwise, from the frames as stored to the frames as displayed.
         sequential: whether time stamps are no use, so that frames are counted from the start of the file.
     """
 
     info: VideoInfo
     pts: npt.NDArray[np.int64]
-    packet_dts: npt.NDArray[np.int64]
-    packet_pts: npt.NDArray[np.int64]
+    pts_of_dts: dict[int, int]
     keys: tuple[tuple[int, int], ...]
     rotation: int
     sequential: bool
@@ -93,7 +92,7 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
             stream.codec_context.thread_count = 1
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(f"{path}: {_what_is_wrong(path)} ({error}).") from error
+        raise VideoError(f"{path}: {_what_is_wrong(path)} ({error.strerror}).") from error
 
 
 def _what_is_wrong(path: str) -> str:
@@ -106,7 +105,7 @@ def _what_is_wrong(path: str) -> str:
     return "the file is no video, or it is damaged or cut short"
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=2048)
 def _cached_index(path: str, size: int, modified: int) -> VideoIndex:
     with open_video(path) as (container, stream):
         return _Scan(path, container, stream).index()
@@ -119,6 +118,7 @@ class _Scan:
         self.path = path
         self.container = container
         self.stream = stream
+        self.is_avi = container.format.name == "avi"
         self.packed = _is_packed(stream.codec_context.extradata)
         self.stamps: list[tuple[int, int, bool]] = []
         self.first: av.VideoFrame | None = None
@@ -143,10 +143,11 @@ class _Scan:
         return self._result(self.first)
 
     def _take(self, packet: "Packet[VideoStream]") -> None:
-        if packet.size and packet.dts is not None and _is_shown(packet):
+        pts = packet.dts if packet.pts is None else packet.pts
+        if packet.size and pts is not None and _is_shown(packet):
             self.packed = self.packed or (not self.stamps and _is_packed(bytes(packet)))
-            pts = packet.dts if packet.pts is None else packet.pts
-            self.stamps.append((packet.dts, pts, packet.is_keyframe))
+            dts = pts if packet.dts is None else packet.dts
+            self.stamps.append((dts, pts, packet.is_keyframe))
         if self.first is None or self.packed:
             for frame in self.stream.codec_context.decode(packet):
                 self.first = self.first or frame
@@ -157,7 +158,7 @@ class _Scan:
         dts = [dts for dts, _, _ in self.stamps]
         # AVI counts dropped frames too: there the time stamps are frame numbers.
         found = len(dts)
-        if self.container.format.name == "avi":
+        if self.is_avi:
             found = max(found, dts[-1] - dts[0] + 1)
         promised = self.stream.frames
         if promised - found > max(1, promised // 100):
@@ -179,13 +180,13 @@ class _Scan:
         rate = self.stream.average_rate
         turns = round(first.rotation / 90) % 4
         size = (first.width, first.height) if turns % 2 == 0 else (first.height, first.width)
-        order = sorted(self.stamps)
+        stores_pts = "matroska" in self.container.format.name
+        keys = [(pts, pts if stores_pts else dts) for dts, pts, key in self.stamps if key]
         return VideoIndex(
             info=VideoInfo(len(pts), float(rate) if rate else 0.0, *size),
             pts=np.array(pts),
-            packet_dts=np.array([dts for dts, _, _ in order]),
-            packet_pts=np.array([pts for _, pts, _ in order]),
-            keys=tuple(sorted((pts, dts) for dts, pts, key in order if key)),
+            pts_of_dts={dts: pts for dts, pts, _ in self.stamps} if self.is_avi else {},
+            keys=tuple(sorted(keys)),
             rotation=turns,
             sequential=self.packed,
         )
