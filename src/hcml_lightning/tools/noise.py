@@ -8,8 +8,8 @@ from contextlib import contextmanager
 NOISE = (
     # Lightning calls functions that jsonargparse will remove, which is why jsonargparse is bounded:
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21900
-    r"(?s).*jsonargparse",
-    r"(?s).*From v5\.0\.0",
+    r"(?s).*removed\s+in\s+v5\.0\.0",
+    r"(?s).*only\s+one\s+JsonargparseDeprecationWarning",
     # Lightning compares with a class that PyTorch renamed:
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21462
     r".*LeafSpec",

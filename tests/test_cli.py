@@ -1,0 +1,201 @@
+"""The command line: what it says, what it refuses, what it writes."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import hcml_lightning
+from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
+
+TINY = [
+    "--model.backbone=r2d_tiny",
+    "--model.warmup_epochs=0",
+    "--data.clip_length=4",
+    "--data.frame_stride=1",
+    "--data.short_side=[32, 32]",
+    "--data.crop_size=32",
+    "--data.test_crop_size=32",
+    "--data.test_clips=2",
+    "--data.test_crops=1",
+    "--data.batch_size=4",
+    "--data.num_workers=0",
+    "--data.flip=none",
+    "--trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def words(synthetic_root: Callable[[str], Path]) -> list[str]:
+    return ["-c", "data/ucf101.yaml", f"--data.root={synthetic_root('ucf101')}", *TINY]
+
+
+@pytest.fixture(scope="module")
+def trained(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a baseline that was trained for one epoch."""
+    folder = tmp_path_factory.mktemp("trained")
+    save = [f"--trainer.logger.init_args.save_dir={folder}", "--trainer.max_epochs=1"]
+    assert main(["fit", "-c", "configs/stages/baseline.yaml", *words, *save]) == 0
+    return folder / "baseline" / "version_0"
+
+
+def test_help_names_every_command_at_once():
+    start = time.monotonic()
+    answer = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "hcml_lightning", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert time.monotonic() - start < 5
+    for name in (*TRAINER_COMMANDS, *TOOL_COMMANDS):
+        assert f"  {name}" in answer.stdout
+    assert " torch" not in answer.stderr
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    assert main(["--version"]) == 0
+    assert hcml_lightning.__version__ in capsys.readouterr().out
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train"])
+    assert stopped.value.code == 2
+    assert "no command 'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", TOOL_COMMANDS)
+def test_every_tool_explains_itself(command: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    assert f"hcml {command}" in capsys.readouterr().out
+
+
+def test_public_names_are_there():
+    for name in hcml_lightning.__all__:
+        assert getattr(hcml_lightning, name) is not None
+    assert set(dir(hcml_lightning)) == set(hcml_lightning.__all__)
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = hcml_lightning.Nothing
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--model.zetta=1"], "zetta"),
+        (["--model=NoTask"], "NoTask"),
+        (["-c", "configs/stages/none.yaml"], "no config 'configs/stages/none.yaml'"),
+        (["--model.num_classes=7"], "the data has 8 classes"),
+        (["--ckpt_path=nowhere.ckpt"], "there is no file 'nowhere.ckpt'"),
+    ],
+)
+def test_a_mistake_is_named_in_few_lines(
+    wrong: list[str],
+    message: str,
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+):
+    save = f"--trainer.logger.init_args.save_dir={tmp_path}"
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", "-c", "configs/stages/baseline.yaml", *words, save, *wrong])
+    said = f"{stopped.value.code}{capsys.readouterr().err}"
+    assert message in said
+    assert "usage:" not in said
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_random_weights_are_not_evaluated(command: str, words: list[str]):
+    with pytest.raises(SystemExit, match="the weights would be random"):
+        main([command, "-c", "configs/stages/baseline.yaml", *words, "--trainer.logger=false"])
+
+
+def test_run_leaves_config_checkpoint_metrics_and_summary(trained: Path):
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["trainer"]["max_epochs"] == 1
+    assert config["checkpoint"]["monitor"] == "val/top1"
+    assert "val/top1" in (trained / "metrics.csv").read_text()
+    record = json.loads((trained / "fit.json").read_text())
+    assert record["epochs"] == 1
+    assert record["finished"] is True
+    assert 0 <= record["metrics"]["val/top1"] <= 1
+    checkpoint = torch.load(record["checkpoint"], weights_only=True)
+    assert checkpoint["hyper_parameters"]["num_classes"] == 8
+    assert len(checkpoint["class_names"]) == 8
+
+
+def test_summary_tells_what_trains_and_what_comes_next(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    save = [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.max_epochs=1"]
+    main(["fit", "-c", "configs/stages/1_flow.yaml", *words, *save, "--model.lr=0.5"])
+    said = capsys.readouterr().out
+    assert "FlowTask level 0" in said
+    assert "frozen         network.layer2" in said
+    assert "0.5 per device x 1 = 0.5" in said
+    assert "4 per device x 1 devices x 1 accumulated = 4 clips" in said
+    assert "within the clips of each device" in said
+    assert "2_contrast_level1.yaml" in said
+
+
+def test_saved_config_tests_its_own_checkpoint(trained: Path, tmp_path: Path):
+    words = ["test", "-c", str(trained / "config.yaml"), f"--checkpoint.dirpath={tmp_path}/x"]
+    words += ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]
+    assert main([*words, f"--trainer.logger.init_args.save_dir={tmp_path}"]) == 0
+    record = json.loads((tmp_path / "test.json").read_text())
+    assert set(record["metrics"]) >= {"test/top1", "test/top5"}
+
+
+def test_command_line_wins_over_checkpoint_and_config(
+    trained: Path, words: list[str], tmp_path: Path
+):
+    from hcml_lightning.tools.noise import quiet
+    from hcml_lightning.tools.training import MotionCLI
+
+    given = ["--model.lr=0.125", "-c", str(trained / "config.yaml")]
+    given += [f"--trainer.logger.init_args.save_dir={tmp_path}"]
+    checkpoint = ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]
+    with quiet():
+        cli = MotionCLI(["validate", *given, *checkpoint])
+    assert cli.model.lr == 0.125
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-c", "configs/stages/motion_only.yaml"], "was written with levels"),
+        (["-c", "configs/stages/1_flow.yaml"], "levels"),
+    ],
+)
+def test_checkpoint_of_another_network_is_refused(
+    options: list[str], message: str, trained: Path, words: list[str]
+):
+    checkpoint = f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"
+    with pytest.raises(SystemExit, match=message):
+        main(["fit", *options, *words, checkpoint, "--trainer.logger=false"])
+
+
+def test_resuming_goes_on_after_the_last_epoch(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["fit", "-c", str(trained / "config.yaml"), "--trainer.max_epochs=2"]
+    words += [f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"]
+    main([*words, f"--trainer.logger.init_args.save_dir={tmp_path}"])
+    said = capsys.readouterr().out
+    assert "epoch 2/2" in said
+    assert "epoch 1/2" not in said
+
+
+def test_a_dict_goes_to_lightning_as_it_is(trained: Path, tmp_path: Path):
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path)
+    config["trainer"]["fast_dev_run"] = True
+    assert main({"subcommand": "fit", "fit": config}) == 0
