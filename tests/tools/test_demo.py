@@ -1,0 +1,68 @@
+"""The demo, as small as it can be."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from hcml_lightning.cli import main
+from hcml_lightning.tools.configs import read_config
+from hcml_lightning.tools.demo import print_results, results, run_demo
+from hcml_lightning.tools.pictures import draw_curves, draw_flow, read_curve
+from hcml_lightning.tools.plan import TRAINING, Plan
+from hcml_lightning.tools.progressive import StageError
+
+TINY = """
+synthesize: {num_train: 1, num_val: 1, num_frames: 6, height: 32, width: 32}
+data:
+  class_path: UCF101DataModule
+  init_args: {clip_length: 4, frame_stride: 1, short_side: [32, 32], crop_size: 32,
+    test_crop_size: 32, test_clips: 1, test_crops: 1, batch_size: 4, num_workers: 0, flip: none}
+model: {init_args: {backbone: r2d_tiny, warmup_epochs: 0}}
+trainer: {max_epochs: 1, accelerator: cpu}
+flow: {data: {init_args: {true_flow: true}}}
+"""
+
+
+def test_three_runs_one_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    recipe = yaml.safe_load(TINY)
+    runs = run_demo(tmp_path, recipe, [], main)
+    numbers = results(runs)
+    assert set(numbers["top1"]) == {"plain", "motion_only", "full"}
+    assert all(0 <= top1 <= 1 for top1 in numbers["top1"].values())
+    assert numbers["epe_zero"] > 0
+    capsys.readouterr()
+    print_results(numbers)
+    said = capsys.readouterr().out
+    assert "plain R2D baseline" in said
+    assert "12.5 %" in said
+    assert f"zero flow {numbers['epe_zero']:.3f}" in said
+
+    draw_flow(Path(runs["full"][0].checkpoint), tmp_path / "flow.png")
+    with Image.open(tmp_path / "flow.png") as picture:
+        assert len(picture.getcolors(2**24) or []) > 10
+    draw_curves(tmp_path, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert min(picture.size) > 100
+    epochs, values = read_curve(tmp_path / "full" / "flow", "val/epe")
+    assert epochs == [1]
+    assert values == pytest.approx([numbers["epe"]], rel=1e-4)
+
+    # Started again it does nothing, and with another corpus it refuses.
+    calls: list[list[str]] = []
+    assert run_demo(tmp_path, recipe, [], lambda words: len(calls) or 1) == runs
+    recipe["synthesize"]["num_frames"] = 7
+    with pytest.raises(StageError, match="the recipe asks for"):
+        run_demo(tmp_path, recipe, [], main)
+
+
+def test_its_three_classifiers_differ_in_nothing_but_the_method():
+    recipe = read_config("demo.yaml")
+    recipe.pop("synthesize")
+    plan = Plan((yaml.safe_dump(recipe, default_flow_style=True, width=10**6),), ())
+    names = ("baseline", "motion_only", "recognition")
+    settings = [plan.settings(TRAINING[name]) for name in names]
+    method = {"model.levels", "model.flow_weight", "model.contrast_weights", "trainer.logger.name"}
+    shared = [{k: v for k, v in found.items() if k not in method} for found in settings]
+    assert shared[0] == shared[1] == shared[2]

@@ -1,0 +1,145 @@
+"""All stages in order; what is done is skipped, what was cut off goes on."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hcml_lightning.cli import main
+from hcml_lightning.tools.plan import PAPER, Plan
+from hcml_lightning.tools.progressive import StageError, run_plan, stage_rows
+
+TINY = """
+data:
+  class_path: UCF101DataModule
+  init_args: {clip_length: 4, frame_stride: 1, short_side: [32, 32], crop_size: 32,
+    test_crop_size: 32, test_clips: 1, test_crops: 1, batch_size: 4, num_workers: 0, flip: none}
+model: {init_args: {backbone: r2d_tiny, warmup_epochs: 0}}
+trainer: {max_epochs: 1, accelerator: cpu}
+flow: {data: {init_args: {true_flow: true}}}
+"""
+
+
+@pytest.fixture
+def words(synthetic_root: Callable[[str], Path], tmp_path: Path) -> list[str]:
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY)
+    return ["-c", str(config), f"--data.root={synthetic_root('ucf101')}"]
+
+
+class Recorder:
+    """Runs commands in this process, and can fail at one of them."""
+
+    def __init__(self, fail_at: str = "") -> None:
+        self.calls: list[list[str]] = []
+        self.fail_at = fail_at
+
+    def __call__(self, words: list[str]) -> int:
+        self.calls.append(words)
+        if self.fail_at and any(self.fail_at in word for word in words):
+            return 3
+        return main(words)
+
+
+def test_all_stages_hand_over_and_are_done_once(words: list[str], tmp_path: Path):
+    plan, run_dir = Plan.from_words(words), tmp_path / "run"
+    failing = Recorder(fail_at="3_contrast_level2")
+    with pytest.raises(StageError, match=r"stage 'contrast2' did not end \(exit status 3\)"):
+        run_plan(plan, PAPER, run_dir, failing)
+    assert [call[0] for call in failing.calls] == ["fit", "fit", "fit"]
+
+    launch = Recorder()
+    records = run_plan(plan, PAPER, run_dir, launch)
+    assert [record.stage for record in records] == list(PAPER)
+    assert [call[0] for call in launch.calls] == ["fit", "fit", "test"]
+    before = run_dir / "contrast1" / "checkpoints" / "last.ckpt"
+    assert f"--model.init_from={before}" in launch.calls[0]
+    assert set(records[-1].metrics) >= {"test/top1", "test/top5"}
+    assert records[0].metrics["val/epe_zero"] > 0
+    # What a contrastive stage leaves alone, it leaves alone.
+    flow, contrast = (torch.load(r.checkpoint, weights_only=True) for r in records[:2])
+    name = "model.network.conv1.weight"
+    assert torch.equal(flow["state_dict"][name], contrast["state_dict"][name])
+
+    again = Recorder()
+    assert run_plan(plan, PAPER, run_dir, again) == records
+    assert again.calls == []
+    rows = stage_rows(records)
+    assert [row[0] for row in rows] == ["stage", *PAPER]
+    assert "test/top1" in rows[-1][-1]
+
+    changed = Plan.from_words([*words, "--contrast1.model.temperature", "0.5"])
+    with pytest.raises(StageError, match=r"stage 'contrast1'.*model\.temperature: None -> 0\.5"):
+        run_plan(changed, PAPER, run_dir, again)
+    # Another flow below makes what stands on it another thing too.
+    done = run_dir / "flow" / "done.json"
+    done.write_text(json.dumps({**json.loads(done.read_text()), "checkpoint_sha256": "0" * 64}))
+    with pytest.raises(StageError, match=r"stage 'contrast1'.*from: flow"):
+        run_plan(plan, PAPER, run_dir, again)
+    assert again.calls == []
+
+
+def test_a_stage_that_ended_unrecorded_is_not_run_again(words: list[str], tmp_path: Path):
+    plan, run_dir = Plan.from_words(words), tmp_path / "run"
+    records = run_plan(plan, ["flow"], run_dir, Recorder())
+    (run_dir / "flow" / "done.json").unlink()
+    launch = Recorder()
+    assert run_plan(plan, ["flow"], run_dir, launch) == records
+    assert launch.calls == []
+
+
+def test_there_is_no_test_without_training(words: list[str], tmp_path: Path):
+    with pytest.raises(StageError, match="no stage before it"):
+        run_plan(Plan.from_words(words), ["test"], tmp_path, Recorder())
+
+
+def test_a_stage_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["progressive", "--run_dir", "x", "--stages", "flow,walk"])
+    assert "no stage 'walk'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_killed_run_goes_on_from_its_last_epoch(
+    whole_group: bool, words: list[str], tmp_path: Path
+):
+    run_dir, epochs = tmp_path / "run", 8
+    last = run_dir / "flow" / "checkpoints" / "last.ckpt"
+    command = [sys.executable, "-m", "hcml_lightning", "progressive", "--run_dir", str(run_dir)]
+    command += ["--stages", "flow", *words, "--trainer.max_epochs", str(epochs)]
+    with (tmp_path / "first.log").open("w") as log:
+        process = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if whole_group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "first.log").read_text()
+
+    # The second start waits for what the first one left behind, so read after it.
+    second = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert second.returncode == 0, second.stderr
+    assert f"flow: goes on from {last}" in second.stdout
+    seen = [epochs_in(run_dir / "flow" / f"version_{i}" / "metrics.csv") for i in (0, 1)]
+    assert max(seen[1]) == epochs - 1
+    assert 0 < min(seen[1]) < epochs
+    record = json.loads((run_dir / "flow" / "done.json").read_text())
+    assert record["epochs"] == epochs
+    assert not (run_dir / "flow" / "checkpoints" / "last-v1.ckpt").exists()
+
+
+def epochs_in(file: Path) -> set[int]:
+    if not file.is_file():
+        return set()
+    with file.open(newline="") as lines:
+        return {int(row["epoch"]) for row in csv.DictReader(lines) if row.get("val/photometric")}
