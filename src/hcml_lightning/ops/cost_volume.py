@@ -6,6 +6,10 @@ The numbers are made in `cost_volume_cpu.py` and `cost_volume_triton.py`.
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.2, Eq. 1, and A.3.
 """
 
+import importlib
+import importlib.util
+import math
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -127,13 +131,12 @@ def _new_empty(features: Tensor, channels: int) -> Tensor:
     return features.new_empty(batch, channels, frames, height, width)
 
 
-# `custom_op` and not `triton_op`: the latter asks for an active GPU driver when it is traced on a CPU. The banded products
-# are plain PyTorch and serve every device that has no kernel of its own.
+# `custom_op` and not `triton_op`: the latter asks for the driver of a GPU when it is traced on a CPU.
 @torch.library.custom_op("hcml::cost_volume", mutates_args=())
 def _forward_op(features: Tensor, max_displacement: int, stride: int) -> Tensor:
     costs = _new_empty(features, num_displacements(max_displacement, stride))
     with torch.autocast(features.device.type, enabled=False):
-        cost_volume_cpu.write_costs(features, costs, max_displacement, stride, NORM_EPS)
+        _kernels(features).write_costs(features, costs, max_displacement, stride, NORM_EPS)
     return costs
 
 
@@ -141,10 +144,17 @@ def _forward_op(features: Tensor, max_displacement: int, stride: int) -> Tensor:
 def _backward_op(grad: Tensor, features: Tensor, max_displacement: int, stride: int) -> Tensor:
     grad_features = _new_empty(features, features.shape[1])
     with torch.autocast(features.device.type, enabled=False):
-        cost_volume_cpu.write_gradient(
+        _kernels(features).write_gradient(
             grad, features, grad_features, max_displacement, stride, NORM_EPS
         )
     return grad_features
+
+
+def _kernels(features: Tensor) -> ModuleType:
+    # The matrix products of the CPU are plain PyTorch, and serve wherever the Triton kernels do not.
+    if features.is_cuda and features.dtype != torch.float64 and importlib.util.find_spec("triton"):
+        return importlib.import_module("hcml_lightning.ops.cost_volume_triton")
+    return cost_volume_cpu
 
 
 @_forward_op.register_fake
@@ -168,3 +178,16 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
 
 
 _forward_op.register_autograd(_backward, setup_context=_save_for_backward)
+
+
+@register_flop_formula(torch.ops.hcml.cost_volume)
+def _forward_flops(shape: torch.Size, max_displacement: int, stride: int, **_: Any) -> int:
+    # A multiply-add counts as two, as everywhere in PyTorch's counter; the normalisation is left out.
+    return 2 * math.prod(shape) * num_displacements(max_displacement, stride)
+
+
+@register_flop_formula(torch.ops.hcml.cost_volume_backward)
+def _backward_flops(
+    grad_shape: torch.Size, shape: torch.Size, max_displacement: int, stride: int, **_: Any
+) -> int:
+    return 4 * math.prod(shape) * num_displacements(max_displacement, stride)

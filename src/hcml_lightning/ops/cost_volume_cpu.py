@@ -23,7 +23,6 @@ next row. And a grid narrower than the band would put two displacements on one a
 """
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -49,7 +48,7 @@ def write_costs(
     grids = _Grids(features, max_displacement // stride, stride)
     unit, _ = _normalise(features, grids, eps)
     scratch = unit.new_zeros(grids.scratch_elements)
-    costs = costs.unflatten(1, (grids.window, grids.window))
+    costs = torch.unflatten(costs, 1, (grids.window, grids.window))
     for step in grids.steps():
         torch.bmm(
             grids.blocks(unit, step),
@@ -86,7 +85,7 @@ def write_gradient(
     unit, inverse = _normalise(features, grids, eps)
     grad_unit = torch.zeros_like(unit)
     scratch = unit.new_zeros(grids.scratch_elements)
-    grad = grad.unflatten(1, (grids.window, grids.window))
+    grad = torch.unflatten(grad, 1, (grids.window, grids.window))
     for step in grids.steps():
         for band, part in grids.paired(scratch, grad, step):
             band.copy_(part)
@@ -120,12 +119,12 @@ def _normalise(features: Tensor, grids: "_Grids", eps: float) -> tuple[Tensor, T
 
 
 class _Step(NamedTuple):
-    """What is multiplied at once: `count` frames from `frame` on, with those from `following` on."""
+    """What is multiplied at once: `num_frames` frames from `frame` on, with those from `following` on."""
 
     sample: int
     frame: int
     following: int
-    count: int
+    num_frames: int
     grids: range
 
 
@@ -216,7 +215,7 @@ class _Grids:
         return scratch.as_strided(size, (self.product_elements, self.pitch, 1), self.spare)
 
     def _num_products(self, step: _Step) -> int:
-        return step.count * self.grids_per_step * self.num_blocks
+        return step.num_frames * self.grids_per_step * self.num_blocks
 
     def bands(self, scratch: Tensor, step: _Step) -> Tensor:
         """The wanted products: a view (grids, frames, dy, dx, blocks, rows, w)."""
@@ -224,7 +223,7 @@ class _Grids:
         grid = self.num_blocks * block
         pixel = self.pitch + 1
         size = (
-            *(self.grids_per_step, step.count, self.window, self.window),
+            *(self.grids_per_step, step.num_frames, self.window, self.window),
             *(self.num_blocks, self.block_rows, self.columns),
         )
         strides = (
@@ -236,7 +235,7 @@ class _Grids:
     def paired(self, scratch: Tensor, maps: Tensor, step: _Step) -> Iterator[tuple[Tensor, Tensor]]:
         """Views of the bands and of maps (B, dy, dx, T, H, W) that hold the same costs."""
         bands = self.bands(scratch, step)
-        maps = maps[step.sample, :, :, step.frame : step.frame + step.count].movedim(2, 0)
+        maps = maps[step.sample, :, :, step.frame : step.frame + step.num_frames].movedim(2, 0)
         for grid, band in zip(step.grids, bands, strict=True):
             y, x = divmod(grid, self.stride)
             part = maps[..., y :: self.stride, x :: self.stride]
@@ -246,7 +245,7 @@ class _Grids:
                 rows = full * self.block_rows
                 yield (
                     band[..., :full, :, :],
-                    part[..., :rows, :].unflatten(-2, (full, self.block_rows)),
+                    torch.unflatten(part[..., :rows, :], -2, (full, self.block_rows)),
                 )
             if rest:
                 yield band[..., full, :rest, :], part[..., full * self.block_rows :, :]

@@ -22,6 +22,10 @@ the other way: load the gradient rotated, repeat it along j // 4, mask, multiply
 the one that looks and as the one that is seen, in one program: no atomics, the same bits in every run.
 """
 
+# The arguments of a kernel are no Python values, and neither Triton nor `device_of` says its types.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# ruff: noqa: ANN001, ANN202
+
 import os
 from typing import Any, NamedTuple
 
@@ -181,10 +185,7 @@ def _unit_gradient(
         o_grad = (y_seen * s_y + x_seen * s_x)[:, None] + o_m
         for i_before in tl.static_range(1, -1, -1):
             # the frame before, and for the last frame also itself
-            if i_before == 1:
-                m_frame = i_t > 0
-            else:
-                m_frame = i_t == T - 1
+            m_frame = i_t > 0 if i_before == 1 else i_t == T - 1
             if m_frame:
                 p_from = (
                     unit + (((i_frame - i_before) * STRIDE + i_y) * STRIDE + i_x) * HP * WP * CP
@@ -256,10 +257,11 @@ def _cost_volume_bwd_kernel(
 
 
 class Tiling(NamedTuple):
-    """How the maps are cut: what the kernels take as constants, and the sizes that follow.
+    """How the maps are cut.
 
     Attributes:
         constants: values of the kernels' constants, by name.
+        options: how the kernels are compiled.
         tiles_y: tiles below each other in a grid.
         tiles_x: tiles beside each other in a grid.
         rows: rows of a padded grid, HP.
@@ -267,6 +269,7 @@ class Tiling(NamedTuple):
     """
 
     constants: dict[str, Any]
+    options: dict[str, int]
     tiles_y: int
     tiles_x: int
     rows: int
@@ -274,27 +277,28 @@ class Tiling(NamedTuple):
 
 
 def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
-    """Choose the tiles for features of shape (B, C, T, H, W) so that they fit every GPU since Ampere."""
-    channels, height, width = (
-        features.shape[1],
-        -(-features.shape[3] // stride),
-        -(-features.shape[4] // stride),
-    )
-    radius = max_displacement // stride
+    """Choose the tiles for features of shape (B, C, T, H, W).
+
+    The choices are the largest that compile without spilled registers for compute capability 8.0 and 9.0, and within
+    the 99 KiB of shared memory that the smallest GPUs have. In float32 every product is three, chained, and all
+    warps are then laid along the pixels: more than 16 of them would be computed several times over.
+    """
+    half = features.element_size() == 2
+    radius, width = max_displacement // stride, -(-features.shape[4] // stride)
     slots = triton.next_power_of_2(2 * radius + 1)
-    if width <= 32:
+    widest = 32 if half else 16
+    if width <= widest:
         pixels, halo = max(16, slots, triton.next_power_of_2(width)), 0
     else:
-        pixels, halo = max(32, 2 * slots), radius
-    block = min(128, max(16, triton.next_power_of_2(channels)))
-    # 8192 products are 32 registers in each of 256 threads; 64 KiB leaves room in the 99 KiB of the smallest GPUs.
-    seen = min(8192 // pixels, (64 << 10) // (block * features.element_size()))
+        pixels, halo = max(widest, 2 * slots), radius
+    block = min(128, max(16, triton.next_power_of_2(features.shape[1])))
+    seen = min(8192 // pixels, 16384 // block) if half else min(64, 4096 // block)
     rows_seen = max(1, min(slots, seen // pixels))
     rows = 4
-    tiles_y = -(-height // rows)
+    tiles_y = -(-features.shape[3] // (stride * rows))
     tiles_x = -(-width // (pixels - 2 * halo))
     constants = {
-        "CP": -(-channels // block) * block,
+        "CP": -(-features.shape[1] // block) * block,
         "RADIUS": radius,
         "STRIDE": stride,
         "HALO": halo,
@@ -307,12 +311,15 @@ def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
         # tf32 alone keeps 10 bits; three products of it come to float32 and still run on tensor cores.
         "PRECISION": "tf32x3" if features.dtype == torch.float32 else "ieee",
     }
+    options = {"num_warps": min(4 if half else 8, block // 8), "num_stages": 2 if half else 1}
+    last_row_seen = -(-(2 * radius + 1) // rows_seen) * rows_seen - 1
     return Tiling(
         constants,
+        options,
         tiles_y,
         tiles_x,
-        tiles_y * rows + -(-(2 * radius + 1) // rows_seen) * rows_seen - 1,
-        tiles_x * (pixels - 2 * halo) + 2 * halo,
+        rows=tiles_y * rows + last_row_seen,
+        columns=tiles_x * (pixels - 2 * halo) + 2 * halo,
     )
 
 
@@ -364,7 +371,7 @@ def write_costs(
             *(frames, height, width, tiles.rows, tiles.columns, tiles.tiles_y, tiles.tiles_x),
             *costs.stride(),
             **tiles.constants,
-            num_warps=8,
+            **tiles.options,
         )
 
 
@@ -400,5 +407,5 @@ def write_gradient(
             C=channels,
             LIMIT=limit,
             **tiles.constants,
-            num_warps=8,
+            **tiles.options,
         )
