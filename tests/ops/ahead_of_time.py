@@ -1,0 +1,123 @@
+"""Compile the Triton kernels for GPUs that are not here, and print what the machine code needs as JSON.
+
+Run as a program, in a process of its own, since the interpreter must be off when the kernels are imported:
+`python ahead_of_time.py sm_80 sm_90`. The launchers themselves choose all arguments; only the launch is replaced.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from hcml_lightning.ops import cost_volume_triton as kernels
+
+LEVELS = {"res2": (8, 32, 16, 56, 56), "res3": (8, 64, 8, 28, 28), "res4": (8, 128, 4, 14, 14)}
+INSTRUCTIONS = ("HGMMA", "HMMA", "FFMA", "LDG", "STG", "LDS", "STS", "SHFL", "STL", "LDL")
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
+
+
+class Recorder:
+    """Stands in for a kernel: notes the arguments of a launch."""
+
+    def __init__(self, kernel: Any, launches: list[tuple[Any, dict[str, Any]]]) -> None:
+        self.kernel, self.launches = kernel, launches
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def launch(*args: Any, **kwargs: Any) -> None:
+            named = dict(zip(self.kernel.arg_names, args, strict=False))
+            self.launches.append((self.kernel, named | kwargs))
+
+        return launch
+
+
+def compile_launch(kernel: Any, arguments: dict[str, Any], capability: int) -> dict[str, Any]:
+    """Compile one launch for one GPU; specialise on ones and multiples of 16 as a launch does."""
+    options = {name: arguments[name] for name in ("num_warps", "num_stages") if name in arguments}
+    signature, constants, attributes = {}, {}, {}
+    for position, name in enumerate(kernel.arg_names):
+        value = arguments[name]
+        if isinstance(value, torch.Tensor):
+            signature[name] = TYPES[value.dtype]
+            attributes[(position,)] = [["tt.divisibility", 16]]
+        elif kernel.params[position].is_constexpr or value == 1:
+            signature[name] = "constexpr"
+            constants[(position,)] = value
+        else:
+            signature[name] = "i32"
+            if value % 16 == 0:
+                attributes[(position,)] = [["tt.divisibility", 16]]
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage = dump("-res-usage", file.name)
+        code = dump("-sass", file.name)
+    registers, stack, local = re.search(r"REG:(\d+).*?STACK:(\d+).*?LOCAL:(\d+)", usage).groups()
+    return {
+        "kernel": kernel.fn.__name__,
+        "registers": int(registers),
+        "stack": int(stack),
+        "local": int(local),
+        "shared": compiled.metadata.shared,
+        "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", code, re.MULTILINE)),
+        **{name: len(re.findall(rf"\b{name}\b", code)) for name in INSTRUCTIONS},
+    }
+
+
+def dump(option: str, path: str) -> str:
+    """What NVIDIA's disassembler, which comes with Triton, says about a file."""
+    done = subprocess.run([CUOBJDUMP, option, path], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def launches(
+    shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
+) -> list[Any]:
+    """All launches of a forward and a backward pass, with their arguments."""
+    noted: list[tuple[Any, dict[str, Any]]] = []
+    names = ("_unit_kernel", "_cost_volume_fwd_kernel", "_cost_volume_bwd_kernel")
+    originals = {name: getattr(kernels, name) for name in names}
+    for name, kernel in originals.items():
+        setattr(kernels, name, Recorder(kernel, noted))
+    features = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=memory_format)
+    costs = torch.empty(shape[0], 49, *shape[2:], dtype=dtype, device="meta").to(
+        memory_format=memory_format
+    )
+    kernels.write_costs(features, costs, 6, 2, 1e-6)
+    kernels.write_gradient(costs, features, torch.empty_like(features), 6, 2, 1e-6)
+    for name, kernel in originals.items():
+        setattr(kernels, name, kernel)
+    return noted[:2] + noted[3:]
+
+
+def main(capabilities: list[str]) -> None:
+    """Compile for every level, dtype, memory format and GPU; one JSON object a line."""
+    for level, shape in LEVELS.items():
+        for dtype in (torch.bfloat16, torch.float32):
+            for memory_format in (torch.channels_last_3d, torch.contiguous_format):
+                for kernel, arguments in launches(shape, dtype, memory_format):
+                    for capability in capabilities:
+                        row = compile_launch(
+                            kernel, dict(arguments), int(capability.removeprefix("sm_"))
+                        )
+                        row |= {
+                            "level": level,
+                            "dtype": str(dtype),
+                            "gpu": capability,
+                            "format": str(memory_format),
+                        }
+                        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
