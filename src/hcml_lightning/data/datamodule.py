@@ -4,6 +4,7 @@ What all datasets have in common: how splits become loaders of `VideoBatch`. A s
 lists the records of each split; that is all that is true of one dataset only.
 """
 
+import inspect
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -82,7 +83,9 @@ class VideoDataModule(pl.LightningDataModule):
         true_flow: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Without `frame`, Lightning holds a frame in a cycle, and with it the loaders of the caller; the workers of a
+        # loader that dies in a cycle are not told to end, and are waited for.
+        self.save_hyperparameters(frame=inspect.currentframe())
         low, high = short_side
         if not crop_size <= low <= high:
             raise ValueError(

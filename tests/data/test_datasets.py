@@ -1,0 +1,458 @@
+"""The same checks on every layout: what a loader gives, what it is made from, and what it does with broken videos."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from hcml_lightning.data import (
+    KineticsDataModule,
+    SomethingDataModule,
+    UCF101DataModule,
+    VideoDataModule,
+    VideoFolderDataModule,
+)
+from hcml_lightning.data.dataset import EpochSampler
+from hcml_lightning.data.decode import VideoError, read_frames
+from hcml_lightning.data.moving_shapes import CLASSES
+from hcml_lightning.data.synthetic import true_flow
+from hcml_lightning.data.transforms import apply_view, even_views
+
+LAYOUTS = {
+    "ucf101": (UCF101DataModule, {"fold": 1}),
+    "kinetics": (KineticsDataModule, {}),
+    "something_v1": (SomethingDataModule, {"version": 1}),
+    "something_v2": (SomethingDataModule, {"version": 2}),
+    "folder": (VideoFolderDataModule, {}),
+}
+SMALL = {
+    "clip_length": 4,
+    "frame_stride": 2,
+    "short_side": (40, 48),
+    "crop_size": 32,
+    "test_crop_size": None,
+    "test_clips": 2,
+    "batch_size": 3,
+    "num_workers": 0,
+    "flip": "mirror",
+}
+
+
+def make(layout: str, root: Path, **changes) -> VideoDataModule:
+    module, own = LAYOUTS[layout]
+    return module(str(root), **(SMALL | own | changes))
+
+
+def batches(data: VideoDataModule, split: str, epoch: int = 0) -> list[dict]:
+    data.setup({"train": "fit", "val": "validate"}.get(split, split))
+    loader = getattr(data, f"{split}_dataloader")()
+    if split == "train":
+        loader.sampler.set_epoch(epoch)
+    return list(loader)
+
+
+def same(first: list[dict], second: list[dict]) -> bool:
+    return all(
+        torch.equal(a["video"], b["video"]) and torch.equal(a["label"], b["label"])
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+@pytest.fixture
+def layout_copy(synthetic_root, tmp_path):
+    def copy(layout: str) -> Path:
+        return shutil.copytree(synthetic_root(layout), tmp_path / layout)
+
+    return copy
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+class TestLayouts:
+    def test_classes_are_known_at_once(self, synthetic_root, layout):
+        data = make(layout, synthetic_root(layout))
+        assert data.num_classes == 8
+        assert set(data.class_names) == set(CLASSES)
+        pairs = {data.class_names[a]: data.class_names[b] for a, b in data.mirror_classes.items()}
+        assert pairs == {
+            "left": "right", "right": "left",
+            "clockwise": "counterclockwise", "counterclockwise": "clockwise",
+        }  # fmt: skip
+        assert data.hparams["root"] == str(synthetic_root(layout))
+        assert data.hparams["batch_size"] == 3
+
+    def test_training_batches(self, synthetic_root, layout):
+        data = make(layout, synthetic_root(layout), true_flow=True)
+        (first, second) = batches(data, "train")
+        for batch in (first, second):
+            assert batch["video"].shape == (3, 3, 4, 32, 32)
+            assert batch["video"].dtype == torch.uint8
+            assert batch["label"].shape == batch["index"].shape == (3,)
+            assert batch["label"].dtype == batch["index"].dtype == torch.int64
+            assert len(batch["video_id"]) == 3
+            assert batch["flow"].shape == (3, 2, 4, 32, 32)
+            assert batch["flow"].dtype == torch.float32
+        seen = torch.cat([first["index"], second["index"]])
+        assert len(seen.unique()) == 6
+
+    def test_validation_sees_each_video_once_in_the_same_clip(self, synthetic_root, layout):
+        data = make(layout, synthetic_root(layout))
+        once, again = batches(data, "val"), batches(data, "val")
+        assert same(once, again)
+        assert torch.cat([b["index"] for b in once]).tolist() == list(range(8))
+        assert sorted(torch.cat([b["label"] for b in once]).tolist()) == list(range(8))
+        assert "flow" not in once[0]
+
+    @pytest.mark.parametrize("split", ["test", "predict"])
+    def test_views_are_clips_times_crops(self, synthetic_root, layout, split):
+        data = make(layout, synthetic_root(layout))
+        found = batches(data, split)
+        video = torch.cat([batch["video"] for batch in found])
+        assert video.shape == (8, 6, 3, 4, 32, 32)
+        # Views 0 to 2 are crops of one clip, from left to right; views 3 to 5 of another.
+        assert all(not torch.equal(video[0, a], video[0, b]) for a in range(6) for b in range(a))
+        labels = torch.cat([batch["label"] for batch in found]).tolist()
+        withheld = split == "predict" and layout in ("kinetics", "something_v1", "something_v2")
+        assert sorted(labels) == ([-1] * 8 if withheld else list(range(8)))
+
+    def test_labels_belong_to_the_videos(self, synthetic_root, layout):
+        data = make(layout, synthetic_root(layout))
+        data.setup("fit")
+        label_of = {name: i for i, name in enumerate(data.class_names)}
+        for record in data.dataset("train").records:
+            flow = true_flow(record.path, [0, 1])[:, 0]
+            u, v = flow[:, flow.abs().sum(0) > 0].mean(1).tolist()
+            if record.label == label_of["left"]:
+                assert u < -0.5
+            elif record.label == label_of["down"]:
+                assert v > 0.5
+
+    def test_workers_change_nothing(self, synthetic_root, layout):
+        if layout not in ("ucf101", "something_v1"):
+            pytest.skip("one file format and one folder format suffice")
+        alone = make(layout, synthetic_root(layout))
+        helped = make(layout, synthetic_root(layout), num_workers=2)
+        helped.setup("fit")
+        loader = helped.train_dataloader()
+        for epoch in (0, 1):
+            loader.sampler.set_epoch(epoch)
+            assert same(batches(alone, "train", epoch), list(loader))
+
+    def test_missing_videos_are_named(self, layout_copy, layout):
+        root = layout_copy(layout)
+        if layout == "folder":
+            pytest.skip("the folders are the list")
+        data = make(layout, root)
+        for record in data.records("train")[:6]:
+            shutil.rmtree(record.path) if layout == "something_v1" else Path(record.path).unlink()
+        data = make(layout, root)
+        name = Path(data.records("train")[0].path).name
+        with pytest.raises(FileNotFoundError, match=rf"(?s)6 of 8 videos of the train .*{name}.*…"):
+            data.setup("fit")
+        data = make(layout, root, on_error="skip")
+        with pytest.warns(UserWarning, match="6 of 8 videos of the train split"):
+            data.setup("fit")
+        assert len(data.dataset("train")) == 2
+
+    def test_a_missing_root_is_named(self, tmp_path, layout):
+        with pytest.raises(FileNotFoundError, match=f"root={tmp_path / 'none'}"):
+            make(layout, tmp_path / "none")
+
+    def test_an_empty_root_says_what_was_expected(self, tmp_path, layout):
+        with pytest.raises(FileNotFoundError, match=f"root={tmp_path}.* expected"):
+            make(layout, tmp_path)
+
+
+def test_epochs_differ_and_come_again(synthetic_root):
+    data = make("ucf101", synthetic_root("ucf101"))
+    first, second = batches(data, "train", 0), batches(data, "train", 1)
+    assert not same(first, second)
+    assert same(first, batches(data, "train", 0))
+    other = make("ucf101", synthetic_root("ucf101"), seed=1)
+    assert not same(first, batches(other, "train", 0))
+
+
+def test_batch_size_does_not_change_the_samples(synthetic_root):
+    by_index = []
+    for size in (2, 4):
+        data = make("ucf101", synthetic_root("ucf101"), batch_size=size)
+        found = batches(data, "train")
+        by_index.append(
+            {int(i): v for b in found for i, v in zip(b["index"], b["video"], strict=True)}
+        )
+    first, second = by_index
+    assert len(first) == len(second) == 8
+    assert all(torch.equal(first[i], second[i]) for i in first)
+
+
+def test_mirror_flips_swap_the_label_of_left_and_right(synthetic_root):
+    root = synthetic_root("ucf101")
+    data = make("ucf101", root, short_side=(48, 48), crop_size=48, true_flow=True)
+    flips = 0
+    for epoch in range(6):
+        for batch in batches(data, "train", epoch):
+            for label, index, flow in zip(
+                batch["label"], batch["index"], batch["flow"], strict=True
+            ):
+                name = data.class_names[data.dataset("train").records[index].label]
+                flips += data.class_names[label] != name
+                u, v = flow[:, 0][:, flow[:, 0].abs().sum(0) > 0].mean(1).tolist()
+                moves = {"left": -u, "right": u, "up": -v, "down": v}
+                assert moves.get(data.class_names[label], 1) > 0.5
+    assert flips > 0
+
+
+def test_plain_flips_of_left_and_right_are_warned_of(synthetic_root):
+    with pytest.warns(UserWarning, match="'left' look like 'right'"):
+        make("ucf101", synthetic_root("ucf101"), flip="plain").setup("fit")
+
+
+def test_a_sample_is_what_its_parts_give(synthetic_root):
+    for stride, numbers in ((2, [2, 4, 6, 8]), ("spread", [1, 4, 7, 10])):
+        data = make("ucf101", synthetic_root("ucf101"), frame_stride=stride)
+        (batch, *_) = batches(data, "val")
+        (view,) = even_views(48, 64, short_side=40, crop_size=32)
+        frames = read_frames(data.dataset("val").records[0].path, numbers)
+        assert torch.equal(batch["video"][0], apply_view(frames, view))
+
+
+def test_folds_test_on_other_videos(synthetic_root):
+    tested = []
+    for fold in (1, 2):
+        data = make("ucf101", synthetic_root("ucf101"), fold=fold)
+        data.setup("fit")
+        tested.append({record.path for record in data.dataset("val").records})
+        assert not tested[-1] & {record.path for record in data.dataset("train").records}
+    assert not tested[0] & tested[1]
+
+
+def break_videos(data: VideoDataModule, split: str, count: int) -> list[str]:
+    paths = [record.path for record in data.records(split)[:count]]
+    for path in paths:
+        Path(path).write_bytes(Path(path).read_bytes()[:-3000])
+    return paths
+
+
+def test_a_broken_training_video_stops_training(layout_copy):
+    data = make("ucf101", layout_copy("ucf101"), batch_size=8)
+    break_videos(data, "train", 1)
+    with pytest.raises(VideoError, match=r"v_left_g02_c01\.avi: .*cut short"):
+        batches(data, "train")
+
+
+def test_a_broken_training_video_is_left_out_once_named(layout_copy):
+    data = make("ucf101", layout_copy("ucf101"), batch_size=8, on_error="skip")
+    break_videos(data, "train", 1)
+    with pytest.warns(UserWarning, match="left out of training: .*v_left_g02_c01"):
+        (batch,) = batches(data, "train")
+    # The second time no warning is given, or it would be an error here.
+    (again,) = batches(data, "train", epoch=1)
+    assert batch["video"].shape[0] == again["video"].shape[0] == 7
+    assert "v_left_g02_c01" not in batch["video_id"]
+
+
+@pytest.mark.filterwarnings("always:left out of training")
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_too_many_broken_training_videos_stop_training(layout_copy, num_workers):
+    data = make("ucf101", layout_copy("ucf101"), on_error="skip", num_workers=num_workers)
+    break_videos(data, "train", 6)
+    with pytest.raises(VideoError, match=r"more than 5%|none of the 3 videos"):
+        batches(data, "train")
+
+
+def test_broken_videos_of_evaluation_are_left_out_before_the_start(layout_copy):
+    data = make("ucf101", layout_copy("ucf101"), on_error="skip")
+    break_videos(data, "val", 2)
+    with pytest.warns(UserWarning, match=r"(?s)2 of 8 videos of the val split.*v_left_g01_c01"):
+        found = batches(data, "val")
+    assert sorted(torch.cat([b["index"] for b in found]).tolist()) == list(range(6))
+    with pytest.raises(VideoError, match="v_left_g01_c01"):
+        batches(make("ucf101", Path(data.root)), "val")
+
+
+def test_a_split_smaller_than_a_batch_is_refused(synthetic_root):
+    data = make("ucf101", synthetic_root("ucf101"), batch_size=9)
+    with pytest.raises(ValueError, match=r"batch_size=9 .* 9 training videos, but the split has 8"):
+        batches(data, "train")
+
+
+def test_loaders_before_setup_are_refused(synthetic_root):
+    with pytest.raises(RuntimeError, match="call setup"):
+        make("ucf101", synthetic_root("ucf101")).val_dataloader()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"crop_size": 48}, r"short_side=\(40, 48\) must .* crop_size=48"),
+        ({"short_side": (48, 40)}, r"short_side=\(48, 40\)"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(synthetic_root, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make("ucf101", synthetic_root("ucf101"), **changes)
+
+
+def test_ranks_share_each_epoch(synthetic_root):
+    data = make("ucf101", synthetic_root("ucf101"))
+    data.setup("fit")
+    orders = []
+    for epoch in (0, 1):
+        shares = []
+        for rank in (0, 1):
+            sampler = EpochSampler(data.dataset("train"), 0, num_replicas=2, rank=rank)
+            sampler.set_epoch(epoch)
+            shares.append(list(sampler))
+        assert {key[0] for share in shares for key in share} == {epoch}
+        assert sorted(key[1] for share in shares for key in share) == list(range(8))
+        orders.append([key[1] for key in shares[0]])
+    assert orders[0] != orders[1]
+
+
+class Collector(pl.LightningModule):
+    """Trains nothing; remembers which videos each epoch brought."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: dict[int, list[torch.Tensor]] = {}
+
+    def training_step(self, batch, batch_idx):
+        self.seen.setdefault(self.current_epoch, []).append(batch["video"])
+        return self.weight * batch["video"].float().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+@pytest.mark.filterwarnings("ignore:.*validation_step")
+@pytest.mark.filterwarnings("ignore:.*GPU available but not used")
+# pytorch-lightning 2.6 asks torch for what newer releases deprecate.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_the_trainer_hands_on_the_epoch(synthetic_root):
+    data = make("ucf101", synthetic_root("ucf101"))
+    model = Collector()
+    trainer = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=data)
+    for epoch in (0, 1):
+        expected = [b["video"] for b in batches(make("ucf101", Path(data.root)), "train", epoch)]
+        assert all(torch.equal(a, b) for a, b in zip(model.seen[epoch], expected, strict=True))
+
+
+class TestKinetics:
+    @pytest.mark.parametrize(
+        "place", ["{id}.mp4", "videos/{id}.mkv", "train/{name} it/{id}_000010_000020.mp4"]
+    )
+    def test_videos_may_lie_anywhere(self, synthetic_root, tmp_path, place):
+        rows = ["label,youtube_id,time_start,time_end,split,is_cc"]
+        source = sorted(synthetic_root("kinetics").glob("train/*/*.mp4"))
+        for number, video in enumerate(source):
+            name = CLASSES[number % 2]
+            path = tmp_path / place.format(id=f"-_abc{number:05d}", name=name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(video, path)
+            rows.append(f"{name} it,-_abc{number:05d},10,20,train,0")
+        (tmp_path / "annotations").mkdir()
+        for side in ("train", "val"):
+            (tmp_path / "annotations" / f"kinetics-400_{side}.csv").write_text("\r\n".join(rows))
+        data = make("kinetics", tmp_path)
+        data.setup("fit")
+        assert data.class_names == ["left it", "right it"]
+        assert [r.label for r in data.dataset("train").records] == [0, 1] * 4
+        assert data.dataset("train").records[0].video_id == "-_abc00000"
+
+    def test_a_video_that_is_there_twice_is_named(self, layout_copy):
+        root = layout_copy("kinetics")
+        video = next(root.glob("train/left/*.mp4"))
+        shutil.copy(video, root / "train" / "right" / video.name)
+        with pytest.raises(ValueError, match="there twice"):
+            make("kinetics", root).setup("fit")
+
+    def test_a_list_without_columns_is_named(self, tmp_path):
+        (tmp_path / "train.csv").write_text("path label\na.mp4 0\n")
+        with pytest.raises(ValueError, match=r"train\.csv: the columns .*youtube_id"):
+            make("kinetics", tmp_path)
+
+
+class TestSomething:
+    def test_paper_values_are_the_defaults(self, synthetic_root):
+        data = SomethingDataModule(str(synthetic_root("something_v2")))
+        assert data.hparams["clip_length"] == 32
+        assert data.hparams["frame_stride"] == 1
+        assert data.hparams["flip"] == "mirror"
+
+    def test_an_unknown_class_is_named(self, layout_copy):
+        root = layout_copy("something_v1")
+        path = root / "something-something-v1-train.csv"
+        path.write_text(path.read_text() + "99;Sneezing\n")
+        with pytest.raises(ValueError, match=r"train\.csv: the class 'Sneezing' of video 99"):
+            make("something_v1", root).setup("fit")
+
+    def test_a_missing_folder_is_named(self, layout_copy):
+        root = layout_copy("something_v2")
+        (root / "20bn-something-something-v2").rename(root / "elsewhere")
+        with pytest.raises(
+            FileNotFoundError, match=r"folder 20bn-something-something-v2 .*missing"
+        ):
+            make("something_v2", root).setup("fit")
+
+
+class TestVideoFolder:
+    def test_folders_without_splits_are_split_the_same_each_time(self, synthetic_root, tmp_path):
+        root = synthetic_root("folder")
+        for name in ("up", "down"):
+            (tmp_path / name).mkdir()
+            for number in range(20):
+                shutil.copy(root / "train" / name / "0001.mp4", tmp_path / name / f"{number}.mp4")
+        data = make("folder", tmp_path)
+        train, val = ({r.video_id for r in data.records(split)} for split in ("train", "val"))
+        assert not train & val
+        assert len(train | val) == 40
+        assert 2 <= len(val) <= 20
+        (tmp_path / "up" / "new.mp4").touch()
+        assert val <= {record.video_id for record in data.records("val")}
+
+    def test_one_video_of_each_class_is_kept_on_each_side(self, synthetic_root, tmp_path):
+        for number in (1, 2):
+            (tmp_path / "up").mkdir(exist_ok=True)
+            shutil.copy(
+                synthetic_root("folder") / "train/up/0001.mp4", tmp_path / "up" / f"{number}.mp4"
+            )
+        data = make("folder", tmp_path)
+        assert len(data.records("train")) == len(data.records("val")) == 1
+
+    def test_paths_to_predict_need_no_classes(self, synthetic_root):
+        file = next(synthetic_root("ucf101").glob("videos/left/*.avi"))
+        frames = next(synthetic_root("something_v1").glob("20bn*/3"))
+        folder = synthetic_root("folder") / "val"
+        data = make(
+            "folder", "nowhere", predict_paths=[str(file), str(frames), str(folder)],
+            class_names=["a", "b"],
+        )  # fmt: skip
+        found = batches(data, "predict")
+        names = [name for batch in found for name in batch["video_id"]]
+        assert names[:2] == [str(file), str(frames)]
+        assert len(names) == 10
+        assert found[0]["video"].shape == (3, 6, 3, 4, 32, 32)
+        assert set(torch.cat([batch["label"] for batch in found]).tolist()) == {-1}
+        assert data.class_names == ["a", "b"]
+
+    def test_wrong_folders_are_named(self, layout_copy):
+        root = layout_copy("folder")
+        (root / "val" / "lefft").mkdir()
+        with pytest.raises(ValueError, match="lefft"):
+            make("folder", root).setup("fit")
+        (root / "val" / "lefft").rmdir()
+        shutil.rmtree(root / "val" / "left")
+        (root / "val" / "left").mkdir()
+        with pytest.raises(ValueError, match="left: the folder of the class holds no videos"):
+            make("folder", root).setup("fit")
+        with pytest.raises(FileNotFoundError, match=r"predict_paths: none\.mp4 does not exist"):
+            make("folder", root, predict_paths=["none.mp4"]).setup("predict")
