@@ -1,7 +1,7 @@
 """Compile the Triton kernels for GPUs that are not here, and print what the machine code needs as JSON.
 
 Run as a program, in a process of its own, since the interpreter must be off when the kernels are imported:
-`python ahead_of_time.py sm_80 sm_90`. The launchers themselves choose all arguments; only the launch is replaced.
+`python ahead_of_time.py sm_80 bfloat16`. The launchers themselves choose all arguments; only the launch is replaced.
 """
 
 import json
@@ -17,9 +17,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from hcml_lightning.ops import cost_volume
 from hcml_lightning.ops import cost_volume_triton as kernels
+from hcml_lightning.ops.cost_volume import NORM_EPS
 
-LEVELS = {"res2": (8, 32, 16, 56, 56), "res3": (8, 64, 8, 28, 28), "res4": (8, 128, 4, 14, 14)}
+LEVELS = {"res2": (8, 32, 16, 56, 56), "res4": (8, 128, 4, 14, 14)}
 INSTRUCTIONS = ("HGMMA", "HMMA", "FFMA", "LDG", "STG", "LDS", "STS", "SHFL", "STL", "LDL")
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"}
@@ -29,7 +31,8 @@ class Recorder:
     """Stands in for a kernel: notes the arguments of a launch."""
 
     def __init__(self, kernel: Any, launches: list[tuple[Any, dict[str, Any]]]) -> None:
-        self.kernel, self.launches = kernel, launches
+        self.kernel = kernel.kernel if isinstance(kernel, Recorder) else kernel
+        self.launches = launches
 
     def __getitem__(self, grid: tuple[int, ...]) -> Any:
         def launch(*args: Any, **kwargs: Any) -> None:
@@ -80,44 +83,27 @@ def dump(option: str, path: str) -> str:
     return done.stdout
 
 
-def launches(
-    shape: tuple[int, ...], dtype: torch.dtype, memory_format: torch.memory_format
-) -> list[Any]:
-    """All launches of a forward and a backward pass, with their arguments."""
+def launches(shape: tuple[int, ...], dtype: torch.dtype) -> list[tuple[Any, dict[str, Any]]]:
+    """All launches of a forward and a backward pass in channels-last memory, with their arguments."""
     noted: list[tuple[Any, dict[str, Any]]] = []
-    names = ("_unit_kernel", "_cost_volume_fwd_kernel", "_cost_volume_bwd_kernel")
-    originals = {name: getattr(kernels, name) for name in names}
-    for name, kernel in originals.items():
-        setattr(kernels, name, Recorder(kernel, noted))
-    features = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=memory_format)
-    costs = torch.empty(shape[0], 49, *shape[2:], dtype=dtype, device="meta").to(
-        memory_format=memory_format
-    )
-    kernels.write_costs(features, costs, 6, 2, 1e-6)
-    kernels.write_gradient(costs, features, torch.empty_like(features), 6, 2, 1e-6)
-    for name, kernel in originals.items():
-        setattr(kernels, name, kernel)
-    return noted[:2] + noted[3:]
+    for name in ("_unit_kernel", "_cost_volume_fwd_kernel", "_cost_volume_bwd_kernel"):
+        setattr(kernels, name, Recorder(getattr(kernels, name), noted))
+    features = torch.empty(shape, dtype=dtype, device="meta")
+    features = features.to(memory_format=torch.channels_last_3d)
+    costs = cost_volume(features)
+    kernels.write_costs(features, costs, 6, 2, NORM_EPS)
+    kernels.write_gradient(costs, features, torch.empty_like(features), 6, 2, NORM_EPS)
+    unit, forward, _, backward = noted
+    return [unit, forward, backward]
 
 
-def main(capabilities: list[str]) -> None:
-    """Compile for every level, dtype, memory format and GPU; one JSON object a line."""
+def main(gpu: str, dtype: str) -> None:
+    """Compile for the widest maps and for the most channels in R2D-50; one JSON object a line."""
     for level, shape in LEVELS.items():
-        for dtype in (torch.bfloat16, torch.float32):
-            for memory_format in (torch.channels_last_3d, torch.contiguous_format):
-                for kernel, arguments in launches(shape, dtype, memory_format):
-                    for capability in capabilities:
-                        row = compile_launch(
-                            kernel, dict(arguments), int(capability.removeprefix("sm_"))
-                        )
-                        row |= {
-                            "level": level,
-                            "dtype": str(dtype),
-                            "gpu": capability,
-                            "format": str(memory_format),
-                        }
-                        print(json.dumps(row), flush=True)
+        for kernel, arguments in launches(shape, getattr(torch, dtype)):
+            row = compile_launch(kernel, arguments, int(gpu.removeprefix("sm_")))
+            print(json.dumps(row | {"level": level}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])
