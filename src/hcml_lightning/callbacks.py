@@ -3,21 +3,22 @@
 The behaviour of training that is no part of any one task.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 from torch import nn
 
 
+@runtime_checkable
 class _TrainsSome(Protocol):
     def trained_modules(self) -> list[nn.Module]: ...
 
 
 class TrainOnly(pl.Callback):
-    """Freeze every module but those that the task names: no gradients, and batch norm on its stored statistics.
+    """Freeze all modules but those that the task names: no gradients, batch norm on its own statistics.
 
-    Both matter. Batch norm that still normalised by the batch would let a frozen P^{l−1} move with a clip's batch mates,
-    and parameters that the loss does not reach would stop training on several devices.
+    Both matter. Batch norm that still normalised by the batch would let a frozen P^{l−1} move with a clip's batch
+    mates, and parameters that the loss does not reach would stop training on several devices.
 
     Args:
         modules: what stays trainable; what `task.trained_modules()` gives where None.
@@ -46,10 +47,10 @@ class TrainOnly(pl.Callback):
         for module in self._trained(task):
             module.train()
 
-    def _trained(self, task: pl.LightningModule | _TrainsSome) -> list[nn.Module]:
+    def _trained(self, task: pl.LightningModule) -> list[nn.Module]:
         if self.modules is not None:
             return self.modules
-        if not hasattr(task, "trained_modules"):
+        if not isinstance(task, _TrainsSome):
             raise TypeError(
                 f"{type(task).__name__} does not say what it trains: give it a method trained_modules() "
                 "or name the modules, TrainOnly([...])"

@@ -54,12 +54,18 @@ class VideoAccuracy(Metric):
     def compute(self) -> Tensor:
         """Accuracy in 0..1."""
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
-        _, inverse = dim_zero_cat(self.indices).unique(return_inverse=True)
+        _, inverse = torch.unique(dim_zero_cat(self.indices), return_inverse=True)
         first = inverse.new_full((int(inverse.max()) + 1,), len(inverse))
-        first = first.scatter_reduce(0, inverse, torch.arange(len(inverse), device=first.device), "amin")
+        first = first.scatter_reduce(
+            0, inverse, torch.arange(len(inverse), device=first.device), "amin"
+        )
         num_classes = scores.shape[1]
         return multiclass_accuracy(
-            scores[first], labels[first], num_classes, average="micro", top_k=min(self.top_k, num_classes)
+            scores[first],
+            labels[first],
+            num_classes,
+            average="micro",
+            top_k=min(self.top_k, num_classes),
         )
 
 
@@ -91,7 +97,8 @@ class EndPointError(Metric):
         """
         if flow.shape != true_flow.shape or flow.ndim < 2 or flow.shape[1] != 2:
             raise ValueError(
-                f"flow and true_flow must have the same shape (N, 2, ...), got {tuple(flow.shape)} and {tuple(true_flow.shape)}"
+                f"flow and true_flow must have the same shape (N, 2, ...), "
+                f"got {tuple(flow.shape)} and {tuple(true_flow.shape)}"
             )
         distance = torch.linalg.vector_norm(flow.float() - true_flow.float(), dim=1)
         self.total = self.total + distance.sum()
@@ -104,7 +111,7 @@ class EndPointError(Metric):
 
 @torch.no_grad()
 def feature_spread(features: Tensor) -> Tensor:
-    """How far features point in different directions: 0 where they have collapsed to one, about 1 where they fill space.
+    """How far features point in different directions: 0 where they collapsed to one, about 1 where they fill space.
 
     Args:
         features: (B, C, T, H, W).

@@ -72,7 +72,9 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int) -> LambdaLR:
+def make_schedule(
+    optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int
+) -> LambdaLR:
     """Linear warm-up and half a cosine, to be stepped once per iteration."""
     return LambdaLR(
         optimizer, partial(warmup_cosine, warmup_steps=warmup_steps, total_steps=total_steps)

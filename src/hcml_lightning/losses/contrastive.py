@@ -58,7 +58,8 @@ def pair_with_future(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tens
         targets: motion features of the level below, (B, T, N, C).
 
     Returns:
-        predicted (P, C), targets (S, C) with S = B·T·N, and positive (P,), int64, the row of targets for each prediction.
+        predicted (P, C), targets (S, C) with S = B·T·N, and positive, int64, (P,): the row of targets for each
+        prediction.
 
     Raises:
         ValueError: if the shapes disagree, or the clip has fewer than two frames.
@@ -76,7 +77,8 @@ def pair_with_future(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tens
         )
     if num_frames < 2:
         raise ValueError("a clip needs at least 2 frames at the level below to have a future")
-    rows = torch.arange(targets.shape[:3].numel(), device=targets.device).view(targets.shape[:3])
+    rows = torch.arange(batch_size * num_frames * num_locations, device=targets.device)
+    rows = rows.view(batch_size, num_frames, num_locations)
     offsets = range(1, min(max_offset, num_frames - 1) + 1)
     predicted = [predictions[:, : num_frames - k, :, k - 1].flatten(0, 2) for k in offsets]
     positive = [rows[:, k:].flatten() for k in offsets]
@@ -128,13 +130,14 @@ def contrastive_accuracy(predicted: Tensor, targets: Tensor, positive: Tensor) -
     _check(predicted, targets, positive)
     with torch.autocast(predicted.device.type, enabled=False):
         unit = _unit(targets).t()
-        best = [(chunk @ unit).argmax(dim=1) for chunk in _unit(predicted).split(CHUNK)]
+        best = [(chunk @ unit).argmax(dim=1) for chunk in torch.split(_unit(predicted), CHUNK)]
     return (torch.cat(best) == positive).float().mean()
 
 
 def _unit(features: Tensor) -> Tensor:
     if features.dtype in (torch.float16, torch.bfloat16):
-        features = features.float()
+        # The gradient of a zero vector is up to 1 / (ε · τ), which float16 must be able to hold.
+        return F.normalize(features.float(), dim=1, eps=1e-3)
     return F.normalize(features, dim=1, eps=1e-6)
 
 

@@ -1,6 +1,6 @@
 """[flow → **reconstruction loss**]
 
-How well a frame is rebuilt from the next one, and how smooth the flow is that rebuilds it. All in float32, whatever comes.
+How well a frame is rebuilt from the next one, and how smooth the flow is that rebuilds it. In float32, whatever comes.
 
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.3, Eq. 3 and 4.
 """
@@ -79,7 +79,7 @@ def smoothness_loss(flow: Tensor) -> Tensor:
     """
     if flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f"flow must have shape (N, 2, H, W), got {tuple(flow.shape)}")
-    # Unstated in the paper: Eq. 4 does not say how pixels are reduced. A mean, as in Eq. 3, makes ζ independent of size.
+    # Unstated in the paper: Eq. 4 does not say how pixels are reduced; a mean, as in Eq. 3, frees ζ from the size.
     terms = [flow.diff(dim=axis) for axis in (2, 3)]
     means = [2 * charbonnier(term).mean() for term in terms if term.numel() > 0]
     return torch.stack(means).sum() if means else flow.sum() * 0.0

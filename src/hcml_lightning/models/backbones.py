@@ -2,9 +2,10 @@
 
 R2D-50 and R(2+1)D-101 row by row as in Table 5, and a tiny sibling for CPUs.
 
-All 1×k×k convolutions are 2D convolutions on frames, (B·T, C, H, W): the same numbers as in 3D, several times faster on
-a CPU, and the weights have the shapes and names of torchvision's ResNet, so that `load_state_dict` takes them as they are.
-Between stages features are (B, C, T, H, W); with channels-last memory, folding T into the batch and back is a view.
+All 1×k×k convolutions are 2D convolutions on frames, (B·T, C, H, W): the same numbers as in 3D, several times
+faster on a CPU, and the weights have the shapes and names of torchvision's ResNet, so that `load_state_dict` takes
+them as they are. Between stages features are (B, C, T, H, W); with channels-last memory, folding T into the batch and
+back is a view.
 
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Table 5 and Appendix A.1.
 """
@@ -44,20 +45,20 @@ class BackboneSpec:
 
     def channels(self, level: int) -> int:
         """Channels of F^l, the output of res stage `level` + 2."""
-        return self.width * 2**level * Bottleneck.EXPANSION
+        return int(self.width * 2**level * Bottleneck.EXPANSION)
 
     def motion_channels(self, level: int) -> int:
         """Channels of P^l."""
         return self.channels(level) // self.motion_divisor
 
 
-# Unstated in the paper: how many channels P^l has and where the strides sit. C/4, with spatial and temporal stride on the
-# 3×3 convolution (temporal on the 3×1×1 where there is one), is the reading that gives the costs of Tables 2 and 6.
+# Unstated in the paper: how many channels P^l has and where the strides sit. C/4, with spatial and temporal stride on
+# the 3×3 convolution (temporal on the 3×1×1 where there is one), is the reading that gives the costs of Tables 2 and 6.
 BACKBONES = {
     "r2d50": BackboneSpec(blocks=(3, 4, 6, 3)),
     "r2plus1d101": BackboneSpec(blocks=(3, 4, 23, 3), temporal_stages=(2, 3)),
-    # Not in the paper: for CPUs, frames of 32 to 128 pixels. Its maps are small and its frames far apart, so it looks at
-    # every cell (s = 1) within the few that things move by.
+    # Not in the paper: for CPUs and frames of 48 to 128 pixels. Things move by few cells of its small maps, so it looks
+    # at every cell (s = 1) within reach.
     "r2d_tiny": BackboneSpec(
         blocks=(1, 1, 1, 1),
         width=12,
@@ -88,14 +89,14 @@ def fold_time(features: Tensor) -> Tensor:
 
 def unfold_time(frames: Tensor, num_frames: int) -> Tensor:
     """Frames (B·T, C, H, W) → (B, C, T, H, W); always a view."""
-    return frames.unflatten(0, (-1, num_frames)).transpose(1, 2)
+    return torch.unflatten(frames, 0, (-1, num_frames)).transpose(1, 2)
 
 
 def every_nth_frame(frames: Tensor, num_frames: int, step: int) -> Tensor:
     """Frames 0, step, 2·step, … of every clip: (B·T, C, H, W) → (B·⌈T/step⌉, C, H, W)."""
     if step == 1:
         return frames
-    return frames.unflatten(0, (-1, num_frames))[:, ::step].flatten(0, 1)
+    return torch.unflatten(frames, 0, (-1, num_frames))[:, ::step].flatten(0, 1)
 
 
 class TemporalConv(nn.Module):

@@ -3,6 +3,8 @@
 The bootstrap's decoder (Sec. 3.3): five convolutions with dense connections, on every frame by itself. Training only.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,8 +20,8 @@ class FlowDecoder(nn.Module):
         growth: channels that each of the first four convolutions adds.
     """
 
-    # Unstated in the paper: widths, kernel, activation. 3×3 and leaky ReLU as in PWC-Net [52], whose estimator this is a
-    # small form of.
+    # Unstated in the paper: widths, kernel, activation. 3×3 and leaky ReLU as in PWC-Net [52], of whose estimator this
+    # is a small form.
     def __init__(self, in_channels: int, growth: int) -> None:
         super().__init__()
         self.hidden = nn.ModuleList(
@@ -27,9 +29,10 @@ class FlowDecoder(nn.Module):
         )
         self.flow = nn.Conv2d(in_channels + 4 * growth, 2, 3, padding=1)
         for conv in self.hidden:
-            nn.init.kaiming_normal_(conv.weight, a=0.1)
+            nn.init.kaiming_normal_(cast("Tensor", conv.weight), a=0.1)
         # Zero flow is the state to beat: start there rather than at random motion.
         nn.init.zeros_(self.flow.weight)
+        nn.init.zeros_(cast("Tensor", self.flow.bias))
 
     def forward(self, motion: Tensor) -> Tensor:
         """(B, C, T, H, W) → (B, 2, T − 1, H, W): the last frame has no successor."""

@@ -4,6 +4,7 @@ Everything that is ever trained, in one module, so that the checkpoints of all s
 """
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import cast
 
 from torch import Tensor, nn
@@ -17,8 +18,8 @@ from hcml_lightning.models.predictor import Predictor
 class SideBranch(nn.Module):
     """Flow decoders and predictors: what the self-supervision needs and inference does not (Sec. 3.4).
 
-    Every level has a flow decoder, though the method itself trains only that of the lowest: any level can be bootstrapped
-    by reconstruction (Table 1, Figure 3), and so the checkpoints of all stages still have the same keys.
+    Every level has a flow decoder, though the method itself trains only that of the lowest: any level can be
+    bootstrapped by reconstruction (Table 1, Figure 3), and the checkpoints of all stages still have the same keys.
 
     Args:
         backbone: name of the backbone.
@@ -30,14 +31,17 @@ class SideBranch(nn.Module):
         super().__init__()
         spec = backbone_spec(backbone)
         self.flow_decoders = nn.ModuleDict(
-            {str(level): FlowDecoder(spec.motion_channels(level), spec.flow_growth) for level in levels}
+            {
+                str(level): FlowDecoder(spec.motion_channels(level), spec.flow_growth)
+                for level in levels
+            }
         )
         self.predictors = nn.ModuleDict(
             {
                 str(upper): Predictor(
                     spec.motion_channels(upper), spec.motion_channels(below), max_offset
                 )
-                for below, upper in zip(levels[:-1], levels[1:], strict=True)
+                for below, upper in pairwise(levels)
             }
         )
 
@@ -107,6 +111,7 @@ class MotionHierarchy(nn.Module):
         """
         if level not in self.levels or level == self.levels[0]:
             raise ValueError(
-                f"a contrastive level needs a motion block of its own and one below it: got level {level} of {self.levels}"
+                f"a contrastive level needs a motion block of its own and one below it: got level {level} "
+                f"of {self.levels}"
             )
         return self.levels[self.levels.index(level) - 1]

@@ -1,7 +1,7 @@
 """[P^l, P^{l−1} → **predicted future of P^{l−1}**]
 
-f_δ of Sec. 3.2: from the motion features of level l at a time, and those of level l − 1 at the same time and place, predict
-those of level l − 1 at δ = 1 … K frames later, at N sampled locations. Training only.
+f_δ of Sec. 3.2: from the motion features of level l at a time, and those of level l − 1 at the same time and place,
+predict those of level l − 1 at δ = 1 … K frames later, at N sampled locations. Training only.
 """
 
 import torch

@@ -1,6 +1,7 @@
 """[F^l → **cost volume and features → P^l → residual** → Z^l]
 
-The prime motion block (Sec. 3.2, A.3, Figure 5): the motion features P^l of one level, and their way back into the backbone.
+The prime motion block (Sec. 3.2, A.3, Figure 5): the motion features P^l of one level, and their way back into the
+backbone.
 
     F^l ─┬─ 1×1×1, C/β ─┬─ cost volume, M ─┐
          │              └──────────────────┴─ concat ─ 1×3×3, C/4 ─ P^l ─ g^l: 1×1×1, C ─┐
@@ -27,7 +28,12 @@ class MotionExtractor(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, reduction: int, max_displacement: int, stride: int
+        self,
+        in_channels: int,
+        out_channels: int,
+        reduction: int,
+        max_displacement: int,
+        stride: int,
     ) -> None:
         super().__init__()
         self.max_displacement, self.stride = max_displacement, stride
@@ -98,6 +104,6 @@ class PrimeMotionBlock(nn.Module):
     @torch.no_grad()
     def start_as_identity_(self) -> None:
         """Let Z^l start as F^l."""
-        # Unstated in the paper: how g^l starts. Its batch norm's weight starts at zero, and no ReLU follows (it would pass
-        # no gradient at zero), so that an untrained block never disturbs the backbone above it.
+        # Unstated in the paper: how g^l starts. Its batch norm's weight starts at zero, so that an untrained block
+        # never disturbs the backbone above it; and no ReLU follows, which would pass no gradient at zero.
         nn.init.zeros_(self.project.bn.weight)

@@ -1,6 +1,6 @@
 """[batch → **what every stage shares** → loss]
 
-The base of all tasks: the model, its warm start, the optimizer and schedule, and the two self-supervised terms of Eq. 5.
+The base of all tasks: the model, its warm start, optimizer and schedule, and the two self-supervised terms of Eq. 5.
 """
 
 from collections.abc import Iterable
@@ -132,8 +132,8 @@ class MotionTask(pl.LightningModule):
         task = checkpoint.get("task", type(self).__name__)
         if task != type(self).__name__:
             raise ValueError(
-                f"this checkpoint was made by {task}, not by {type(self).__name__}: to start a new stage from it, give it as "
-                "init_from (--model.init_from); ckpt_path only goes on with, or evaluates, the same stage"
+                f"this checkpoint was made by {task}, not by {type(self).__name__}: to start a new stage from it, "
+                "give it as init_from (--model.init_from); ckpt_path only goes on with, or evaluates, the same stage"
             )
         self._has_weights = True
         self.class_names = checkpoint.get("class_names")
@@ -145,7 +145,9 @@ class MotionTask(pl.LightningModule):
         optimizer = make_optimizer(self.optimizer_name, groups, peak, self.momentum)
         total = int(self.trainer.estimated_stepping_batches)
         epochs = self.trainer.max_epochs
-        per_epoch = total / epochs if epochs and epochs > 0 else float(self.trainer.num_training_batches)
+        per_epoch = (
+            total / epochs if epochs and epochs > 0 else float(self.trainer.num_training_batches)
+        )
         warmup = min(round(self.warmup_epochs * per_epoch), total)
         schedule = make_schedule(optimizer, warmup, total)
         return {
@@ -179,9 +181,7 @@ class MotionTask(pl.LightningModule):
             ValueError: if there are no levels, and so no self-supervision.
         """
         if self.model.side is None:
-            raise ValueError(
-                f"{type(self).__name__} needs motion blocks: levels must not be empty"
-            )
+            raise ValueError(f"{type(self).__name__} needs motion blocks: levels must not be empty")
         return self.model.side
 
     def flow_terms(self, level: int, motion: Tensor, clip: Tensor) -> FlowTerms:
@@ -194,9 +194,9 @@ class MotionTask(pl.LightningModule):
         """
         flow = self.side.flow_decoder(level)(motion).float()
         step = -(-clip.shape[2] // motion.shape[2])
-        frames = F.adaptive_avg_pool2d(
-            fold_time(clip[:, :, ::step]).float() / 255, motion.shape[3:]
-        ).unflatten(0, (len(clip), -1))
+        height, width = motion.shape[3:]
+        frames = F.adaptive_avg_pool2d(fold_time(clip[:, :, ::step]).float() / 255, (height, width))
+        frames = torch.unflatten(frames, 0, (len(clip), -1))
         target, source = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
         folded = fold_time(flow)
         warped, valid = warp(source, folded)
@@ -221,25 +221,24 @@ class MotionTask(pl.LightningModule):
             predicted (P, C), targets (S, C), positive (P,).
         """
         below = motion[self.model.level_below(level)]
-        locations = sample_locations(
-            len(below), *below.shape[3:], num_locations, device=below.device
-        )
+        height, width = below.shape[3:]
+        locations = sample_locations(len(below), height, width, num_locations, below.device)
         predictions, targets = self.side.predictor(level)(motion[level], below, locations)
         return pair_with_future(predictions, targets)
 
-    def log_mean(self, values: dict[str, Tensor | float], batch_size: int, **options: bool) -> None:
+    def log_mean(self, values: dict[str, Tensor | float], batch_size: int) -> None:
         """Log scalars as means over the epoch in validation and test, and at each step in training."""
-        self.log_dict(values, batch_size=batch_size, sync_dist=not self.training, **options)
+        self.log_dict(values, batch_size=batch_size, sync_dist=not self.trainer.training)
 
 
 def _parts(module: nn.Module) -> Iterable[str]:
-    """Names at the depth at which stages are frozen: backbone stages, halves of motion blocks, predictors."""
+    """Names at the depth at which stages are frozen: stages of the backbone, halves of motion blocks, predictors."""
     for name, child in module.named_modules():
         depth = name.count(".")
-        leaf = next(child.children(), None) is None
-        if depth == 2 and name.startswith("model.") and not name.startswith("model.network.motion"):
-            yield name
-        elif depth == 4 and name.startswith("model.network.motion") and not leaf:
+        if name.startswith("model.network.motion"):
+            if depth == 4 and any(True for _ in child.children()):
+                yield name
+        elif depth == 2 and name.startswith("model."):
             yield name
 
 

@@ -4,7 +4,7 @@ One contrastive level (Sec. 3.2): its motion features learn to predict the futur
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -73,7 +73,7 @@ class ContrastTask(MotionTask):
         predicted, targets, positive = self.contrast_pairs(self.level, motion, self.num_locations)
         if self.gather_negatives and self.trainer.world_size > 1:
             positive = positive + self.global_rank * len(targets)
-            targets = self.all_gather(targets).flatten(0, 1)
+            targets = cast("Tensor", self.all_gather(targets)).flatten(0, 1)
         loss = contrastive_loss(predicted, targets, positive, self.temperature)
         values: dict[str, Tensor | float] = {"loss": loss.detach()}
         if stage != "train":

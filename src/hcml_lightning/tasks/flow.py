@@ -91,7 +91,8 @@ class FlowTask(MotionTask):
         return terms.flow.detach(), loss
 
     def _update_errors(self, flow: Tensor, batch: VideoBatch, stage: str) -> None:
-        if "flow" not in batch:
+        # True flow comes from frame to frame; levels above 0 see every other frame, or fewer.
+        if "flow" not in batch or batch["flow"].shape[2] != flow.shape[2] + 1:
             return
         true = at_grid(batch["flow"], flow)
         self.error.update(fold_time(flow), true)
@@ -114,8 +115,7 @@ def at_grid(true_flow: Tensor, flow: Tensor) -> Tensor:
     """
     if true_flow.shape[2] != flow.shape[2] + 1:
         raise ValueError(
-            f"true flow of {true_flow.shape[2]} frames cannot be compared with an estimate for {flow.shape[2]} pairs; "
-            "levels above 0 see fewer frames"
+            f"true flow of {true_flow.shape[2]} frames cannot be compared with an estimate for {flow.shape[2]} pairs"
         )
     height, width = flow.shape[3:]
     cells = F.adaptive_avg_pool2d(fold_time(true_flow[:, :, :-1]), (height, width))

@@ -3,7 +3,7 @@
 How discriminative and how general the motion features of one level are (Sec. 4.2, Table 1).
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class ProbeTask(MotionTask):
         """RGB in 0..255, (B, 3, T, H, W) → logits (B, K)."""
         with torch.no_grad():
             motion = self.model.network.motion_features(clip, up_to=self.level)[-1]
-        return self.probe(motion)
+        return cast("Tensor", self.probe(motion))
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         """Cross-entropy."""

@@ -1,6 +1,7 @@
 """[clip → logits, flow, predicted future → **joint loss → accuracy**]
 
-Joint training for action recognition (Sec. 3.4, Eq. 5), and the plain baseline and fine-tuning, which are the same with fewer terms.
+Joint training for action recognition (Sec. 3.4, Eq. 5); the plain baseline and fine-tuning are the same with fewer
+terms.
 """
 
 from typing import Any, ClassVar, TypedDict
@@ -128,6 +129,6 @@ class RecognitionTask(MotionTask):
 
     def _probability(self, batch: VideoBatch) -> Tensor:
         clips = batch["video"] if batch["video"].ndim == 6 else batch["video"][:, None]
-        views = clips.flatten(0, 1).split(self.views_per_forward)
+        views = torch.split(clips.flatten(0, 1), self.views_per_forward)
         probability = torch.cat([self.model.network(view).float().softmax(dim=1) for view in views])
-        return probability.unflatten(0, clips.shape[:2]).mean(dim=1)
+        return torch.unflatten(probability, 0, clips.shape[:2]).mean(dim=1)

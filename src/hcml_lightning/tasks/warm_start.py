@@ -28,14 +28,11 @@ def load_warm_start(model: nn.Module, path: str | Path) -> None:
     """
     stored = _model_state(Path(path))
     own = model.state_dict()
-    differing = [k for k in CLASSIFIER if k in stored and k in own and stored[k].shape != own[k].shape]
+    differing = [
+        k for k in CLASSIFIER if k in stored and k in own and stored[k].shape != own[k].shape
+    ]
     for key in differing:
         stored[key] = own[key]
-    if differing:
-        rank_zero_warn(
-            f"init_from: the classifier of {path} has another number of classes and is not taken: "
-            "this stage's own starts untrained. All other weights are taken."
-        )
     wrong = [k for k in stored.keys() & own.keys() if stored[k].shape != own[k].shape]
     missing, unexpected = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
     if wrong or missing or unexpected:
@@ -43,6 +40,11 @@ def load_warm_start(model: nn.Module, path: str | Path) -> None:
             f"init_from: {path} does not fit this model; "
             f"missing {_some(missing)}, unexpected {_some(unexpected)}, other shapes {_some(sorted(wrong))}. "
             "Give the stages the same backbone, levels, max_displacement, stride and max_offset."
+        )
+    if differing:
+        rank_zero_warn(
+            f"init_from: the classifier of {path} has another number of classes and is not taken: "
+            "this stage's own starts untrained. All other weights are taken."
         )
     model.load_state_dict(stored)
 
@@ -62,7 +64,9 @@ def _model_state(path: Path) -> dict[str, Tensor]:
     state = checkpoint.get("state_dict", {}) if isinstance(checkpoint, dict) else {}
     model_state = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
     if not model_state:
-        raise ValueError(f"init_from: {path} holds no weights of a task (no key begins with {PREFIX!r})")
+        raise ValueError(
+            f"init_from: {path} holds no weights of a task (no key begins with {PREFIX!r})"
+        )
     return model_state
 
 

@@ -1,0 +1,117 @@
+"""Eq. 5, multi-view testing, and what travels in a recognition checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from hcml_lightning.losses import contrastive_loss
+from hcml_lightning.tasks import ProbeTask, RecognitionTask
+
+Fit = Callable[..., pl.Trainer]
+
+
+def batch_of(loader: DataLoader[dict[str, Any]]) -> Any:
+    return next(iter(loader))
+
+
+def test_loss_is_the_weighted_sum_of_eq_5(
+    tiny: dict[str, Any], loader: DataLoader[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = RecognitionTask(**tiny, dropout=0.0, flow_weight=3.0, contrast_weights=(0.5, 0.2)).eval()
+    torch.nn.init.normal_(task.side.flow_decoder(0).flow.weight)
+    monkeypatch.setattr(task, "log_mean", lambda *_: None)
+    batch = batch_of(loader)
+    torch.manual_seed(5)
+    actual = task.training_step(batch, 0)
+
+    torch.manual_seed(5)
+    features, motion = task.model.network.features(batch["video"])
+    flow = task.flow_terms(0, motion[0], batch["video"])
+    expected = F.cross_entropy(task.model.network.classify(features), batch["label"])
+    expected = expected + 3.0 * (flow.photometric + task.smoothness_weight * flow.smoothness)
+    for level, weight in ((1, 0.5), (2, 0.2)):
+        expected = expected + weight * contrastive_loss(*task.contrast_pairs(level, motion, 32))
+    torch.testing.assert_close(actual, expected)
+
+
+def test_flow_terms_count_every_frame_but_the_last(
+    tiny: dict[str, Any], loader: DataLoader[dict[str, Any]]
+) -> None:
+    """At level 1 frames come at half the rate: warping frame t + 2 by the flow rebuilds frame t."""
+    task = RecognitionTask(**tiny).eval()
+    clip = batch_of(loader)["video"]
+    motion = task.model.network.motion_features(clip, 1)
+    terms = task.flow_terms(1, motion[1], clip)
+    assert terms.flow.shape == (4, 2, 3, 4, 4)
+    frames = torch.stack(
+        [F.interpolate(clip[:, :, t].float() / 255, size=(4, 4), mode="area") for t in (0, 2, 4, 6)]
+    )
+    difference = frames[:-1] - frames[1:]
+    expected = (difference.square() + 1e-6).pow(0.45).mean()
+    torch.testing.assert_close(terms.photometric_zero, expected)
+    torch.testing.assert_close(terms.photometric, expected)  # flow starts at zero
+
+
+class Views(Dataset[dict[str, Any]]):
+    """Videos of which some views look like another class."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(index)
+        video = torch.randint(0, 256, (5, 3, 4, 32, 32), dtype=torch.uint8, generator=generator)
+        return {"video": video, "label": index, "index": index, "video_id": f"video{index}"}
+
+
+@pytest.mark.parametrize("views_per_forward", [1, 4, 100])
+def test_views_are_averaged_as_probabilities(tiny: dict[str, Any], views_per_forward: int) -> None:
+    task = RecognitionTask(**tiny, views_per_forward=views_per_forward).eval()
+    batch: Any = default_collate([Views()[i] for i in range(3)])
+    sizes: list[int] = []
+    task.model.network.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    with torch.no_grad():
+        prediction = task.predict_step(batch, 0)
+    assert max(sizes) <= views_per_forward
+    assert prediction["video_id"] == ["video0", "video1", "video2"]
+    with torch.no_grad():
+        expected = torch.stack(
+            [task.model.network(video).softmax(1).mean(0) for video in batch["video"]]
+        )
+    torch.testing.assert_close(prediction["probability"], expected)
+
+
+def test_test_counts_each_video_once(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    task = RecognitionTask(**tiny)
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
+    )
+    result = trainer.test(task, DataLoader(Views(), batch_size=2), verbose=False)[0]
+    assert set(result) == {"test/top1", "test/top5"}
+    assert result["test/top5"] == 1.0
+
+
+def test_class_names_travel_with_the_weights(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    task = RecognitionTask(**tiny)
+    task.class_names = ["left", "right", "down", "up"]
+    fit(task).save_checkpoint(tmp_path / "x.ckpt")
+    loaded = RecognitionTask.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    assert loaded.class_names == ["left", "right", "down", "up"]
+
+
+def test_probe_reports_the_efficacy_score(fit: Fit, tiny: dict[str, Any]) -> None:
+    trainer = fit(ProbeTask(level=0, **tiny, lr=0.01), max_epochs=2)
+    metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
+    gap = metrics["train/top1"] - metrics["val/top1"]
+    expected = metrics["train/top1"] / gap if gap > 0 else float("inf")
+    assert metrics["val/efficacy"] == pytest.approx(expected)

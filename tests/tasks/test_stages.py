@@ -1,0 +1,226 @@
+"""What holds for every stage: it learns, it trains what it says and nothing else, and hands its weights on."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, ProbeTask, RecognitionTask
+
+Fit = Callable[..., pl.Trainer]
+STAGES: dict[str, Callable[..., MotionTask]] = {
+    "flow": FlowTask,
+    "flow at level 1": lambda **k: FlowTask(level=1, **k),
+    "contrast 1": lambda **k: ContrastTask(level=1, **k),
+    "contrast 2": lambda **k: ContrastTask(level=2, **k),
+    "contrast over a gap": lambda **k: ContrastTask(level=2, **{**k, "levels": (0, 2)}),
+    "recognition": RecognitionTask,
+    "motion blocks only": lambda **k: RecognitionTask(flow_weight=0, contrast_weights=(0, 0), **k),
+    "baseline": lambda **k: RecognitionTask(**{**k, "levels": ()}),
+    "probe": lambda **k: ProbeTask(level=1, **k),
+}
+
+
+def snapshot(task: MotionTask) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in task.state_dict().items()}
+
+
+def trained_names(task: MotionTask) -> set[str]:
+    keys: set[str] = set()
+    prefixes = {id(m): n for n, m in task.named_modules()}
+    for module in task.trained_modules():
+        name = prefixes[id(module)]
+        keys |= {f"{name}.{k}" for k in module.state_dict()}
+    return keys
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_changes_all_that_it_trains_and_nothing_else(
+    stage: str, fit: Fit, tiny: dict[str, Any]
+) -> None:
+    task = STAGES[stage](**tiny, lr=0.01, weight_decay=0.0)
+    with torch.no_grad():
+        for parameter in task.parameters():
+            if not parameter.any():  # what starts at zero passes no gradient to what lies behind it
+                torch.nn.init.uniform_(parameter, 0.001, 0.002)
+    before, trained = snapshot(task), trained_names(task)
+    fit(task, max_epochs=2)
+    after = task.state_dict()
+    for key, value in after.items():
+        if key.endswith("project.bn.bias"):
+            continue  # a 1×1 convolution and a batch norm follow, which take any constant away again
+        same = torch.equal(value, before[key])
+        assert same != (key in trained), f"{key} {'did not change' if same else 'changed'}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_lowers_its_loss(stage: str, fit: Fit, tiny: dict[str, Any]) -> None:
+    task = STAGES[stage](**tiny, optimizer="adam", lr=2e-3, dropout=0.0)
+    torch.manual_seed(0)
+    losses: list[float] = []
+
+    class Record(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    fit(task, max_epochs=8, callbacks=[Record()], limit_val_batches=0)
+    assert losses[-1] < 0.95 * losses[0]
+
+
+def test_flow_of_a_known_translation_is_found(fit: Fit, tiny: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    task = FlowTask(**tiny, optimizer="adam", lr=1e-2)
+    metrics = fit(task, max_epochs=80, check_val_every_n_epoch=80).callback_metrics
+    assert float(metrics["val/epe_zero"]) == pytest.approx(1, rel=1e-3)
+    assert float(metrics["val/epe"]) < 0.5
+    assert float(metrics["val/photometric"]) < 0.7 * float(metrics["val/photometric_zero"])
+
+
+def test_frozen_levels_do_not_see_their_batch_mates(fit: Fit, tiny: dict[str, Any]) -> None:
+    task = ContrastTask(level=1, **tiny)
+    fit(task)
+    modes = {n: m.training for n, m in task.named_modules() if not list(m.children())}
+    assert modes["model.network.bn1"] is False
+    assert modes["model.network.layer1.0.bn1"] is False
+    assert modes["model.network.motion.0.extract.mix_bn"] is False
+    assert modes["model.network.motion.0.project.bn"] is True
+    assert modes["model.network.layer2.0.bn1"] is True
+    clips = torch.randint(0, 256, (4, 3, 4, 32, 32), dtype=torch.uint8)
+    network = task.model.network
+    together, alone = (
+        network.motion_features(clips, 0)[0][:1],
+        network.motion_features(clips[:1], 0)[0],
+    )
+    torch.testing.assert_close(together, alone)
+
+
+def test_freezing_holds_through_validation_and_resume(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    first = ContrastTask(level=1, **tiny)
+    trainer = fit(first, max_epochs=1, val_check_interval=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed = ContrastTask(level=1, **tiny)
+    before = snapshot(first)
+    trainer = fit(
+        resumed, ckpt_path=str(tmp_path / "last.ckpt"), max_epochs=2, val_check_interval=1
+    )
+    assert trainer.current_epoch == 2
+    trained = trained_names(resumed)
+    for key, value in resumed.state_dict().items():
+        if key not in trained:
+            assert torch.equal(value, before[key]), key
+    assert not resumed.model.network.layer1.training
+    assert resumed.model.network.layer2.training
+
+
+def test_stages_start_from_the_one_before(fit: Fit, tiny: dict[str, Any], tmp_path: Path) -> None:
+    before: MotionTask | None = None
+    path: str | None = None
+    for make in (STAGES["flow"], STAGES["contrast 1"], STAGES["contrast 2"], RecognitionTask):
+        task = make(**tiny, init_from=path, lr=0.0)
+        trainer = fit(task)
+        if before is not None:
+            stored = before.model.state_dict()
+            for key, value in task.model.named_parameters():
+                assert torch.equal(value, stored[key]), key
+        path, before = str(tmp_path / f"{len(str(path))}.ckpt"), task
+        trainer.save_checkpoint(path)
+
+
+def test_recognition_takes_a_checkpoint_with_another_class_count(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "recognition.ckpt")
+    first = RecognitionTask(**tiny | {"num_classes": 7})
+    with pytest.raises(Exception, match=r"out of bounds|out of range|index"):
+        fit(RecognitionTask(**tiny | {"num_classes": 2}))
+    fit(first).save_checkpoint(path)
+    second = RecognitionTask(**tiny, init_from=path, lr=0.0)
+    with pytest.warns(UserWarning, match="another number of classes"):
+        fit(second)
+    assert second.model.network.fc.out_features == 4
+    torch.testing.assert_close(
+        second.model.network.layer4[0].conv1.weight, first.model.network.layer4[0].conv1.weight
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"levels": (0, 1)}, "unexpected"),
+        ({"backbone": "r2d50"}, "other shapes"),
+        ({"stride": 3}, "other shapes"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_refused(
+    changed: dict[str, Any], message: str, fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "flow.ckpt")
+    fit(FlowTask(**tiny)).save_checkpoint(path)
+    with pytest.raises(ValueError, match=message) as caught:
+        fit(RecognitionTask(**tiny | changed, init_from=path))
+    assert path in str(caught.value)
+
+
+def test_missing_and_foreign_files_are_refused(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(FileNotFoundError, match=r"init_from: there is no checkpoint .*none\.ckpt"):
+        fit(FlowTask(**tiny, init_from=str(tmp_path / "none.ckpt")))
+    text = tmp_path / "text.ckpt"
+    text.write_text("no checkpoint")
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        fit(FlowTask(**tiny, init_from=str(text)))
+    torch.save({"state_dict": {"layer.weight": torch.zeros(1)}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(ValueError, match="holds no weights of a task"):
+        fit(FlowTask(**tiny, init_from=str(tmp_path / "foreign.ckpt")))
+
+
+def test_resuming_another_stage_is_refused(fit: Fit, tiny: dict[str, Any], tmp_path: Path) -> None:
+    path = str(tmp_path / "flow.ckpt")
+    fit(FlowTask(**tiny)).save_checkpoint(path)
+    with pytest.raises(ValueError, match=r"made by FlowTask, not by ContrastTask.*init_from"):
+        fit(ContrastTask(**tiny), ckpt_path=path)
+
+
+def test_loaded_weights_are_not_replaced_by_init_from(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    start, end = str(tmp_path / "start.ckpt"), str(tmp_path / "end.ckpt")
+    fit(FlowTask(**tiny)).save_checkpoint(start)
+    fit(FlowTask(**tiny, init_from=start, lr=0.1)).save_checkpoint(end)
+    Path(start).unlink()  # notebooks never need the older file
+    task = FlowTask.load_from_checkpoint(end, lr=0.0)
+    expected = snapshot(task)["model.network.conv1.weight"]
+    fit(task)
+    assert torch.equal(task.model.network.conv1.weight, expected)
+
+
+def test_impossible_levels_are_refused(tiny: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="one below it: got level 0"):
+        ContrastTask(level=0, **tiny)
+    with pytest.raises(ValueError, match=r"one of the levels \(\)"):
+        FlowTask(**tiny | {"levels": ()})
+    with pytest.raises(ValueError, match=r"one of the levels \(0, 1\)"):
+        ProbeTask(level=2, **tiny | {"levels": (0, 1)})
+    with pytest.raises(ValueError, match="a weight for each contrastive level"):
+        RecognitionTask(contrast_weights=(0.25,), **tiny)
+
+
+def test_description_names_what_trains(tiny: dict[str, Any]) -> None:
+    description = ContrastTask(level=1, **tiny).describe()
+    assert description["trains"] == [
+        "model.network.layer2",
+        "model.network.motion.0.project",
+        "model.network.motion.1.extract",
+        "model.side.predictors.1",
+    ]
+    frozen = description["frozen"]
+    assert isinstance(frozen, list)
+    assert {"model.network.layer1", "model.network.motion.0.extract", "model.network.fc"} <= set(
+        frozen
+    )

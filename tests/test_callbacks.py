@@ -1,0 +1,62 @@
+"""Freezing, apart from any stage."""
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from hcml_lightning.callbacks import TrainOnly
+
+
+class TwoLayers(pl.LightningModule):
+    """A frozen half, a trained half, and batch norm in both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+        self.high = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        return self.high(self.low(batch[0])).square().mean()
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        assert not any(m.training for m in self.high.modules())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+
+def fit(task: pl.LightningModule, callback: TrainOnly, tmp_path: Any) -> None:
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[callback],
+        default_root_dir=tmp_path,
+    )
+    data = DataLoader(TensorDataset(torch.randn(8, 4)), batch_size=4)
+    trainer.fit(task, data, data)
+
+
+def test_parameters_and_buffers_of_the_rest_stay_bit_equal(tmp_path: Any) -> None:
+    task = TwoLayers()
+    before = {k: v.clone() for k, v in task.state_dict().items()}
+    fit(task, TrainOnly([task.high]), tmp_path)
+    for key, value in task.state_dict().items():
+        assert torch.equal(value, before[key]) == key.startswith("low")
+    assert not any(m.training for m in task.low.modules())
+    assert all(m.training for m in task.high.modules())
+    assert not any(p.requires_grad for p in task.low.parameters())
+
+
+def test_a_module_that_names_nothing_is_refused(tmp_path: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"TwoLayers does not say what it trains.*TrainOnly\(\[\.\.\.\]\)"
+    ):
+        fit(TwoLayers(), TrainOnly(), tmp_path)

@@ -1,0 +1,92 @@
+"""The recipe of B.2."""
+
+import math
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hcml_lightning.optim import make_optimizer, make_schedule, parameter_groups, warmup_cosine
+from hcml_lightning.tasks import FlowTask
+
+
+def test_schedule_is_linear_then_half_a_cosine() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4)
+    schedule = make_schedule(optimizer, warmup_steps=4, total_steps=12)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[:4] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert rates[4:] == pytest.approx([0.2 * (1 + math.cos(math.pi * k / 8)) for k in range(8)])
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0)
+
+
+def test_schedule_goes_on_after_a_resume() -> None:
+    rates: list[float] = []
+    state: tuple[dict[str, Any], dict[str, Any]] | None = None
+    for start, stop in ((0, 5), (5, 10)):
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        schedule = make_schedule(optimizer, 3, 10)
+        if state is not None:
+            optimizer.load_state_dict(state[0])
+            schedule.load_state_dict(state[1])
+        for _ in range(start, stop):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        state = optimizer.state_dict(), schedule.state_dict()
+    assert rates == pytest.approx([warmup_cosine(k, 3, 10) for k in range(10)])
+
+
+def test_norms_and_biases_may_be_left_out_of_weight_decay() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    module[0].weight.requires_grad_(True)
+    both = parameter_groups([module], 0.1, decay_norm_and_bias=True)
+    assert [len(g["params"]) for g in both] == [4]
+    split = parameter_groups([module], 0.1, decay_norm_and_bias=False)
+    assert [(len(g["params"]), g["weight_decay"]) for g in split] == [(1, 0.1), (3, 0.0)]
+
+
+def test_optimizer_of_the_paper() -> None:
+    groups = parameter_groups([nn.Linear(2, 2)], 1e-4, decay_norm_and_bias=True)
+    defaults = make_optimizer("sgd", groups, 0.1, 0.9).param_groups[0]
+    assert (defaults["momentum"], defaults["nesterov"], defaults["weight_decay"]) == (
+        0.9,
+        True,
+        1e-4,
+    )
+    with pytest.raises(ValueError, match="sgd or adam, got 'lamb'"):
+        make_optimizer("lamb", groups, 0.1, 0.9)  # type: ignore[arg-type]
+
+
+def test_task_steps_the_schedule_every_iteration(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.tasks.conftest import TINY, Drift
+
+    rates: list[float] = []
+
+    class Record(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer = pl.Trainer(
+        max_epochs=4,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Record()],
+        limit_val_batches=0,
+        default_root_dir=tmp_path,
+    )
+    task = FlowTask(**TINY | {"warmup_epochs": 1.5}, lr=0.01)
+    data = DataLoader(Drift(), batch_size=4)
+    trainer.fit(task, data, data)
+    assert rates == pytest.approx([0.01 * warmup_cosine(k, 3, 8) for k in range(8)])
