@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.nn.functional import grid_sample
 
 from hcml_lightning.data import (
     KineticsDataModule,
@@ -201,6 +202,20 @@ def test_mirror_flips_swap_the_label_of_left_and_right(synthetic_root):
                 moves = {"left": -u, "right": u, "up": -v, "down": v}
                 assert moves.get(data.class_names[label], 1) > 0.5
     assert flips > 0
+
+
+def test_the_flow_of_a_batch_is_that_of_its_frames(synthetic_root):
+    data = make("ucf101", synthetic_root("ucf101"), frame_stride=1, true_flow=True, batch_size=8)
+    (batch,) = batches(data, "train")
+    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    for video, flow in zip(batch["video"].float().mean(1), batch["flow"], strict=True):
+        place = torch.stack([x + flow[0], y + flow[1]], -1)[:-1]
+        grid = (place + 0.5) / 16 - 1
+        warped = grid_sample(video[1:, None], grid, align_corners=False)[:, 0]
+        moving = (flow.abs().sum(0)[:-1] > 0.5) & (grid.abs() < 1).all(-1)
+        along = (warped - video[:-1]).abs()[moving].median()
+        still = (video[1:] - video[:-1]).abs()[moving].median()
+        assert along < 0.6 * still
 
 
 def test_plain_flips_of_left_and_right_are_warned_of(synthetic_root):

@@ -161,6 +161,8 @@ class VideoDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[VideoBatch]:
         """Load shuffled random clips, (B, 3, T, H, W).
 
+        The trainer tells the sampler which epoch it is; without one, call `loader.sampler.set_epoch(epoch)`.
+
         Raises:
             ValueError: if the split is smaller than one batch on every device.
         """

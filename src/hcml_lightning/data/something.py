@@ -33,10 +33,11 @@ class SomethingDataModule(VideoDataModule):
     Args:
         root: folder of the dataset.
         version: 1 or 2.
-        clip_length: see `VideoDataModule`; the paper takes 32 frames here (Sec. B.2).
-        frame_stride: see `VideoDataModule`; the paper takes every frame here.
-        test_clips: see `VideoDataModule`.
-        flip: see `VideoDataModule`.
+        clip_length: frames in a clip, T; longer here than for other datasets (Sec. B.2).
+        frame_stride: frames from one frame of the clip to the next (Sec. B.2), or "spread".
+        test_clips: clips of each video in test and prediction; 3 clips of 3 crops are the 9 views of the tables.
+        flip: "mirror" swaps "left to right" and "right to left" when it flips; "plain" keeps the label, "none" flips
+            nothing.
         **kwargs: see `VideoDataModule`.
 
     Raises:
