@@ -19,6 +19,8 @@ NOISE = (
     r"Checkpoint directory .* exists and is not empty",
     # The test writes beside the folder of the checkpoint that it tests, and needs no best score.
     r"The dirpath has changed from",
+    # The metrics count every video once, by its index, however many processes were given it.
+    r"Using `DistributedSampler` with the dataloaders",
     # True of every small data set, and the curves are drawn by epoch.
     r"The number of training batches .* is smaller than the logging interval",
     # The number of workers is a setting of the data, with a default; the summary shows it.

@@ -189,6 +189,11 @@ class MotionCLI(LightningCLI):
         Threads that wait for each other on fewer cores than there are of them are twenty times slower.
         """
         if self.trainer.strategy.root_device.type == "cpu":
+            if self.trainer.world_size > 1 and self._get(self.config, "trainer.sync_batchnorm"):
+                raise SystemExit(
+                    f"hcml {self.subcommand}: PyTorch synchronises batch norm on GPUs only; with several "
+                    "processes on CPUs add --trainer.sync_batchnorm false"
+                )
             workers = int(self.datamodule.hparams.get("num_workers", 0))
             torch.set_num_threads(max(1, torch.get_num_threads() - workers))
 
