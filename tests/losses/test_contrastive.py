@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from hcml_lightning.losses import (
     contrastive_accuracy,
@@ -48,6 +49,31 @@ def test_gradient_reaches_predictions_only() -> None:
     assert torch.autograd.gradcheck(
         lambda p: contrastive_loss(p, targets.detach(), positive), (predicted,)
     )
+
+
+@pytest.mark.parametrize("tau", [0.07, 0.005])
+@pytest.mark.parametrize("block", [1, 30, 1 << 20])
+def test_blocks_equal_the_whole(tau: float, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The slow twin: all similarities at once, and autograd."""
+    monkeypatch.setattr("hcml_lightning.losses.contrastive.BLOCK", block)
+    torch.manual_seed(0)
+    predicted = torch.randn(23, 6, dtype=torch.float64, requires_grad=True)
+    targets, positive = torch.randn(9, 6).double(), torch.randint(0, 9, (23,))
+    loss = contrastive_loss(predicted, targets, positive, tau)
+    (actual,) = torch.autograd.grad(3 * loss, predicted)
+    similarity = F.normalize(predicted, dim=1) @ F.normalize(targets, dim=1).t()
+    slow = F.cross_entropy(similarity / tau, positive)
+    (expected,) = torch.autograd.grad(3 * slow, predicted)
+    torch.testing.assert_close(loss, slow)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_loss_without_gradient() -> None:
+    predicted, targets = torch.randn(5, 6), torch.randn(9, 6)
+    before = predicted.clone()
+    loss = contrastive_loss(predicted, targets, torch.arange(5))
+    assert not loss.requires_grad
+    assert torch.equal(predicted, before)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -115,7 +141,8 @@ def test_all_of_the_future_can_be_predicted() -> None:
         pair_with_future(torch.rand(1, 4, 1, 3, 2), torch.rand(1, 4, 2, 2))
 
 
-def test_accuracy_counts_nearest_targets_in_chunks() -> None:
+def test_accuracy_counts_nearest_targets_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hcml_lightning.losses.contrastive.BLOCK", 50 * 1024)
     torch.manual_seed(0)
     targets = torch.randn(50, 16)
     positive = torch.randint(0, 50, (3000,))

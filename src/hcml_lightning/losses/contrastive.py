@@ -5,12 +5,15 @@ Which predictions meet which targets, and the loss that pulls the ones together 
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.2, Eq. 2, and Appendix A.2.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# Similarities of this many predictions with all targets are held at a time when only the best match is asked for.
-CHUNK = 1024
+# Similarities that are held at a time. All of them, P × S, would be hundreds of megabytes at the paper's sizes.
+BLOCK = 1 << 20
 
 
 def sample_locations(
@@ -113,8 +116,10 @@ def contrastive_loss(
     # Departure: Eq. 2 is written as a sum; a mean keeps γ independent of B, N and T.
     # Autocast would multiply in half precision, where 1/τ makes the rounding of a cosine an error of 0.1 nats.
     with torch.autocast(predicted.device.type, enabled=False):
-        similarity = _unit(predicted) @ _unit(targets.detach()).t()
-        return F.cross_entropy(similarity / temperature, positive)
+        loss: Tensor = _StreamedCrossEntropy.apply(
+            _unit(predicted), _unit(targets.detach()), positive, temperature
+        )
+    return loss
 
 
 @torch.no_grad()
@@ -130,8 +135,50 @@ def contrastive_accuracy(predicted: Tensor, targets: Tensor, positive: Tensor) -
     _check(predicted, targets, positive)
     with torch.autocast(predicted.device.type, enabled=False):
         unit = _unit(targets).t()
-        best = [(chunk @ unit).argmax(dim=1) for chunk in torch.split(_unit(predicted), CHUNK)]
+        rows = torch.split(_unit(predicted), _rows_per_block(targets))
+        best = [(block @ unit).argmax(dim=1) for block in rows]
     return (torch.cat(best) == positive).float().mean()
+
+
+class _StreamedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of cosine similarities, a block of rows at a time.
+
+    The loss is a mean, so the gradient that comes back is one number, and the gradient of the predictions can be formed
+    in the forward pass, while a block is at hand: every block is made once, and none is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, predicted: Tensor, targets: Tensor, positive: Tensor, temperature: float
+    ) -> Tensor:
+        wants_grad = ctx.needs_input_grad[0]
+        grad = torch.empty_like(predicted) if wants_grad else predicted
+        total = predicted.new_zeros(())
+        size = _rows_per_block(targets)
+        for start in range(0, len(predicted), size):
+            rows, right = predicted[start : start + size], positive[start : start + size]
+            logits = (rows @ targets.t()).div_(temperature)
+            total = total - logits.gather(1, right[:, None]).sum()
+            highest = logits.amax(dim=1, keepdim=True)
+            exponentials = logits.sub_(highest).exp_()
+            partition = exponentials.sum(dim=1, keepdim=True)
+            total = total + (partition.log() + highest).sum()
+            if wants_grad:
+                expected = exponentials.div_(partition) @ targets
+                torch.sub(expected, targets[right], out=grad[start : start + size])
+        if wants_grad:
+            ctx.save_for_backward(grad.div_(temperature * len(predicted)))
+        return total / len(predicted)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grad_loss, None, None, None
+
+
+def _rows_per_block(targets: Tensor) -> int:
+    return max(1, BLOCK // max(1, len(targets)))
 
 
 def _unit(features: Tensor) -> Tensor:
