@@ -120,7 +120,7 @@ def test_reads_a_gradient_that_is_expanded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpu_name", "dtype"), [("sm_80", "bfloat16"), ("sm_90", "bfloat16"), ("sm_80", "float32")]
+    ("gpu_name", "dtype"), [("sm_80", "bfloat16"), ("sm_90", "bfloat16"), ("sm_90", "float32")]
 )
 def test_machine_code(gpu_name: str, dtype: str) -> None:
     script = Path(__file__).with_name("ahead_of_time.py")

@@ -261,7 +261,8 @@ class Tiling(NamedTuple):
 
     Attributes:
         constants: values of the kernels' constants, by name.
-        options: how the kernels are compiled.
+        forward_options: how the kernel of the costs is compiled.
+        backward_options: how the kernel of the gradient is compiled.
         tiles_y: tiles below each other in a grid.
         tiles_x: tiles beside each other in a grid.
         rows: rows of a padded grid, HP.
@@ -269,7 +270,8 @@ class Tiling(NamedTuple):
     """
 
     constants: dict[str, Any]
-    options: dict[str, int]
+    forward_options: dict[str, int]
+    backward_options: dict[str, int]
     tiles_y: int
     tiles_x: int
     rows: int
@@ -311,11 +313,13 @@ def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
         # tf32 alone keeps 10 bits; three products of it come to float32 and still run on tensor cores.
         "PRECISION": "tf32x3" if features.dtype == torch.float32 else "ieee",
     }
-    options = {"num_warps": min(4 if half else 8, block // 8), "num_stages": 2 if half else 1}
+    stages = {"num_stages": 2 if half else 1}
+    warps = min(4 if half else 8, block // 8)
     last_row_seen = -(-(2 * radius + 1) // rows_seen) * rows_seen - 1
     return Tiling(
         constants,
-        options,
+        {"num_warps": warps, **stages},
+        {"num_warps": max(warps, block // 16), **stages},
         tiles_y,
         tiles_x,
         rows=tiles_y * rows + last_row_seen,
@@ -371,7 +375,7 @@ def write_costs(
             *(frames, height, width, tiles.rows, tiles.columns, tiles.tiles_y, tiles.tiles_x),
             *costs.stride(),
             **tiles.constants,
-            **tiles.options,
+            **tiles.forward_options,
         )
 
 
@@ -407,5 +411,5 @@ def write_gradient(
             C=channels,
             LIMIT=limit,
             **tiles.constants,
-            **tiles.options,
+            **tiles.backward_options,
         )
