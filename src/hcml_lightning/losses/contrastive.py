@@ -171,7 +171,7 @@ class _StreamedCrossEntropy(torch.autograd.Function):
         return total / len(predicted)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors
         return grad * grad_loss, None, None, None

@@ -3,6 +3,7 @@
 The base of all tasks: the model, its warm start, optimizer and schedule, and the two self-supervised terms of Eq. 5.
 """
 
+import inspect
 from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple
 
@@ -88,7 +89,8 @@ class MotionTask(pl.LightningModule):
         warmup_epochs: float = 10,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        # Without `frame`, Lightning leaves the frames of the caller in a cycle, and with them its loaders' workers.
+        self.save_hyperparameters(frame=inspect.currentframe())
         self.model = MotionHierarchy(
             backbone, num_classes, levels, max_displacement, stride, max_offset, dropout
         )
