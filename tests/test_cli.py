@@ -93,6 +93,7 @@ def test_public_names_are_there():
         (["--model.zetta=1"], "zetta"),
         (["--model=NoTask"], "NoTask"),
         (["-c", "configs/stages/none.yaml"], "no config 'configs/stages/none.yaml'"),
+        (["--data.root=nowhere"], "root=nowhere: there is no such folder"),
         (["--model.num_classes=7"], "the data has 8 classes"),
         (["--ckpt_path=nowhere.ckpt"], "there is no file 'nowhere.ckpt'"),
     ],
@@ -110,6 +111,12 @@ def test_a_mistake_is_named_in_few_lines(
     said = f"{stopped.value.code}{capsys.readouterr().err}"
     assert message in said
     assert "usage:" not in said
+
+
+def test_batch_norm_is_not_synchronised_on_cpus(words: list[str]):
+    several = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.logger=false"]
+    with pytest.raises(SystemExit, match="synchronises batch norm on GPUs only"):
+        main(["fit", "-c", "configs/stages/1_flow.yaml", *words, *several])
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

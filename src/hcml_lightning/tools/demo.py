@@ -131,5 +131,8 @@ def main(words: Sequence[str]) -> int:
     draw_flow(Path(runs["full"][0].checkpoint), options.run_dir / "flow.png")
     draw_curves(options.run_dir, options.run_dir / "curves.png")
     print_results(numbers)
-    print(f"pictures: {options.run_dir / 'flow.png'}, {options.run_dir / 'curves.png'}")
+    print(
+        f"pictures: {options.run_dir / 'flow.png'} (frame, next frame, true flow, estimated flow), "
+        f"{options.run_dir / 'curves.png'}"
+    )
     return 0

@@ -172,7 +172,13 @@ class MotionCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build data, task and trainer, and hold a number of classes that was typed to the data's."""
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            # jsonargparse wraps what a constructor refuses, a missing folder say, into its own types.
+            if error.__cause__ is None:
+                raise
+            raise SystemExit(f"hcml {self.subcommand}: {error.__cause__}") from error
         typed, found = self._typed_num_classes, self.datamodule.num_classes
         if typed is not None and typed != found:
             raise SystemExit(
