@@ -1,7 +1,8 @@
 """Compile the Triton kernels for GPUs that are not here, and print what the machine code needs as JSON.
 
 Run as a program, in a process of its own, since the interpreter must be off when the kernels are imported:
-`python ahead_of_time.py sm_80 bfloat16`. The launchers themselves choose all arguments; only the launch is replaced.
+`python ahead_of_time.py sm_80 bfloat16 channels_last`. The launchers themselves choose all arguments; only the launch
+is replaced.
 """
 
 import json
@@ -21,6 +22,7 @@ from hcml_lightning.ops import cost_volume
 from hcml_lightning.ops import cost_volume_triton as kernels
 from hcml_lightning.ops.cost_volume import NORM_EPS
 
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last_3d}
 LEVELS = {"res2": (8, 32, 16, 56, 56), "res4": (8, 128, 4, 14, 14)}
 INSTRUCTIONS = ("HGMMA", "HMMA", "FFMA", "LDG", "STG", "LDS", "STS", "SHFL", "STL", "LDL")
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -83,13 +85,15 @@ def dump(option: str, path: str) -> str:
     return done.stdout
 
 
-def launches(shape: tuple[int, ...], dtype: torch.dtype) -> list[tuple[Any, dict[str, Any]]]:
-    """All launches of a forward and a backward pass in channels-last memory, with their arguments."""
+def launches(
+    shape: tuple[int, ...], dtype: torch.dtype, memory_format: str
+) -> list[tuple[Any, dict[str, Any]]]:
+    """All launches of a forward and a backward pass, with their arguments."""
     noted: list[tuple[Any, dict[str, Any]]] = []
-    for name in ("_unit_kernel", "_cost_volume_fwd_kernel", "_cost_volume_bwd_kernel"):
+    for name in ("unit_kernel", "cost_volume_fwd_kernel", "cost_volume_bwd_kernel"):
         setattr(kernels, name, Recorder(getattr(kernels, name), noted))
     features = torch.empty(shape, dtype=dtype, device="meta")
-    features = features.to(memory_format=torch.channels_last_3d)
+    features = features.to(memory_format=FORMATS[memory_format])
     costs = cost_volume(features)
     kernels.write_costs(features, costs, 6, 2, NORM_EPS)
     kernels.write_gradient(costs, features, torch.empty_like(features), 6, 2, NORM_EPS)
@@ -97,10 +101,10 @@ def launches(shape: tuple[int, ...], dtype: torch.dtype) -> list[tuple[Any, dict
     return [unit, forward, backward]
 
 
-def main(gpu: str, dtype: str) -> None:
+def main(gpu: str, dtype: str, memory_format: str) -> None:
     """Compile for the widest maps and for the most channels in R2D-50; one JSON object a line."""
     for level, shape in LEVELS.items():
-        for kernel, arguments in launches(shape, getattr(torch, dtype)):
+        for kernel, arguments in launches(shape, getattr(torch, dtype), memory_format):
             row = compile_launch(kernel, arguments, int(gpu.removeprefix("sm_")))
             print(json.dumps(row | {"level": level}), flush=True)
 
