@@ -15,8 +15,8 @@ from hcml_lightning.data import (
     VideoDataModule,
     VideoFolderDataModule,
 )
-from hcml_lightning.data.dataset import EpochSampler
 from hcml_lightning.data.decode import VideoError, read_frames
+from hcml_lightning.data.loading import EpochSampler
 from hcml_lightning.data.moving_shapes import CLASSES
 from hcml_lightning.data.synthetic import true_flow
 from hcml_lightning.data.transforms import apply_view, even_views

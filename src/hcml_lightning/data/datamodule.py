@@ -5,10 +5,8 @@ lists the records of each split; that is all that is true of one dataset only.
 """
 
 import inspect
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -18,15 +16,15 @@ from torch.utils.data import DataLoader
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.data.dataset import (
     ClipRecipe,
-    EpochSampler,
     Flip,
     VideoDataset,
     VideoRecord,
     collate,
 )
-from hcml_lightning.data.decode import VideoError, probe
+from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
 from hcml_lightning.data.mirror import mirror_classes
 from hcml_lightning.data.sampling import FrameStride
+from hcml_lightning.data.usable import usable_records
 
 Split = Literal["train", "val", "test", "predict"]
 
@@ -40,6 +38,9 @@ _STAGES: dict[str, tuple[Split, ...]] = {
 
 class VideoDataModule(pl.LightningDataModule):
     """Loaders of video clips.
+
+    Where `root` holds the manifest that `hcml data check` writes, it says which videos can be read and where their
+    frames are; a video that changed after that is looked at anew.
 
     Args:
         root: folder of the dataset.
@@ -119,6 +120,7 @@ class VideoDataModule(pl.LightningDataModule):
         )
         self.class_names: list[str] = []
         self.mirror_classes: dict[int, int] = {}
+        self.list_faults: list[str] | None = None
         self._datasets: dict[Split, VideoDataset] = {}
 
     @property
@@ -130,6 +132,16 @@ class VideoDataModule(pl.LightningDataModule):
         """Name the classes, in the order of their labels; a subclass calls this in its constructor."""
         self.class_names = class_names
         self.mirror_classes = mirror_classes(class_names)
+
+    def refuse(self, message: str) -> None:
+        """Say that a list of the dataset is wrong in one place.
+
+        Raises:
+            ValueError: with the message, unless `list_faults` is a list, which then collects the messages.
+        """
+        if self.list_faults is None:
+            raise ValueError(message)
+        self.list_faults.append(message)
 
     def records(self, split: Split) -> list[VideoRecord]:
         """List the videos of a split; each dataset has its own."""
@@ -152,7 +164,7 @@ class VideoDataModule(pl.LightningDataModule):
         for split in _STAGES[stage]:
             if split not in self._datasets:
                 self._datasets[split] = VideoDataset(
-                    self._readable(split, self.records(split)),
+                    self._usable(split),
                     self._recipe(split),
                     self.seed,
                     skip_broken=self.on_error == "skip" and split == "train",
@@ -167,15 +179,19 @@ class VideoDataModule(pl.LightningDataModule):
             ValueError: if the split is smaller than one batch on every device.
         """
         dataset = self.dataset("train")
-        ranks, rank = 1, 0
-        if self.trainer is not None:
-            ranks, rank = self.trainer.world_size, self.trainer.global_rank
+        ranks, rank = self._ranks()
         if len(dataset) < self.batch_size * ranks:
             raise ValueError(
                 f"batch_size={self.batch_size} on {ranks} device(s) needs {self.batch_size * ranks} training videos, "
                 f"but the split has {len(dataset)}, so that every epoch would be empty; lower batch_size."
             )
-        return self._loader("train", EpochSampler(dataset, self.seed, ranks, rank))
+        sampler = EpochSampler(dataset, self.seed, ranks, rank)
+        return ResumableLoader(
+            dataset,  # type: ignore[arg-type]
+            sampler=sampler,
+            drop_last=True,
+            **self._settings(),
+        )
 
     def val_dataloader(self) -> DataLoader[VideoBatch]:
         """Load the centred clip of each video, (B, 3, T, H, W)."""
@@ -189,17 +205,37 @@ class VideoDataModule(pl.LightningDataModule):
         """Load all views of each video, (B, V, 3, T, H, W)."""
         return self._loader("predict")
 
-    def _loader(self, split: Split, sampler: EpochSampler | None = None) -> DataLoader[VideoBatch]:
-        return DataLoader(
-            self.dataset(split),  # type: ignore[arg-type]
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=sampler is not None,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-        )
+    def _loader(self, split: Split) -> DataLoader[VideoBatch]:
+        dataset = self.dataset(split)
+        ranks, rank = self._ranks()
+        sampler = None
+        # In prediction the Trainer deals out the videos itself, to know where its results belong.
+        if self.trainer is not None and ranks > 1 and split != "predict":
+            # Contrast with the targets of all ranks needs the same number of videos on each.
+            equal = bool(getattr(self.trainer.lightning_module, "gather_negatives", False))
+            sampler = EvaluationSampler(dataset, ranks, rank, equal)
+        return DataLoader(dataset, sampler=sampler, **self._settings())  # type: ignore[arg-type]
+
+    def _settings(self) -> dict[str, Any]:
+        """What all loaders have in common."""
+        return {
+            "batch_size": self.batch_size,
+            "num_workers": self.num_workers,
+            "collate_fn": collate,
+            "pin_memory": torch.cuda.is_available(),
+            "persistent_workers": self.num_workers > 0,
+        }
+
+    def _ranks(self) -> tuple[int, int]:
+        """Number of ranks, and which of them this is."""
+        if self.trainer is None:
+            return 1, 0
+        return self.trainer.world_size, self.trainer.global_rank
+
+    def _usable(self, split: Split) -> list[VideoRecord]:
+        """Leave out what is to be skipped: all that is known to be broken, in evaluation after a look into each."""
+        probe_unknown = self.on_error == "skip" and split != "train"
+        return usable_records(self.root, split, self.records(split), self.on_error, probe_unknown)
 
     def _recipe(self, split: Split) -> ClipRecipe:
         if split in ("test", "predict"):
@@ -211,37 +247,3 @@ class VideoDataModule(pl.LightningDataModule):
             random=split == "train",
             true_flow=self.true_flow,
         )
-
-    def _readable(self, split: Split, records: list[VideoRecord]) -> list[VideoRecord]:
-        """Find missing videos, and where broken ones are to be skipped, broken ones of evaluation too."""
-        problems = {
-            record: f"{record.path}: there is no such file"
-            for record in records
-            if not os.path.exists(record.path)
-        }
-        if self.on_error == "skip" and split != "train":
-            present = [record for record in records if record not in problems]
-            with ThreadPoolExecutor(max(1, self.num_workers)) as pool:
-                checked = zip(present, pool.map(_problem, present), strict=True)
-                problems.update({record: problem for record, problem in checked if problem})
-        if problems:
-            message = (
-                f"{len(problems)} of {len(records)} videos of the {split} split cannot be read:\n  "
-                + "\n  ".join(list(problems.values())[:5])
-                + "\n  …" * (len(problems) > 5)
-            )
-            if self.on_error == "raise":
-                raise FileNotFoundError(f"{message}\nSet on_error='skip' to go on without them.")
-            rank_zero_warn(f"{message}\nThey are left out.")
-        readable = [record for record in records if record not in problems]
-        if not readable:
-            raise FileNotFoundError(f"root={self.root}: the {split} split has no videos.")
-        return readable
-
-
-def _problem(record: VideoRecord) -> str | None:
-    try:
-        probe(record.path)
-    except VideoError as error:
-        return str(error)
-    return None

@@ -4,23 +4,24 @@ A record of a split becomes a sample: choose frames, decode them, crop them. Sam
 
 Everything random in a training sample comes from (seed, epoch, index of the record), so it depends neither on the
 number of workers nor on the batch size nor on what was drawn before. The epoch comes in with the index, from
-`EpochSampler`: persistent workers hold a copy of the dataset, which a `set_epoch` in the main process would never
-reach.
+`loading.EpochSampler`: persistent workers hold a copy of the dataset, which a `set_epoch` in the main process would
+never reach.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset
 
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.data.decode import VideoError, VideoInfo, probe, read_frames
 from hcml_lightning.data.sampling import FrameStride, clip_frames
+from hcml_lightning.data.stored_index import StoredVideo
 from hcml_lightning.data.synthetic import true_flow
 from hcml_lightning.data.transforms import (
     View,
@@ -33,7 +34,7 @@ from hcml_lightning.data.transforms import (
 Flip = Literal["none", "plain", "mirror"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoRecord:
     """One video of a split.
 
@@ -41,11 +42,13 @@ class VideoRecord:
         path: video file, or folder of frames.
         label: class index; -1 where it is unknown.
         video_id: name of the video as its dataset calls it.
+        stored: what the manifest of the dataset knows of it, if it has one.
     """
 
     path: str
     label: int
     video_id: str
+    stored: StoredVideo | None = None
 
 
 @dataclass(frozen=True)
@@ -140,12 +143,13 @@ class VideoDataset(Dataset[Sample | None]):
     def _read(self, epoch: int, index: int) -> Sample:
         record, recipe = self.records[index], self.recipe
         rng = np.random.default_rng((self.seed, epoch, index)) if recipe.random else None
-        info = probe(record.path)
+        info = probe(record.path, record.stored)
         clips = clip_frames(
             info.num_frames, recipe.clip_length, recipe.frame_stride, rng, recipe.num_clips
         )
         views = self._views(info, rng)
-        frames = read_frames(record.path, [number for clip in clips for number in clip])
+        numbers = [number for clip in clips for number in clip]
+        frames = read_frames(record.path, numbers, record.stored)
         videos = [apply_view(clip, view) for clip in frames.chunk(len(clips)) for view in views]
         flow = None
         if recipe.true_flow:
@@ -198,23 +202,3 @@ def collate(samples: Sequence[Sample | None]) -> VideoBatch:
     if flows:
         batch["flow"] = torch.stack(flows)
     return batch
-
-
-class EpochSampler(DistributedSampler[Sample | None]):
-    """Shuffle the training split anew in every epoch, each rank its own share, and hand on the epoch with each index.
-
-    Args:
-        dataset: the training split.
-        seed: source of the order, together with the epoch.
-        num_replicas: number of ranks.
-        rank: this rank.
-    """
-
-    def __init__(
-        self, dataset: VideoDataset, seed: int, num_replicas: int = 1, rank: int = 0
-    ) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        """Yield (epoch, index)."""
-        return ((self.epoch, index) for index in cast(Iterator[int], super().__iter__()))

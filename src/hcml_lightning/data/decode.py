@@ -18,22 +18,23 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from hcml_lightning.data.image_folder import probe_images, read_images
+from hcml_lightning.data.stored_index import StoredVideo, find_index
 from hcml_lightning.data.video_index import (
     VideoError,
     VideoIndex,
     VideoInfo,
-    index_video,
     open_video,
 )
 
 __all__ = ["VideoError", "VideoInfo", "check_video", "probe", "read_frames"]
 
 
-def probe(path: str | os.PathLike[str]) -> VideoInfo:
+def probe(path: str | os.PathLike[str], stored: StoredVideo | None = None) -> VideoInfo:
     """Count the frames of a video and find their size, decoding only the first.
 
     Args:
         path: video file, or folder of images.
+        stored: what a manifest knows of a file; used as long as the file is the same.
 
     Returns:
         Number of frames, frame rate, width and height.
@@ -42,15 +43,18 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
         VideoError: if the file is missing, empty, cut short or no video.
     """
     path = os.fspath(path)
-    return probe_images(path) if os.path.isdir(path) else index_video(path).info
+    return probe_images(path) if os.path.isdir(path) else find_index(path, stored).info
 
 
-def read_frames(path: str | os.PathLike[str], numbers: Sequence[int]) -> Tensor:
+def read_frames(
+    path: str | os.PathLike[str], numbers: Sequence[int], stored: StoredVideo | None = None
+) -> Tensor:
     """Decode frames by their numbers.
 
     Args:
         path: video file, or folder of images.
         numbers: frame numbers from 0, in any order; repetitions are allowed.
+        stored: what a manifest knows of a file; used as long as the file is the same.
 
     Returns:
         RGB, uint8, shape (T, H, W, 3), in the order of `numbers`.
@@ -59,15 +63,14 @@ def read_frames(path: str | os.PathLike[str], numbers: Sequence[int]) -> Tensor:
         VideoError: if the video is missing, damaged where it is read, or no video, or has no such frame.
     """
     path = os.fspath(path)
-    info = probe(path)
+    index = None if os.path.isdir(path) else find_index(path, stored)
+    info = probe_images(path) if index is None else index.info
     for number in numbers:
         if not 0 <= number < info.num_frames:
             raise VideoError(
                 f"{path}: frame {number} was asked for, but the video has the frames 0 to {info.num_frames - 1}."
             )
-    if os.path.isdir(path):
-        return read_images(path, numbers)
-    return _read_video(path, index_video(path), numbers)
+    return read_images(path, numbers) if index is None else _read_video(path, index, numbers)
 
 
 def check_video(path: str | os.PathLike[str]) -> VideoInfo:
@@ -86,9 +89,9 @@ def check_video(path: str | os.PathLike[str]) -> VideoInfo:
     info = probe(path)
     if os.path.isdir(path):
         for number in range(info.num_frames):
-            read_images(path, [0, number])
+            read_images(path, [number])
         return info
-    index = index_video(path)
+    index = find_index(path)
     stamps = index.pts.tolist()
     found = {pts for pts, _ in _decode(path, index, stamps)}
     _raise_if_lost(path, [number for number, pts in enumerate(stamps) if pts not in found])

@@ -60,7 +60,8 @@ class KineticsDataModule(VideoDataModule):
         for row in _rows(path):
             name = row.get("label")
             if name is not None and name not in label:
-                raise ValueError(f"{path} names the class {name!r}, which no other list has.")
+                self.refuse(f"{path} names the class {name!r}, which no other list has.")
+                continue
             number = -1 if name is None else label[name]
             records.append(VideoRecord(str(self._video(row, side)), number, row["youtube_id"]))
         return records
@@ -78,9 +79,7 @@ class KineticsDataModule(VideoDataModule):
             names = {"val": ("val", "validate"), "predict": ("test",)}.get(side, (side,))
             files = [f for f in files if any(p.startswith(names) for p in f.parts[-3:-1])] or files
         if len(files) > 1:
-            raise ValueError(
-                f"{video} is there twice: {files[0]} and {files[1]}; keep one of them."
-            )
+            self.refuse(f"{video} is there twice: {files[0]} and {files[1]}; keep one of them.")
         return files[0] if files else Path(self.root) / f"{name}.mp4"
 
 

@@ -24,10 +24,7 @@ def mirror_classes(class_names: list[str]) -> dict[int, int]:
         >>> mirror_classes(["DrawCircleCW", "DrawCircleCCW", "TurnRight"])
         {0: 1, 1: 0}
     """
-    words = [
-        tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name))
-        for name in class_names
-    ]
+    words = [_words(name) for name in class_names]
     label = {name: i for i, name in enumerate(words)}
     mirrored = [tuple(_OPPOSITES.get(word, word) for word in name) for name in words]
     return {
@@ -35,3 +32,22 @@ def mirror_classes(class_names: list[str]) -> dict[int, int]:
         for i, (name, other) in enumerate(zip(words, mirrored, strict=True))
         if other != name and other in label
     }
+
+
+def unpaired_classes(class_names: list[str]) -> list[str]:
+    """Find the classes with a left or a right in their names, for whose flipped videos there is no class.
+
+    Example:
+        >>> unpaired_classes(["push left to right", "push right to left", "turn left", "lift"])
+        ['turn left']
+    """
+    paired = mirror_classes(class_names)
+    return [
+        name
+        for i, name in enumerate(class_names)
+        if i not in paired and any(word in _OPPOSITES for word in _words(name))
+    ]
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name))

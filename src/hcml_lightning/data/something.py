@@ -89,9 +89,10 @@ class SomethingDataModule(VideoDataModule):
         records = []
         for video, name in _entries(path):
             if name is not None and name not in label:
-                raise ValueError(
+                self.refuse(
                     f"{path}: the class {name!r} of video {video} is not in the list of classes."
                 )
+                continue
             number = -1 if name is None else label[name]
             records.append(VideoRecord(str(folder / f"{video}{extension}"), number, video))
         return records

@@ -49,9 +49,10 @@ class UCF101DataModule(VideoDataModule):
             name = line.rsplit(" ", 1)[0] if side == "train" else line
             class_name, _, file = name.partition("/")
             if class_name not in label:
-                raise ValueError(
+                self.refuse(
                     f"{line!r} names the class {class_name!r}, which is not in classInd.txt."
                 )
+                continue
             path = Path(self.root) / "videos" / class_name / file
             records.append(VideoRecord(str(path), label[class_name], path.stem))
         return records

@@ -64,9 +64,7 @@ class VideoFolderDataModule(VideoDataModule):
         folder = self._folder(split)
         unknown = sorted(set(self._class_folders(folder)) - set(self.class_names))
         if unknown:
-            raise ValueError(
-                f"{folder}: no class is named like the folder(s) {', '.join(unknown)}."
-            )
+            self.refuse(f"{folder}: no class is named like the folder(s) {', '.join(unknown)}.")
         records: list[VideoRecord] = []
         for label, name in enumerate(self.class_names):
             if not (folder / name).is_dir():
@@ -76,7 +74,7 @@ class VideoFolderDataModule(VideoDataModule):
                 for path in walk_videos(folder / name)
             ]
             if not videos:
-                raise ValueError(f"{folder / name}: the folder of the class holds no videos.")
+                self.refuse(f"{folder / name}: the folder of the class holds no videos.")
             records += self._share(videos, split) if folder == Path(self.root) else videos
         return records
 

@@ -24,7 +24,7 @@ class VideoError(ValueError):
     """A video that cannot be read as asked; the message names the file and what is wrong with it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class VideoInfo:
     """What a video holds.
 

@@ -1,0 +1,129 @@
+"""[splits → **loaders** → batch → model → loss → metric]
+
+In which order the videos of a split come, and which of them come to which rank; and how an epoch that was cut off goes
+on with the very batch that would have come next.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+from pytorch_lightning.utilities import rank_zero_warn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from hcml_lightning.batch import VideoBatch
+from hcml_lightning.data.dataset import Sample, VideoDataset
+
+
+class EpochSampler(DistributedSampler[Sample | None]):
+    """Shuffle the training split anew in every epoch, each rank its own share, and hand on the epoch with each index.
+
+    Args:
+        dataset: the training split.
+        seed: source of the order, together with the epoch.
+        num_replicas: number of ranks.
+        rank: this rank.
+    """
+
+    def __init__(
+        self, dataset: VideoDataset, seed: int, num_replicas: int = 1, rank: int = 0
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
+        self.start = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        """Yield (epoch, index), without the first `start` of this rank."""
+        indices = list(cast(Iterator[int], super().__iter__()))
+        return ((self.epoch, index) for index in indices[self.start :])
+
+
+class EvaluationSampler(DistributedSampler[Sample | None]):
+    """Give every video to exactly one rank, in order.
+
+    Ranks may come to different numbers of videos. Only where there are fewer videos than ranks, some are given twice:
+    a rank without any would log nothing, and those that log would wait for it for ever.
+
+    Args:
+        dataset: a split for evaluation.
+        num_replicas: number of ranks.
+        rank: this rank.
+        equal: whether every rank must come to the same number of videos, so that some are given twice.
+    """
+
+    def __init__(
+        self, dataset: VideoDataset, num_replicas: int = 1, rank: int = 0, equal: bool = False
+    ) -> None:
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
+        total = len(dataset)
+        if not equal and total >= num_replicas:
+            self.num_samples = len(range(rank, total, num_replicas))
+        self._total = total
+
+    def __iter__(self) -> Iterator[int]:  # type: ignore[override]
+        """Yield indices."""
+        places = range(self.num_samples)
+        return ((self.rank + i * self.num_replicas) % self._total for i in places)
+
+
+class ResumableLoader(DataLoader[VideoBatch]):
+    """A loader of the training split that can be stopped after any batch and goes on with the next.
+
+    Every sample depends on seed, epoch and index alone, so all that there is to remember is how many batches were
+    taken. The Trainer stores it in its checkpoints, in which batches that workers prepared ahead do not count.
+    """
+
+    _taken = 0
+    _resume: dict[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[VideoBatch]:  # type: ignore[override]
+        """Yield the batches of the epoch that the sampler was told last, when the first of them is asked for.
+
+        The Trainer calls `iter` before it tells the epoch, and workers would start at once with the wrong one.
+        """
+        sampler = self._epoch_sampler
+        self._taken = self._batches_to_skip()
+        sampler.start = self._taken * cast(int, self.batch_size)
+        try:
+            batches = super().__iter__()
+            for batch in batches:
+                self._taken += 1
+                yield batch
+        finally:
+            sampler.start = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to remember for going on after the batch that was given last."""
+        return {"epoch": self._epoch_sampler.epoch, "batches": self._taken, **self._shape()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was called, when that epoch is asked for."""
+        self._resume = state
+
+    def _batches_to_skip(self) -> int:
+        state, self._resume = self._resume, None
+        if state is None or state["epoch"] != self._epoch_sampler.epoch:
+            return 0
+        changed = {name: (state[name], new) for name, new in self._shape().items()}
+        changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
+        if changed:
+            rank_zero_warn(
+                "the rest of this epoch sees some videos twice and others not at all, since the checkpoint was "
+                "written with "
+                + ", ".join(
+                    f"{name} {old} instead of {new}" for name, (old, new) in changed.items()
+                )
+            )
+        return min(int(state["batches"]), len(self))
+
+    def _shape(self) -> dict[str, int]:
+        """What says which videos a number of batches holds."""
+        sampler = self._epoch_sampler
+        return {
+            "batch_size": cast(int, self.batch_size),
+            "ranks": sampler.num_replicas,
+            "videos": len(cast(VideoDataset, self.dataset)),
+            "seed": sampler.seed,
+        }
+
+    @property
+    def _epoch_sampler(self) -> EpochSampler:
+        return cast(EpochSampler, self.sampler)

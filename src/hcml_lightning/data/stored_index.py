@@ -1,0 +1,104 @@
+"""[video file → **stored time stamps** → frames → batch → model → loss → metric]
+
+The index of a video as one line of text, so that a manifest can keep it and no run looks for the frames of a file that
+somebody has looked through before. Whoever uses it compares size and time of the file first.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from hcml_lightning.data.video_index import VideoError, VideoIndex, VideoInfo, index_video
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVideo:
+    """What was found in a video, and which state of the file it was found in.
+
+    Attributes:
+        info: size and number of frames.
+        size: bytes of the file; of all images of a folder together.
+        modified: time of change of the file or folder, nanoseconds.
+        index: where the frames are, as `pack_index` writes it; empty for a folder of images.
+    """
+
+    info: VideoInfo
+    size: int
+    modified: int
+    index: str
+
+
+def find_index(path: str, stored: StoredVideo | None = None) -> VideoIndex:
+    """Give the index of a video file: the stored one if the file is still the same, else by a pass over its packets.
+
+    Raises:
+        VideoError: if the file is missing, empty, no video or cut short.
+    """
+    if stored is None or not stored.index:
+        return index_video(path)
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise VideoError(f"{path}: cannot be opened ({error.strerror}).") from error
+    if (stat.st_size, stat.st_mtime_ns) != (stored.size, stored.modified):
+        return index_video(path)
+    return unpack_index(stored.index, stored.info)
+
+
+def pack_index(index: VideoIndex) -> str:
+    """Write an index as text without line ends: time stamps as runs of equal steps.
+
+    Example:
+        >>> info = VideoInfo(4, 25.0, 64, 48)
+        >>> pack_index(VideoIndex(info, np.array([0, 512, 1024, 1536]), {}, ((0, 0),), 0, False))
+        '0 512*3;;0;0;0;0'
+    """
+    fields = [
+        _pack(index.pts.tolist()),
+        _pack(pts - dts for dts, pts in index.pts_of_dts.items()),
+        _pack(pts for pts, _ in index.keys),
+        _pack(pts - seek for pts, seek in index.keys),
+        str(index.rotation),
+        str(int(index.sequential)),
+    ]
+    if index.pts_of_dts:
+        fields.append(_pack(index.pts_of_dts))
+    return ";".join(fields)
+
+
+def unpack_index(text: str, info: VideoInfo) -> VideoIndex:
+    """Read what `pack_index` wrote."""
+    stamps, late, keys, early, rotation, sequential, *decoding = text.split(";")
+    dts = _unpack(decoding[0]) if decoding else []
+    return VideoIndex(
+        info=info,
+        pts=np.array(_unpack(stamps)),
+        pts_of_dts={key: key + wait for key, wait in zip(dts, _unpack(late), strict=True)},
+        keys=tuple((p, p - wait) for p, wait in zip(_unpack(keys), _unpack(early), strict=True)),
+        rotation=int(rotation),
+        sequential=sequential == "1",
+    )
+
+
+def _pack(values: Iterable[int]) -> str:
+    """First value, then the steps from each value to the next, equal ones counted."""
+    numbers = list(values)
+    steps = [after - before for before, after in zip([0, *numbers], numbers, strict=False)]
+    if not steps:
+        return ""
+    runs = [(step, len(list(run))) for step, run in groupby(steps[1:])]
+    return " ".join([str(steps[0]), *(f"{s}*{n}" if n > 1 else str(s) for s, n in runs)])
+
+
+def _unpack(text: str) -> list[int]:
+    numbers: list[int] = []
+    last = 0
+    for word in text.split():
+        step, _, count = word.partition("*")
+        for _ in range(int(count or 1)):
+            last += int(step)
+            numbers.append(last)
+    return numbers

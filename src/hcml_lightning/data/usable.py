@@ -1,0 +1,100 @@
+"""[records → **records that can be read** → batch → model → loss → metric]
+
+Which of the listed videos are there and whole: by the manifest of the dataset where there is one, else by a look at
+each file.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from pytorch_lightning.utilities import rank_zero_warn
+
+from hcml_lightning.data.dataset import VideoRecord
+from hcml_lightning.data.decode import VideoError, probe
+from hcml_lightning.data.manifest import MANIFEST_NAME, ManifestRow, is_current, read_manifest
+
+
+class _Look(NamedTuple):
+    """What a look at one video gave: the record with what is known of it, what is wrong, whether the manifest knew."""
+
+    record: VideoRecord
+    problem: str
+    known: bool
+
+
+def usable_records(
+    root: str, split: str, records: Sequence[VideoRecord], on_error: str, probe_unknown: bool
+) -> list[VideoRecord]:
+    """Find missing and broken videos of a split.
+
+    Args:
+        root: folder of the dataset, and of its manifest if it has one.
+        split: its name, for messages.
+        records: its videos.
+        on_error: "raise", or "skip" to go on without those that cannot be read.
+        probe_unknown: whether to look into videos that the manifest does not know.
+
+    Returns:
+        The records of videos that can be read, as far as is known.
+
+    Raises:
+        FileNotFoundError: if none is left, or one cannot be read and `on_error` is "raise".
+    """
+    manifest = manifest_of(root)
+    names = relative_names(root, [record.path for record in records])
+    rows = [(manifest or {}).get(name) for name in names]
+    with ThreadPoolExecutor(8) as pool:
+        looks = list(pool.map(_look, records, rows, [probe_unknown] * len(records)))
+    unknown = [look.record.path for look in looks if not look.known]
+    if manifest is not None and unknown:
+        rank_zero_warn(
+            f"{Path(root) / MANIFEST_NAME} does not know {len(unknown)} of {len(records)} videos of the {split} "
+            f"split as they are now, {unknown[0]} first; `hcml data check` looks at those alone."
+        )
+    problems = [look.problem for look in looks if look.problem]
+    if problems:
+        message = (
+            f"{len(problems)} of {len(records)} videos of the {split} split cannot be read:\n  "
+            + "\n  ".join(problems[:5])
+            + "\n  …" * (len(problems) > 5)
+        )
+        if on_error == "raise":
+            raise FileNotFoundError(f"{message}\nSet on_error='skip' to go on without them.")
+        rank_zero_warn(f"{message}\nThey are left out.")
+    usable = [look.record for look in looks if not look.problem]
+    if not usable:
+        raise FileNotFoundError(f"root={root}: the {split} split has no videos.")
+    return usable
+
+
+def manifest_of(root: str) -> Mapping[str, ManifestRow] | None:
+    """Read the manifest of a dataset, None if it has none."""
+    file = Path(root) / MANIFEST_NAME
+    return read_manifest(file) if file.is_file() else None
+
+
+def relative_names(root: str, paths: Sequence[str]) -> list[str]:
+    """Name videos as a manifest does: from the root of the dataset, with `/`."""
+    start = os.path.join(root, "")
+    return [
+        (path.removeprefix(start) if path.startswith(start) else os.path.relpath(path, root))
+        for path in paths
+    ]
+
+
+def _look(record: VideoRecord, row: ManifestRow | None, probe_unknown: bool) -> _Look:
+    if row is not None and is_current(row, record.path):
+        problem = row.error and f"{record.path}: {row.error}"
+        return _Look(replace(record, stored=row.stored()), problem, True)
+    if not os.path.exists(record.path):
+        return _Look(record, f"{record.path}: there is no such file", False)
+    if probe_unknown:
+        try:
+            probe(record.path)
+        except VideoError as error:
+            return _Look(record, str(error), False)
+    return _Look(record, "", False)

@@ -1,0 +1,189 @@
+"""An epoch that is cut off goes on with the next batch, and ranks share an evaluation without counting twice."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+from hcml_lightning.data import UCF101DataModule
+from hcml_lightning.data.loading import EvaluationSampler
+from hcml_lightning.metrics import VideoAccuracy
+
+SMALL = {"clip_length": 4, "short_side": (40, 48), "crop_size": 32, "flip": "mirror"}
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
+    pytest.mark.filterwarnings("ignore:.*GPU available but not used"),
+    pytest.mark.filterwarnings("ignore:.*Checkpoint directory .* exists and is not empty"),
+]
+
+
+def make(root: Path, num_workers: int = 0, **changes) -> UCF101DataModule:
+    return UCF101DataModule(
+        str(root), num_workers=num_workers, **(SMALL | {"batch_size": 2} | changes)
+    )
+
+
+class Stop(Exception):
+    """The end of a run without a goodbye."""
+
+
+class Recorder(pl.LightningModule):
+    """Trains one number; remembers the batches, as epoch and what is in them."""
+
+    def __init__(self, stop_at: int = -1) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.stop_at = stop_at
+        self.seen: list[tuple[int, tuple[str, ...], int]] = []
+
+    def training_step(self, batch, batch_idx):
+        if self.global_step == self.stop_at:
+            raise Stop
+        # The pixels say which frames, and which crop of them.
+        pixels = batch["video"].long()
+        places = torch.arange(pixels.numel()).reshape(pixels.shape) % 10_007
+        content = int((pixels * places).sum())
+        self.seen.append((self.current_epoch, tuple(batch["video_id"]), content))
+        return self.weight * 0
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/top1", 0.0, batch_size=len(batch["label"]))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def run(root: Path, folder: Path, stop_at: int = -1, resume: bool = False, **settings) -> list:
+    num_workers, every = settings.pop("num_workers", 0), settings.pop("every", 1)
+    save = ModelCheckpoint(
+        dirpath=folder, save_last=True, enable_version_counter=False, **(
+            {"every_n_train_steps": every} if every else {"monitor": "val/top1", "save_top_k": -1}
+        ),
+    )  # fmt: skip
+    model = Recorder(stop_at)
+    trainer = pl.Trainer(max_epochs=3, callbacks=[save], **QUIET, **settings)
+    try:
+        trainer.fit(
+            model,
+            datamodule=make(root, num_workers),
+            ckpt_path=str(folder / "last.ckpt") if resume else None,
+            weights_only=False if resume else None,
+        )
+    except Stop:
+        pass
+    return model.seen
+
+
+@pytest.mark.parametrize(
+    ("stop_at", "settings"),
+    [
+        (2, {}),
+        (5, {}),
+        (6, {"num_workers": 2}),
+        (7, {"every": 2}),
+        (4, {}),
+        (8, {"num_workers": 1, "every": 0}),
+        (10, {"every": 0}),
+        (7, {"limit_train_batches": 3}),
+        (6, {"limit_train_batches": 3, "every": 0}),
+        (7, {"val_check_interval": 2, "every": 0}),
+    ],
+)
+def test_a_run_that_is_cut_off_goes_on_with_the_next_batch(
+    synthetic_root, tmp_path, stop_at, settings
+):
+    root = synthetic_root("ucf101")
+    expected = run(root, tmp_path / "whole", **settings)
+    per_epoch = settings.get("limit_train_batches", 4)
+    assert [epoch for epoch, *_ in expected] == [e for e in range(3) for _ in range(per_epoch)]
+    first = run(root, tmp_path / "cut", stop_at, **settings)
+    assert first == expected[:stop_at]
+    rest = run(root, tmp_path / "cut", resume=True, **settings)
+    # The checkpoint may be some steps old; from there on all is the same.
+    every = settings.get("every", 1)
+    saved = stop_at // every * every if every else stop_at - stop_at % settings.get(
+        "val_check_interval", per_epoch
+    )  # fmt: skip
+    assert rest == expected[saved:]
+
+
+def test_another_batch_size_on_resuming_is_warned_of(synthetic_root):
+    data = make(synthetic_root("ucf101"))
+    data.setup("fit")
+    loader = data.train_dataloader()
+    next(iter(loader))
+    state = loader.state_dict()
+    assert state == {"epoch": 0, "batches": 1, "batch_size": 2, "ranks": 1, "videos": 8, "seed": 0}
+    changed = make(synthetic_root("ucf101"), batch_size=4)
+    changed.setup("fit")
+    other = changed.train_dataloader()
+    other.load_state_dict(state)
+    with pytest.warns(UserWarning, match="batch_size 2 instead of 4"):
+        assert len(list(other)) == 1
+    assert len(list(other)) == 2
+
+
+@pytest.mark.parametrize(("videos", "ranks"), [(8, 1), (8, 2), (8, 3), (7, 4), (2, 3), (1, 4)])
+def test_each_video_comes_to_one_rank(videos, ranks):
+    shares = [list(EvaluationSampler(range(videos), ranks, rank)) for rank in range(ranks)]
+    assert all(shares)
+    together = sorted(index for share in shares for index in share)
+    if videos >= ranks:
+        assert together == list(range(videos))
+        assert [len(EvaluationSampler(range(videos), ranks, r)) for r in range(ranks)] == [
+            len(share) for share in shares
+        ]
+    equal = [list(EvaluationSampler(range(videos), ranks, r, equal=True)) for r in range(ranks)]
+    assert len({len(share) for share in equal}) == 1
+    assert {index for share in equal for index in share} == set(range(videos))
+
+
+class Counter(pl.LightningModule):
+    """Counts the videos of an evaluation over all ranks, and its accuracy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.accuracy = VideoAccuracy()
+
+    def test_step(self, batch, batch_idx):
+        # Right for videos of even index alone.
+        scores = torch.nn.functional.one_hot((batch["label"] + batch["index"] % 2) % 8, 8).float()
+        self.accuracy.update(scores, batch["label"], batch["index"])
+        self.log("test/top1", self.accuracy)
+        self.log("test/count", float(len(batch["index"])), reduce_fx="sum", sync_dist=True)
+
+
+def evaluate(root: str, file: str) -> None:
+    """Run on every rank: test seven videos, three in a batch."""
+    data = make(Path(root), batch_size=3, test_clips=1, test_crops=1, test_crop_size=None)
+    data.setup("test")
+    data.dataset("test").records.pop()
+    trainer = pl.Trainer(devices=2, strategy="ddp_notebook", **QUIET)
+    trainer.test(Counter(), datamodule=data, verbose=False)
+    if trainer.is_global_zero:
+        torch.save({k: float(v) for k, v in trainer.callback_metrics.items()}, file)
+
+
+def test_two_ranks_count_each_video_once(synthetic_root, tmp_path):
+    script = tmp_path / "evaluate.py"
+    script.write_text(
+        f"import sys, warnings; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "warnings.simplefilter('ignore')\n"
+        "from test_loading import evaluate\n"
+        f"evaluate({str(synthetic_root('ucf101'))!r}, {str(tmp_path / 'found.pt')!r})\n"
+    )
+    subprocess.run([sys.executable, str(script)], check=True, timeout=300, capture_output=True)
+    found = torch.load(tmp_path / "found.pt")
+    assert found["test/count"] == 7
+    assert found["test/top1"] == pytest.approx(4 / 7)
