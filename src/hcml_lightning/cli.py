@@ -22,6 +22,7 @@ TRAINER_COMMANDS = {
 # What is no training of one stage: hcml_lightning.tools.<name>.main(arguments).
 TOOL_COMMANDS = {
     "progressive": "all stages and the test in order; resumes what was cut off",
+    "data": "check, prepare and time the videos of a dataset",
     "predict": "the top classes of your own videos, as csv",
     "synthesize": "write videos of shapes in known motion",
     "flops": "multiply-adds beside the paper's",

@@ -1,0 +1,97 @@
+"""[manifest → **summary**]
+
+What `hcml data check` says: what the dataset holds, and what is wrong with it, sorted by kind, with some cases of each.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from hcml_lightning.data import VideoDataModule
+from hcml_lightning.data.manifest import ManifestRow
+from hcml_lightning.data.mirror import unpaired_classes
+
+# The first that fits names the kind of an error.
+KINDS = (
+    ("missing", "there is no such file"),
+    ("empty", "is empty|holds no frames|has no frames"),
+    ("no video stream", "no video stream"),
+    ("not a video", "git-LFS|is text"),
+    ("cut short", "cut short: |promises"),
+    ("gave no answer", "^decoding it"),
+    ("damaged or cut short", ""),
+)
+MOST_SHOWN = 5
+
+
+def print_report(
+    data: VideoDataModule,
+    splits: Mapping[str, int],
+    faults: Sequence[str],
+    rows: Sequence[ManifestRow],
+) -> None:
+    """Print the summary of a check.
+
+    Args:
+        data: the dataset.
+        splits: number of videos of each split.
+        faults: what is wrong with its lists.
+        rows: its manifest.
+    """
+    parts = ", ".join(f"{count} {split}" for split, count in splits.items())
+    print(f"{data.root}: {len(rows)} videos ({parts}), {data.num_classes} classes")
+    print(f"  {describe([row for row in rows if not row.error])}")
+    for kind, broken in by_kind(rows).items():
+        _print_group(kind, [f"{row.path}: {row.error}" for row in broken])
+    _print_group("wrong in the lists", faults)
+    odd = [f"{row.path}: {row.note}" for row in rows if row.note]
+    _print_group("readable, but odd", odd)
+    unpaired = [repr(name) for name in unpaired_classes(data.class_names)]
+    if data.flip != "none":
+        _print_group(
+            "classes of left or right without the mirrored class; a flip makes them wrong", unpaired
+        )
+    without = Counter(row.label for row in rows if not row.error)
+    empty = [repr(name) for name in data.class_names if not without[name]]
+    _print_group("classes without a single good video", empty)
+
+
+def describe(good: Sequence[ManifestRow]) -> str:
+    """Say in one line what the readable videos hold.
+
+    Example:
+        >>> describe([])
+        'no good videos'
+    """
+    infos = [row.info for row in good if row.info is not None]
+    if not infos:
+        return "no good videos"
+    frames = sorted(info.num_frames for info in infos)
+    rates = sorted(info.fps for info in infos)
+    sizes = Counter((info.width, info.height) for info in infos)
+    (width, height), most = sizes.most_common(1)[0]
+    others = f", and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+    return (
+        f"{len(good)} good: {sum(frames)} frames ({frames[0]} / {frames[len(frames) // 2]} / {frames[-1]} "
+        f"min/median/max), {rates[0]:g} to {rates[-1]:g} fps, {sum(row.size for row in good) / 1e9:.2f} GB, "
+        f"{width}×{height} ({most} videos{others})"
+    )
+
+
+def by_kind(rows: Sequence[ManifestRow]) -> dict[str, list[ManifestRow]]:
+    """Sort the broken videos by what is wrong with them."""
+    found: dict[str, list[ManifestRow]] = {kind: [] for kind, _ in KINDS}
+    for row in rows:
+        if row.error:
+            found[next(kind for kind, words in KINDS if re.search(words, row.error))].append(row)
+    return found
+
+
+def _print_group(title: str, cases: Sequence[str]) -> None:
+    if not cases:
+        return
+    print(f"  {len(cases)} {title}:")
+    for case in cases[:MOST_SHOWN]:
+        print(f"    {case}")
+    if len(cases) > MOST_SHOWN:
+        print(f"    … and {len(cases) - MOST_SHOWN} more, in the manifest")
