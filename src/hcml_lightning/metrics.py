@@ -138,8 +138,8 @@ def efficacy_score(train_accuracy: float, test_accuracy: float) -> float:
         The score; infinite where the classifier is no worse on the test set, so that no gap is left to divide by.
 
     Example:
-        >>> efficacy_score(0.9, 0.6)
-        3.0000000000000004
+        >>> efficacy_score(0.75, 0.5)
+        3.0
     """
     gap = train_accuracy - test_accuracy
     return train_accuracy / gap if gap > 0 else math.inf

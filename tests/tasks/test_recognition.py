@@ -58,6 +58,14 @@ def test_flow_terms_count_every_frame_but_the_last(
     torch.testing.assert_close(terms.photometric, expected)  # flow starts at zero
 
 
+def test_clips_without_a_successor_are_refused(tiny: dict[str, Any]) -> None:
+    task = RecognitionTask(**tiny)
+    clip = torch.zeros(1, 3, 3, 32, 32, dtype=torch.uint8)
+    motion = task.model.network.motion_features(clip, 2)
+    with pytest.raises(ValueError, match=r"level 2 needs at least 8 frames, got 3.*clip_length"):
+        task.flow_terms(2, motion[2], clip)
+
+
 class Views(Dataset[dict[str, Any]]):
     """Videos of which some views look like another class."""
 

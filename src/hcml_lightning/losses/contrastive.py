@@ -79,7 +79,9 @@ def pair_with_future(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tens
             f"like the predictions, got {tuple(targets.shape)}"
         )
     if num_frames < 2:
-        raise ValueError("a clip needs at least 2 frames at the level below to have a future")
+        raise ValueError(
+            "a clip needs at least 2 frames at the level below to have a future: raise clip_length"
+        )
     rows = torch.arange(batch_size * num_frames * num_locations, device=targets.device)
     rows = rows.view(batch_size, num_frames, num_locations)
     offsets = range(1, min(max_offset, num_frames - 1) + 1)

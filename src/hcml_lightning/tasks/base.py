@@ -193,7 +193,15 @@ class MotionTask(pl.LightningModule):
             level: l, whose flow decoder is asked.
             motion: P^l, (B, C, T_l, H, W).
             clip: RGB in 0..255, (B, 3, T, ., .).
+
+        Raises:
+            ValueError: if the clip leaves a single frame at this level, which has no successor.
         """
+        if motion.shape[2] < 2:
+            raise ValueError(
+                f"flow at level {level} needs at least {2 ** (level + 1)} frames, got {clip.shape[2]}: "
+                "raise clip_length (--data.clip_length)"
+            )
         flow = self.side.flow_decoder(level)(motion).float()
         step = -(-clip.shape[2] // motion.shape[2])
         height, width = motion.shape[3:]
