@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -72,15 +73,12 @@ def run(root: Path, folder: Path, stop_at: int = -1, resume: bool = False, **set
     )  # fmt: skip
     model = Recorder(stop_at)
     trainer = pl.Trainer(max_epochs=3, callbacks=[save], **QUIET, **settings)
-    try:
+    with suppress(Stop):
         trainer.fit(
             model,
             datamodule=make(root, num_workers),
             ckpt_path=str(folder / "last.ckpt") if resume else None,
-            weights_only=False if resume else None,
         )
-    except Stop:
-        pass
     return model.seen
 
 

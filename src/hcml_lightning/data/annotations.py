@@ -57,6 +57,40 @@ def find_list(root: str, names: Iterable[str], what: str) -> Path:
     )
 
 
+class VideoNames:
+    """Tells under which name each video lies: the one in the lists, or that of its copy as .mp4.
+
+    Every folder is read once, whatever the number of videos in it.
+    """
+
+    def __init__(self) -> None:
+        self._names: dict[Path, frozenset[str]] = {}
+
+    def find(self, path: Path) -> Path:
+        """The path itself if it is there, or if its copy is not there either.
+
+        Args:
+            path: of a video file, or of a folder of frames, as the lists call it.
+        """
+        folder = path.parent
+        if folder not in self._names:
+            self._names[folder] = frozenset(os.listdir(folder) if folder.is_dir() else ())
+        copy = copy_of(path.name)
+        if path.name not in self._names[folder] and copy in self._names[folder]:
+            return folder / copy
+        return path
+
+
+def copy_of(name: str) -> str:
+    """Name of the .mp4 that `hcml data prepare` makes of a video file or a folder of frames.
+
+    Example:
+        >>> copy_of("v_Surfing_g01_c01.avi"), copy_of("1093"), copy_of("Dr. Who")
+        ('v_Surfing_g01_c01.mp4', '1093.mp4', 'Dr. Who.mp4')
+    """
+    return (os.path.splitext(name)[0] if is_video(name) else name) + ".mp4"
+
+
 def read_lines(path: Path) -> list[str]:
     """Lines of a list, without empty ones and without line ends, be they LF or CRLF."""
     return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]

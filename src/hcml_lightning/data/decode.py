@@ -87,15 +87,39 @@ def check_video(path: str | os.PathLike[str]) -> VideoInfo:
     """
     path = os.fspath(path)
     info = probe(path)
+    for _ in upright_frames(path):
+        pass
+    return info
+
+
+def upright_frames(path: str | os.PathLike[str]) -> Iterator[av.VideoFrame]:
+    """Decode a whole video, frame by frame, in the order and in the position in which they are shown.
+
+    Args:
+        path: video file, or folder of images.
+
+    Raises:
+        VideoError: if a frame is damaged or missing; at the end at the latest.
+    """
+    path = os.fspath(path)
     if os.path.isdir(path):
-        for number in range(info.num_frames):
-            read_images(path, [number])
-        return info
+        for number in range(probe_images(path).num_frames):
+            (image,) = read_images(path, [number]).numpy()
+            yield av.VideoFrame.from_ndarray(image, format="rgb24")
+        return
     index = find_index(path)
     stamps = index.pts.tolist()
-    found = {pts for pts, _ in _decode(path, index, stamps)}
-    _raise_if_lost(path, [number for number, pts in enumerate(stamps) if pts not in found])
-    return info
+    lost = set(range(len(stamps)))
+    converter = VideoReformatter()
+    for number, (pts, frame) in enumerate(_decode(path, index, stamps)):
+        if pts == stamps[number]:
+            lost.remove(number)
+        if index.rotation:
+            upright = np.ascontiguousarray(_pixels(frame, index, converter))
+            yield av.VideoFrame.from_ndarray(upright, format="rgb24")
+        else:
+            yield frame
+    _raise_if_lost(path, sorted(lost))
 
 
 def _read_video(path: str, index: VideoIndex, numbers: Sequence[int]) -> Tensor:

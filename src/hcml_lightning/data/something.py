@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from hcml_lightning.data.annotations import find_list, read_lines
+from hcml_lightning.data.annotations import VideoNames, find_list, read_lines
 from hcml_lightning.data.datamodule import Split, VideoDataModule
 from hcml_lightning.data.dataset import Flip, VideoRecord
 from hcml_lightning.data.sampling import FrameStride
@@ -86,6 +86,7 @@ class SomethingDataModule(VideoDataModule):
         label = {name: i for i, name in enumerate(self.class_names)}
         folder = self._folder()
         extension = "" if self.version == 1 else ".webm"
+        names = VideoNames()
         records = []
         for video, name in _entries(path):
             if name is not None and name not in label:
@@ -94,7 +95,8 @@ class SomethingDataModule(VideoDataModule):
                 )
                 continue
             number = -1 if name is None else label[name]
-            records.append(VideoRecord(str(folder / f"{video}{extension}"), number, video))
+            place = names.find(folder / f"{video}{extension}")
+            records.append(VideoRecord(str(place), number, video))
         return records
 
     def _list(self, name: str, what: str, other: str) -> Path:

@@ -6,7 +6,7 @@ All that is true of UCF-101 only: its lists, as the authors publish them, and it
 from pathlib import Path
 from typing import Any, Literal
 
-from hcml_lightning.data.annotations import find_list, read_lines
+from hcml_lightning.data.annotations import VideoNames, find_list, read_lines
 from hcml_lightning.data.datamodule import Split, VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 
@@ -43,6 +43,7 @@ class UCF101DataModule(VideoDataModule):
         """
         side = "train" if split == "train" else "test"
         label = {name: i for i, name in enumerate(self.class_names)}
+        names = VideoNames()
         records = []
         for line in self._lines(f"{side}list{self.fold:02d}.txt", f"the list of the {side} split"):
             # Only the train lists end in the number of the class.
@@ -53,7 +54,7 @@ class UCF101DataModule(VideoDataModule):
                     f"{line!r} names the class {class_name!r}, which is not in classInd.txt."
                 )
                 continue
-            path = Path(self.root) / "videos" / class_name / file
+            path = names.find(Path(self.root) / "videos" / class_name / file)
             records.append(VideoRecord(str(path), label[class_name], path.stem))
         return records
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from hcml_lightning.data.annotations import walk_videos
+from hcml_lightning.data.annotations import copy_of, walk_videos
 from hcml_lightning.data.datamodule import Split, VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 
@@ -95,7 +95,8 @@ class VideoFolderDataModule(VideoDataModule):
         chosen = {
             video
             for video in videos
-            if int(hashlib.sha1(video.video_id.encode()).hexdigest(), 16) % 10_000
+            # By the name that a copy as .mp4 has, so that it stays on the same side.
+            if int(hashlib.sha1(copy_of(video.video_id).encode()).hexdigest(), 16) % 10_000
             < self.val_fraction * 10_000
         }
         if not chosen or len(chosen) == len(videos):

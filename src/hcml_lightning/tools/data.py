@@ -9,6 +9,8 @@ from importlib import import_module
 
 TOOLS = {
     "check": "decode all videos, say what is wrong, write the manifest that later runs use",
+    "prepare": "copy a dataset for training: short side scaled down, H.264 with short GOP",
+    "bench": "time the loader of a config, and say how many cores feed a GPU",
 }
 
 

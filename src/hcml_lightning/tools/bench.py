@@ -1,0 +1,166 @@
+"""[a config of data → **how fast its clips come**]
+
+`hcml data bench`: times the loader of training as it is configured, in clips a second for each number of workers, says
+where the time goes, and how many cores keep a GPU busy.
+"""
+
+import math
+import os
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from hcml_lightning.data import VideoDataModule
+from hcml_lightning.data.dataset import Sample, VideoDataset, collate
+from hcml_lightning.data.decode import probe, read_frames
+from hcml_lightning.data.sampling import clip_frames
+from hcml_lightning.data.transforms import apply_view, random_view
+from hcml_lightning.tools.data_options import data_parser
+from hcml_lightning.tools.noise import quiet
+from hcml_lightning.tools.report import print_table
+
+
+def clips_per_second(data: VideoDataModule, num_workers: int, seconds: float) -> float:
+    """Time whole batches of training, after the first one of every worker.
+
+    Args:
+        data: after `setup("fit")`.
+        num_workers: processes that decode.
+        seconds: how long at least.
+    """
+    data.num_workers = num_workers
+    loader = data.train_dataloader()
+    clips, epoch, batches = 0, 0, 0
+    start = math.inf
+    while time.perf_counter() - start < seconds:
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        epoch += 1
+        for batch in loader:
+            batches += 1
+            clips += len(batch["label"])
+            if batches == max(1, num_workers):
+                clips, start = 0, time.perf_counter()
+            elif time.perf_counter() - start > seconds:
+                break
+    return clips / (time.perf_counter() - start)
+
+
+def shares(data: VideoDataModule, seconds: float) -> dict[str, float]:
+    """CPU seconds that one process spends on one clip, by what it does.
+
+    Args:
+        data: after `setup("fit")`.
+        seconds: how long at least.
+    """
+    dataset = data.dataset("train")
+    spent = dict.fromkeys(("find frames", "decode", "crop, resize, flip", "collate"), 0.0)
+    clips = 0
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        for name, value in _one_clip(dataset, clips).items():
+            spent[name] += value
+        clips += 1
+    return {name: value / clips for name, value in spent.items()}
+
+
+def transfer_seconds(data: VideoDataModule) -> float | None:
+    """Seconds for which copying one clip keeps the way to the GPU busy; None without a GPU."""
+    if not torch.cuda.is_available():
+        return None
+    sample = data.dataset("train")[0]
+    if sample is None:
+        return None
+    batch = sample.video.expand(data.batch_size, *sample.video.shape).contiguous().pin_memory()
+    batch.to("cuda")
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(10):
+        batch.to("cuda", non_blocking=True)
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / 10 / data.batch_size
+
+
+def cores_needed(step_ms: float, batch_size: int, clips_per_core: float) -> int:
+    """Cores that prepare a batch in the time that a step of the GPU takes.
+
+    Example:
+        >>> cores_needed(step_ms=200, batch_size=8, clips_per_core=20)
+        2
+    """
+    return math.ceil(batch_size / (step_ms / 1e3) / clips_per_core)
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml data bench`.
+
+    Args:
+        words: what stands after `hcml data bench`.
+
+    Returns:
+        0.
+    """
+    parser = data_parser(
+        "bench",
+        "Time the loader of training: clips/s for each number of workers, where the time goes, and how many cores "
+        "a GPU needs whose step takes --step_ms.",
+    )
+    cores = os.cpu_count() or 1
+    parser.add_argument(
+        "--workers", type=list[int], default=sorted({0, 1, 2, cores // 2, cores}), help="to try"
+    )
+    parser.add_argument("--seconds", type=float, default=10.0, help="for each measurement")
+    parser.add_argument(
+        "--step_ms", type=list[float], default=[100.0, 200.0, 400.0], help="of the GPU, for a batch"
+    )
+    data, options = parser.read(words)
+    torch.set_num_threads(1)
+    try:
+        with quiet():
+            data.setup("fit")
+            data.dataset("train")[0]
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    rows = [["workers", "clips/s", "clips/s per worker"]]
+    for workers in options.workers:
+        rate = clips_per_second(data, workers, options.seconds)
+        rows.append([str(workers), f"{rate:.1f}", f"{rate / max(1, workers):.1f}"])
+    print(f"{data.root}: batches of {data.batch_size}, {cores} cores\n")
+    print_table(rows)
+    spent = shares(data, options.seconds)
+    total = sum(spent.values())
+    print(f"\none process, one clip: {1e3 * total:.1f} ms of CPU")
+    for name, value in spent.items():
+        print(f"  {name:<20} {1e3 * value:7.2f} ms {value / total:5.0%}")
+    transfer = transfer_seconds(data)
+    print(
+        f"  {'transfer to the GPU':<20} "
+        + ("no GPU here" if transfer is None else f"{1e3 * transfer:7.2f} ms")
+    )
+    print()
+    for step in options.step_ms:
+        needed = cores_needed(step, data.batch_size, 1 / total)
+        print(f"a GPU whose step takes {step:g} ms needs {needed} cores like these")
+    return 0
+
+
+def _one_clip(dataset: VideoDataset, number: int) -> dict[str, float]:
+    """Do what the dataset does for one clip of training, and time its parts."""
+    index = number % len(dataset)
+    record = dataset.records[index]
+    recipe = dataset.recipe
+    rng = np.random.default_rng((dataset.seed, number, index))
+    marks = [time.process_time()]
+    info = probe(record.path, record.stored)
+    numbers = clip_frames(info.num_frames, recipe.clip_length, recipe.frame_stride, rng)[0]
+    view = random_view(info.height, info.width, recipe.short_side, recipe.crop_size, True, rng)
+    marks.append(time.process_time())
+    frames = read_frames(record.path, numbers, record.stored)
+    marks.append(time.process_time())
+    video = apply_view(frames, view)
+    marks.append(time.process_time())
+    collate([Sample(video, record.label, index, record.video_id, None)])
+    marks.append(time.process_time())
+    names = ("find frames", "decode", "crop, resize, flip", "collate")
+    return {name: marks[i + 1] - marks[i] for i, name in enumerate(names)}

@@ -1,0 +1,173 @@
+"""[a dataset → **its copy for training**]
+
+`hcml data prepare`: copies a dataset with its lists, each video small and quick to read. What was cut off goes on; the
+jobs of a cluster share the work; what cannot be converted is listed.
+"""
+
+import csv
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from hcml_lightning.data.manifest import state_of, write_csv
+from hcml_lightning.tools.check import list_videos
+from hcml_lightning.tools.data_options import data_parser
+from hcml_lightning.tools.journal import Journal
+from hcml_lightning.tools.pool import Lost, run_each
+from hcml_lightning.tools.prepare_jobs import Job, clear, convert, copy_lists, list_jobs, start_copy
+from hcml_lightning.tools.transcode import Encoding, TargetError
+
+COLUMNS = ("path", "copy", "bytes", "modified", "frames", "error")
+MOST_SHOWN = 10
+
+
+class Shard(NamedTuple):
+    """Which part of the work: `number` of `total`, from 1."""
+
+    number: int
+    total: int
+
+    @property
+    def name(self) -> str:
+        """Part of the names of its files; empty if it is all of the work."""
+        return f"_{self.number}-of-{self.total}" if self.total > 1 else ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Shard":
+        """Read "3/8".
+
+        Raises:
+            ValueError: if it is no such part.
+        """
+        number, _, total = text.partition("/")
+        if not (number.isdigit() and total.isdigit() and 1 <= int(number) <= int(total)):
+            raise ValueError(f"--shard {text}: expected i/n with i from 1 to n, as in --shard 3/8")
+        return cls(int(number), int(total))
+
+
+def prepare(
+    jobs: Sequence[Job], root: str, listing: Path, journal: Journal, num_processes: int
+) -> Iterator[list[str]]:
+    """Make all copies that are not there yet, and yield their rows.
+
+    Args:
+        jobs: all videos of this shard.
+        root: of the dataset.
+        listing: rows of a run that came to its end.
+        journal: rows of one that did not.
+        num_processes: processes that convert.
+
+    Raises:
+        FileNotFoundError: if the whole dataset is gone.
+        TargetError: if copies cannot be written.
+    """
+    done = {row[0]: row for row in [*_read_rows(listing), *journal.rows]}
+    todo = {job.path: job for job in jobs if not _is_done(job, done.get(job.path))}
+    for job in jobs:
+        if job.path not in todo:
+            yield done[job.path]
+    results = run_each(convert, todo.values(), num_processes, limit_s=3600)
+    bar = tqdm(results, "prepare", len(todo), unit=" videos", disable=None)
+    for job, result in bar:
+        row = result
+        if isinstance(result, Lost):
+            size, modified = state_of(job.source)
+            row = [job.path, job.copy, str(size), str(modified), "", result.reason]
+        if row[-1] and not os.path.isdir(root):
+            raise FileNotFoundError(
+                f"{root}: the dataset is gone, at {job.path}; when it is back, the same command goes on."
+            )
+        journal.add(row)
+        yield row
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml data prepare`.
+
+    Args:
+        words: what stands after `hcml data prepare`.
+
+    Returns:
+        0 if every video was converted, else 1.
+    """
+    parser = data_parser(
+        "prepare",
+        "Copy a dataset with its lists for training: short side scaled down, H.264 with short GOP, no audio. The "
+        "same command goes on after it was cut off.",
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the copy")
+    parser.add_argument("--short_side", type=int, default=256, help="pixels; 256 or 340 are usual")
+    parser.add_argument("--gop", type=int, default=12, help="frames from key frame to key frame")
+    parser.add_argument("--crf", type=int, default=20, help="quality of H.264; lower is better")
+    parser.add_argument("--keep_images", action="store_true", help="copy image folders as they are")
+    parser.add_argument("--shard", default="1/1", help="part i/n of the videos, i from 1 to n")
+    parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1, help="processes")
+    data, options = parser.read(words)
+    encoding = Encoding(options.short_side, options.gop, options.crf)
+    output: Path = options.output
+    try:
+        shard = Shard.parse(options.shard)
+        videos = list_videos(data)
+        scratch = output / ".hcml_prepare" / f"part{shard.name}"
+        start_copy(Path(data.root), output, scratch)
+        jobs = list_jobs(videos, output, scratch, encoding, options.keep_images)
+        jobs = jobs[shard.number - 1 :: shard.total]
+        listing = output / f"hcml_prepared{shard.name}.csv"
+        with Journal(scratch.with_suffix(".journal"), len(COLUMNS)) as journal:
+            clear(scratch)
+            copy_lists(Path(data.root), output, scratch, encoding, options.keep_images)
+            found = {
+                row[0]: row
+                for row in prepare(jobs, data.root, listing, journal, max(1, options.num_workers))
+            }
+            rows = [found[job.path] for job in jobs]
+            write_csv(listing, COLUMNS, iter(rows))
+            journal.remove()
+        _finish(scratch, shard)
+    except TargetError as error:
+        parser.error(f"{error} The copies made so far are whole, and the same command goes on.")
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    return _report(rows, videos.faults, listing)
+
+
+def _is_done(job: Job, row: list[str] | None) -> bool:
+    """Whether a copy was made of the source as it is now; failures are tried again."""
+    if row is None or row[-1]:
+        return False
+    same = [str(value) for value in state_of(job.source)] == row[2:4]
+    return same and (job.output / job.copy).exists()
+
+
+def _finish(scratch: Path, shard: Shard) -> None:
+    shutil.rmtree(scratch)
+    # Another part may be about to start in it.
+    if shard.total == 1:
+        scratch.parent.rmdir()
+
+
+def _read_rows(listing: Path) -> list[list[str]]:
+    if not listing.is_file():
+        return []
+    with listing.open(newline="", encoding="utf-8") as lines:
+        return [row for row in list(csv.reader(lines))[1:] if len(row) == len(COLUMNS)]
+
+
+def _report(rows: Sequence[list[str]], faults: Sequence[str], listing: Path) -> int:
+    failed = [row for row in rows if row[-1]]
+    print(f"{len(rows) - len(failed)} of {len(rows)} videos are converted")
+    for title, cases in (
+        ("could not be converted", [f"{row[0]}: {row[-1]}" for row in failed]),
+        ("faults in the lists", faults),
+    ):
+        if cases:
+            print(f"  {len(cases)} {title}:")
+            print("".join(f"    {case}\n" for case in cases[:MOST_SHOWN]), end="")
+            if len(cases) > MOST_SHOWN:
+                print(f"    … and {len(cases) - MOST_SHOWN} more")
+    print(f"all of them -> {listing}")
+    return int(bool(failed))

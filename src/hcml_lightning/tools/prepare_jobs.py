@@ -1,0 +1,146 @@
+"""[videos of a dataset → **jobs** → copies]
+
+Which copies `hcml data prepare` makes, one job for each video, and how one is made without ever leaving half of it.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from hcml_lightning.data.annotations import copy_of
+from hcml_lightning.data.decode import VideoError
+from hcml_lightning.data.manifest import state_of
+from hcml_lightning.tools.check import Listing
+from hcml_lightning.tools.transcode import Encoding, TargetError, make_copy
+
+SETTINGS_NAME = "hcml_prepare.json"
+LIST_FOLDERS = ("", "annotations", "labels", "ucfTrainTestlist")
+LIST_SUFFIXES = (".csv", ".json", ".txt")
+
+
+class Job(NamedTuple):
+    """One video to be copied.
+
+    Attributes:
+        source: where it is.
+        path: the same from the root of the dataset.
+        copy: where its copy goes, from the root of the copy.
+        output: root of the copy.
+        scratch: folder for what is not whole yet.
+        encoding: how to encode; None to copy a folder of images as it is.
+    """
+
+    source: str
+    path: str
+    copy: str
+    output: Path
+    scratch: Path
+    encoding: Encoding | None
+
+
+def list_jobs(
+    videos: Listing, output: Path, scratch: Path, encoding: Encoding, keep_images: bool
+) -> list[Job]:
+    """Name all copies.
+
+    Raises:
+        ValueError: if two videos would have the same copy, or one is not below the root.
+    """
+    jobs: dict[str, Job] = {}
+    for row, source in zip(videos.rows, videos.paths, strict=True):
+        place = PurePosixPath(row.path)
+        if ".." in place.parts or place.is_absolute():
+            raise ValueError(f"{source}: only videos below the root of the dataset can be copied.")
+        keep = keep_images and os.path.isdir(source)
+        copy = str(place if keep else place.with_name(copy_of(place.name)))
+        if copy in jobs:
+            raise ValueError(f"{row.path} and {jobs[copy].path} would have the same copy, {copy}.")
+        jobs[copy] = Job(source, row.path, copy, output, scratch, None if keep else encoding)
+    return list(jobs.values())
+
+
+def convert(job: Job) -> list[str]:
+    """Make one copy, and give its row.
+
+    Raises:
+        TargetError: if it cannot be written.
+    """
+    size, modified = state_of(job.source)
+    frames, error = "", ""
+    if size == -1:
+        error = "there is no such file"
+    else:
+        try:
+            if job.encoding is None:
+                _copy_folder(job)
+            else:
+                target = job.output / job.copy
+                frames = str(make_copy(job.source, target, job.scratch, job.encoding))
+        except VideoError as problem:
+            error = str(problem).removeprefix(job.source).lstrip("/: ")
+    return [job.path, job.copy, str(size), str(modified), frames, error]
+
+
+def start_copy(root: Path, output: Path, scratch: Path) -> None:
+    """Make the folders.
+
+    Raises:
+        ValueError: if the copy is the dataset itself.
+        TargetError: if nothing can be written there.
+    """
+    if output.resolve() == root.resolve():
+        raise ValueError(f"--output {output} is the dataset itself; name another folder.")
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TargetError(f"--output {output} cannot be written: {error.strerror}.") from error
+
+
+def copy_lists(
+    root: Path, output: Path, scratch: Path, encoding: Encoding, keep_images: bool
+) -> None:
+    """Copy the lists, and refuse to mix copies that were made in different ways.
+
+    Raises:
+        ValueError: if the copy was begun with other settings.
+        TargetError: if they cannot be written.
+    """
+    settings = {**asdict(encoding), "keep_images": keep_images}
+    file = output / SETTINGS_NAME
+    if file.is_file() and (begun := json.loads(file.read_text())) != settings:
+        raise ValueError(f"{output} was begun with {begun}, not {settings}; name another --output.")
+    # Parts of the work that start together write the same, each under a name of its own first.
+    partial = scratch / "list"
+    try:
+        partial.write_text(json.dumps(settings, indent=2) + "\n")
+        partial.replace(file)
+        for folder in LIST_FOLDERS:
+            for path in sorted((root / folder).glob("*")):
+                if path.suffix in LIST_SUFFIXES and not path.name.startswith("hcml_"):
+                    (output / folder).mkdir(exist_ok=True)
+                    shutil.copyfile(path, partial)
+                    partial.replace(output / folder / path.name)
+    except OSError as error:
+        raise TargetError(f"--output {output} cannot be written: {error.strerror}.") from error
+
+
+def _copy_folder(job: Job) -> None:
+    """Copy a folder of images, which appears when it is whole."""
+    target, partial = job.output / job.copy, job.scratch / str(os.getpid())
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(job.source, partial)
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.replace(target)
+    except OSError as error:
+        raise TargetError(f"{target} cannot be written: {error}.") from error
+
+
+def clear(scratch: Path) -> None:
+    """Remove what a run that was cut off left; its processes then find no file to rename."""
+    shutil.rmtree(scratch)
+    scratch.mkdir()

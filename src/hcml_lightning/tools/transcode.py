@@ -1,0 +1,138 @@
+"""[video → **its copy for training**]
+
+One video, as small as training needs it and quick to enter anywhere: short side scaled down, H.264 with a key frame
+every few frames, no audio, and frame for frame the same number of frames.
+"""
+
+import io
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.video.reformatter import VideoReformatter
+
+from hcml_lightning.data.decode import VideoError, VideoInfo, probe, upright_frames
+
+# Something-Something V1 was cut into images at this rate; a folder of images itself does not say.
+RATE_OF_IMAGES = 12
+
+
+class TargetError(OSError):
+    """The copy cannot be written, nor could any other."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How copies are made.
+
+    Attributes:
+        short_side: rows or columns of the copy, whichever are fewer, pixels; smaller videos stay as they are.
+        gop: frames from one key frame to the next.
+        crf: quality of H.264: 18 is hard to tell from the source, 23 is libx264's default.
+        preset: of libx264, how long it may search.
+    """
+
+    short_side: int = 256
+    gop: int = 12
+    crf: int = 20
+    preset: str = "veryfast"
+
+
+def copy_size(info: VideoInfo, short_side: int) -> tuple[int, int]:
+    """Width and height of the copy: even, as H.264 wants them, and never more than the source has.
+
+    Example:
+        >>> copy_size(VideoInfo(1, 25.0, 1920, 1080), 256), copy_size(VideoInfo(1, 12.0, 133, 100), 256)
+        ((456, 256), (132, 100))
+    """
+    scale = min(1.0, short_side / min(info.width, info.height))
+    width, height = (max(2, round(side * scale / 2) * 2) for side in (info.width, info.height))
+    # A side that was odd is not scaled up by rounding.
+    return min(width, info.width // 2 * 2 or 2), min(height, info.height // 2 * 2 or 2)
+
+
+def encode(path: str, encoding: Encoding) -> tuple[bytes, int]:
+    """Decode a video and encode its copy, in memory.
+
+    Args:
+        path: video file, or folder of images.
+        encoding: how.
+
+    Returns:
+        Content of an mp4 file, always the same for the same video, and its number of frames.
+
+    Raises:
+        VideoError: if a frame of the source is damaged or missing.
+    """
+    info = probe(path)
+    width, height = copy_size(info, encoding.short_side)
+    rate = Fraction(info.fps or RATE_OF_IMAGES).limit_denominator(1001)
+    content = io.BytesIO()
+    count = 0
+    with av.open(content, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        settings = {
+            "crf": str(encoding.crf),
+            "preset": encoding.preset,
+            "g": str(encoding.gop),
+            # Key frames at equal distances and nowhere else: scene cuts would add to the size.
+            "sc_threshold": "0",
+            # With it libx264's vector code gives another result for the same frames once in a few hundred times; and
+            # it looks ahead further than a short GOP reaches.
+            "mbtree": "0",
+            "bf": "2",
+        }
+        stream = container.add_stream("libx264", rate=rate, options=settings)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        # With more threads the result would depend on their number.
+        stream.thread_count = 1
+        scaler = VideoReformatter()
+        for frame in upright_frames(path):
+            picture = scaler.reformat(
+                frame, width=width, height=height, format="yuv420p", interpolation="AREA", threads=1
+            )
+            picture.pts, picture.time_base = count, 1 / rate
+            # Else the kind of each frame in the source, key frame or not, would be asked of the encoder.
+            picture.pict_type = av.video.frame.PictureType.NONE
+            container.mux(stream.encode(picture))
+            count += 1
+        container.mux(stream.encode(None))
+    return content.getvalue(), count
+
+
+def make_copy(source: str, target: Path, scratch: Path, encoding: Encoding) -> int:
+    """Write the copy of a video; it appears when it is whole.
+
+    Args:
+        source: video file, or folder of images.
+        target: where to, on the file system of `scratch`.
+        scratch: folder for what is not whole yet.
+        encoding: how.
+
+    Returns:
+        Number of frames.
+
+    Raises:
+        VideoError: if the source cannot be read, or not all of its frames came through.
+        TargetError: if the copy cannot be written.
+    """
+    content, count = encode(source, encoding)
+    # Under the number of this process: one that outlives its start may still write the same video.
+    partial = scratch / f"{os.getpid()}.mp4"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        written = probe(partial).num_frames
+        if written == count:
+            partial.replace(target)
+    except OSError as error:
+        raise TargetError(f"{target} cannot be written: {error.strerror}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    if written != count:
+        raise VideoError(f"{source}: its copy has {written} frames instead of {count}.")
+    return count
