@@ -9,6 +9,8 @@ import yaml
 from hcml_lightning.cli import main
 from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.noise import quiet
+from hcml_lightning.tools.plan import PAPER, TRAINING, Plan
+from hcml_lightning.tools.progressive import run_plan
 
 STAGES = sorted(path.stem for path in (CONFIGS / "stages").glob("*.yaml"))
 LAYOUTS = {
@@ -131,6 +133,22 @@ def test_sweep_asks_for_settings_that_exist(
     key, goal = content["metric"]["name"], content["metric"]["goal"]
     assert key.startswith("val/")
     assert goal == "maximize"
+
+
+def test_tiny_runs_all_stages(synthetic_root: Callable[[str], Path], tmp_path: Path):
+    words = ["-c", "data/video_folder.yaml", "-c", "tiny.yaml"]
+    words += [
+        f"--data.root={synthetic_root('folder')}",
+        "--data.flip=none",
+        "--trainer.max_epochs=1",
+    ]
+    words += ["--data.batch_size=2", "--data.num_workers=0", "--trainer.limit_train_batches=1"]
+    plan = Plan.from_words([*words, "--trainer.accelerator=cpu"])
+    assert plan.settings(TRAINING["flow"])["data.frame_stride"] == 2
+    assert plan.settings(TRAINING["recognition"])["data.frame_stride"] == "spread"
+    records = run_plan(plan, PAPER, tmp_path, main)
+    assert [record.stage for record in records] == list(PAPER)
+    assert 0 <= records[-1].metrics["test/top1"] <= 1
 
 
 def parsed(stage: str, data: str, root: Path):
