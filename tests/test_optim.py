@@ -90,3 +90,17 @@ def test_task_steps_the_schedule_every_iteration(
     data = DataLoader(Drift(), batch_size=4)
     trainer.fit(task, data, data)
     assert rates == pytest.approx([0.01 * warmup_cosine(k, 3, 8) for k in range(8)])
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_fused_step_is_the_same_step(name: str) -> None:
+    weights = []
+    for fused in (False, True):
+        weight = nn.Parameter(torch.linspace(-1, 1, 7))
+        optimizer = make_optimizer(name, [{"params": [weight]}], 0.1, 0.9, fused)
+        for _ in range(3):
+            optimizer.zero_grad()
+            weight.pow(3).sum().backward()
+            optimizer.step()
+        weights.append(weight.detach())
+    torch.testing.assert_close(*weights)

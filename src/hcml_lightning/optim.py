@@ -39,7 +39,11 @@ def parameter_groups(
 
 
 def make_optimizer(
-    name: OptimizerName, groups: list[dict[str, Any]], lr: float, momentum: float
+    name: OptimizerName,
+    groups: list[dict[str, Any]],
+    lr: float,
+    momentum: float,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """Build an optimizer.
 
@@ -48,14 +52,17 @@ def make_optimizer(
         groups: parameter groups.
         lr: peak learning rate, over all devices.
         momentum: of SGD; Adam's β₁.
+        fused: whether all parameters are updated in one kernel.
 
     Raises:
         ValueError: if the name is unknown.
     """
     if name == "sgd":
-        return torch.optim.SGD(groups, lr, momentum=momentum, nesterov=momentum > 0)
+        return torch.optim.SGD(
+            groups, lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None
+        )
     if name == "adam":
-        return torch.optim.Adam(groups, lr, betas=(momentum, 0.999))
+        return torch.optim.Adam(groups, lr, betas=(momentum, 0.999), fused=fused or None)
     raise ValueError(f"optimizer must be sgd or adam, got {name!r}")
 
 

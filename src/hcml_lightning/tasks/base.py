@@ -144,7 +144,9 @@ class MotionTask(pl.LightningModule):
         """The recipe of B.2; the learning rate is per device."""
         groups = parameter_groups([self], self.weight_decay, self.decay_norm_and_bias)
         peak = self.lr * self.trainer.world_size
-        optimizer = make_optimizer(self.optimizer_name, groups, peak, self.momentum)
+        # Lightning does not clip the gradients of fused optimizers.
+        fused = self.device.type == "cuda" and not self.trainer.gradient_clip_val
+        optimizer = make_optimizer(self.optimizer_name, groups, peak, self.momentum, fused)
         total = int(self.trainer.estimated_stepping_batches)
         epochs = self.trainer.max_epochs
         per_epoch = (
