@@ -3,13 +3,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test setup clean
+.PHONY: demo test bench setup clean
 
 demo: $(STAMP)
 	$(BIN)/hcml demo --run_dir runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# On a GPU: make bench BENCH='--device cuda --dtype bfloat16', or benchmarks/gpu.sh.
+bench: $(STAMP)
+	for name in cost_volume contrastive_loss train_step inference; do \
+	  $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 
 setup: $(STAMP)
 

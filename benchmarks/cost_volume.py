@@ -1,150 +1,160 @@
-"""Time and memory of the cost volume beside the ways in which it is usually written.
+"""The cost volume beside the ways in which it is usually written, and beside the nearest libraries.
 
-`python benchmarks/cost_volume.py [--device cuda] [--dtype bfloat16] [--repeats 9]` prints one row for each
-implementation and each level of R2D-50, and appends it to results/cost_volume.csv. The variants take turns in one
-process, and the fastest turn counts: neighbours on the machine then disturb all of them alike. Nothing is timed
-before its numbers agree with the reference.
+`python benchmarks/cost_volume.py --device cuda --dtype bfloat16 --shapes 8x32x16x56x56` times forward and backward of
+every provider, on shapes (B, C, T, H, W); without `--shapes`, on the three levels of R2D-50. Normalisation and the
+pairing of frames are part of every provider's work. `spatial-correlation-sampler` and `localcorr` join where they are
+installed (docs/performance.md says how).
 """
 
-import argparse
-import csv
-import datetime
-import platform
-import subprocess
-import time
+import importlib
+import importlib.util
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
+import measure
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hcml_lightning.ops import cost_volume, cost_volume_reference
 
-LEVELS = {
-    "res2": (2, 32, 16, 56, 56),
-    "res3": (2, 64, 8, 28, 28),
-    "res4": (2, 128, 4, 14, 14),
-}
-RESULTS = Path(__file__).parent / "results" / "cost_volume.csv"
+LEVELS = ((32, 16, 56, 56), (64, 8, 28, 28), (128, 4, 14, 14))
+REACH, STRIDE, WINDOW = 6, 2, 7
+# Together the inputs should not fit into a GPU's cache.
+ROTATED_BYTES, MOST_SETS = 2e8, 16
 
 
-def unfold(features: Tensor, max_displacement: int = 6, stride: int = 2) -> Tensor:
+def paired(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors of every frame and of the frame after it, each (B·T, C, H, W)."""
+    unit = F.normalize(features, dim=1, eps=1e-6).transpose(1, 2)
+    following = torch.cat([unit[:, 1:], unit[:, -1:]], dim=1)
+    return unit.flatten(0, 1), following.flatten(0, 1)
+
+
+def unpaired(costs: Tensor, features: Tensor) -> Tensor:
+    """(B·T, ..., H, W) → (B, M, T, H, W)."""
+    batch, _, frames, height, width = features.shape
+    return costs.reshape(batch, frames, WINDOW**2, height, width).transpose(1, 2)
+
+
+def unfold(features: Tensor) -> Tensor:
     """All displaced vectors by `F.unfold`, one product, one sum: what most code does."""
-    batch, channels, frames, height, width = features.shape
-    reach = max_displacement // stride * stride
-    window = 2 * (max_displacement // stride) + 1
-    unit = F.normalize(features, dim=1, eps=1e-6).transpose(1, 2).flatten(0, 1)
-    following = unit.unflatten(0, (batch, frames))
-    following = torch.cat([following[:, 1:], following[:, -1:]], dim=1).flatten(0, 1)
-    seen = F.unfold(following, window, dilation=stride, padding=reach)
-    costs = (seen.view(batch * frames, channels, window**2, height, width) * unit[:, :, None]).sum(
-        1
-    )
-    return costs.unflatten(0, (batch, frames)).transpose(1, 2)
+    unit, following = paired(features)
+    seen = F.unfold(following, WINDOW, dilation=STRIDE, padding=REACH)
+    seen = seen.unflatten(1, (-1, WINDOW**2)).unflatten(3, unit.shape[2:])
+    return unpaired((seen * unit[:, :, None]).sum(1), features)
 
 
-VARIANTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "ours": cost_volume,
-    "ours, channels last": cost_volume,
-    "unfold": unfold,
-    "loop over displacements": cost_volume_reference,
-}
+def by_library(sample: Callable[[Tensor, Tensor], Tensor], features: Tensor) -> Tensor:
+    """A library's correlation of two maps, (N, C, H, W) → (N, 7, 7, H, W) or (N, 49, H, W)."""
+    unit, following = paired(features)
+    return unpaired(sample(unit.contiguous(), following.contiguous()), features)
 
 
-def check(features: Tensor, grad: Tensor) -> None:
-    """Stop unless all variants agree with the reference in float64, in values and gradients."""
-    leaf = features.double().requires_grad_()
-    expected = cost_volume_reference(leaf)
-    expected = [expected, *torch.autograd.grad(expected, leaf, grad.double())]
-    for name, variant in VARIANTS.items():
-        leaf = features.detach().requires_grad_()
-        costs = variant(leaf)
-        for actual, wanted in zip(
-            [costs, *torch.autograd.grad(costs, leaf, grad)], expected, strict=True
-        ):
-            error = ((actual.double() - wanted).norm() / wanted.norm()).item()
-            if not error < (1e-5 if features.dtype == torch.float32 else 2e-2):
-                raise RuntimeError(f"{name} is wrong by {error:.1e}: nothing is timed")
-
-
-def seconds(function: Callable[[], object], device: str) -> float:
-    """Wall time of one call, the device's queue included."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def measure(level: str, device: str, dtype: torch.dtype, repeats: int) -> list[dict[str, object]]:
-    """Fastest forward and fastest forward + backward of every variant, in turns."""
-    generator = torch.Generator().manual_seed(0)
-    shape = LEVELS[level]
-    features = torch.randn(shape, generator=generator).to(device, dtype)
-    grad = torch.randn(shape[0], 49, *shape[2:], generator=generator).to(device, dtype)
-    check(features, grad)
-    forward, both = dict.fromkeys(VARIANTS, float("inf")), dict.fromkeys(VARIANTS, float("inf"))
-    for _ in range(repeats):
-        for name, variant in VARIANTS.items():
-            last = "channels last" in name
-            layout = torch.channels_last_3d if last else torch.contiguous_format
-            x = features.detach().to(memory_format=layout)
-            g = grad.to(memory_format=layout)
-            forward[name] = min(forward[name], seconds(lambda v=variant, x=x: v(x), device))
-            x.requires_grad_()
-            step = lambda v=variant, x=x, g=g: torch.autograd.grad(v(x), x, g)  # noqa: E731
-            both[name] = min(both[name], seconds(step, device))
-    return [
-        {
-            "level": level,
-            "variant": name,
-            "dtype": str(dtype).removeprefix("torch."),
-            "forward_ms": round(1e3 * forward[name], 2),
-            "forward_backward_ms": round(1e3 * both[name], 2),
-            "times_faster_than_unfold": round(both["unfold"] / both[name], 1),
-        }
-        for name in VARIANTS
-    ]
-
-
-def where(device: str) -> dict[str, object]:
-    """Everything that a number depends on."""
-    commit = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "commit": subprocess.run(commit, capture_output=True, text=True, check=True).stdout.strip(),
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+def providers(device: str) -> dict[str, Callable[[Tensor], Tensor]]:
+    """All that can run here. Names that end in "contiguous" and ours otherwise differ in the memory format alone."""
+    found: dict[str, Callable[[Tensor], Tensor]] = {
+        "ours": cost_volume,
+        "ours, contiguous": cost_volume,
+        "eager": unfold,
+        "eager loop": cost_volume_reference,
+        "compiled": torch.compile(unfold, dynamic=False),
+        "compiled loop": torch.compile(cost_volume_reference, dynamic=False),
     }
+    if device == "cpu" and importlib.util.find_spec("spatial_correlation_sampler"):
+        module = importlib.import_module("spatial_correlation_sampler")
+        sample = partial(
+            module.spatial_correlation_sample, patch_size=WINDOW, dilation_patch=STRIDE
+        )
+        found["spatial-correlation-sampler"] = partial(by_library, sample)
+    if device == "cuda" and importlib.util.find_spec("localcorr"):
+        module = importlib.import_module("localcorr.blocks")
+        sample = module.get_localcorr_sampler(patch_size=WINDOW, dilation_patch=STRIDE)
+        found["localcorr"] = partial(by_library, sample)
+    return found
+
+
+def floors(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, measure.Floor]:
+    """Features in, costs out; and backward features and gradient in, gradient out."""
+    batch, channels, frames, height, width = shape
+    pixels = batch * frames * height * width * dtype.itemsize
+    operations = 2 * batch * frames * height * width * channels * WINDOW**2
+    forward = measure.Floor(pixels * (channels + WINDOW**2), operations)
+    backward = measure.Floor(pixels * (2 * channels + WINDOW**2), 2 * operations)
+    both = measure.Floor(forward.bytes + backward.bytes, 3 * operations)
+    return {"forward": forward, "backward": backward, "both": both}
+
+
+def work(function: Callable[[Tensor], Tensor], features: Tensor, grad: Tensor) -> measure.Work:
+    """Forward and backward of one provider on one input."""
+    leaf = features.detach().requires_grad_()
+    return measure.Work(
+        lambda: function(leaf), lambda costs: torch.autograd.grad(costs, leaf, grad)
+    )
+
+
+def inputs(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Features and a gradient of their costs."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(shape, generator=generator).to(device, dtype)
+    grad = torch.randn(shape[0], WINDOW**2, *shape[2:], generator=generator).to(device, dtype)
+    return features, grad
+
+
+def results(function: Callable[[Tensor], Tensor], features: Tensor, grad: Tensor) -> list[Tensor]:
+    """Costs and the gradient of the features."""
+    leaf = features.detach().requires_grad_()
+    costs = function(leaf)
+    return [costs.detach(), *torch.autograd.grad(costs, leaf, grad)]
+
+
+def in_format(provider: str, tensors: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Channels last is what ours meets in the networks; the others were made for contiguous maps."""
+    last = provider == "ours"
+    layout = torch.channels_last_3d if last else torch.contiguous_format
+    return tuple(t.contiguous(memory_format=layout) for t in tensors)
+
+
+def benchmark(
+    subject: measure.Subject, limits: tuple[float, float], names: list[str] | None, repeats: int
+) -> list[dict[str, object]]:
+    """Check, then time, all providers on one shape."""
+    shape, dtype, device = subject.shape, subject.dtype, subject.device
+    functions = providers(device)
+    functions = {name: functions[name] for name in measure.chosen(functions, names)}
+    floor = floors(shape, dtype)
+    sets = 1
+    if device == "cuda":
+        sets = int(min(MOST_SETS, max(1, -(-ROTATED_BYTES // floor["forward"].bytes))))
+    drawn = [inputs(shape, dtype, device, seed) for seed in range(sets)]
+    expected = results(cost_volume_reference, *(t.double() for t in drawn[0]))
+    checks = {
+        name: partial(results, function, *in_format(name, drawn[0]))
+        for name, function in functions.items()
+    }
+    right = measure.only_right(checks, expected)
+    works = {
+        name: [work(functions[name], *in_format(name, one)) for one in drawn] for name in right
+    }
+    peaks = {name: measure.peak_mb(sets[0], device) for name, sets in works.items()}
+    samples = measure.measure(works, device, repeats, graphs=True)
+    rooflines = {name: measure.roofline_ms(least, limits) for name, least in floor.items()}
+    return measure.rows(subject, samples, peaks, rooflines)
 
 
 def main() -> None:
-    """Measure all levels, print and record them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    rows = []
-    for level in LEVELS:
-        for row in measure(
-            level, arguments.device, getattr(torch, arguments.dtype), arguments.repeats
-        ):
-            print(*row.values(), sep="\t", flush=True)
-            rows.append(row | where(arguments.device))
-    RESULTS.parent.mkdir(exist_ok=True)
-    new = not RESULTS.exists()
-    with RESULTS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    """Benchmark all shapes and record the rows."""
+    options = measure.parser(__doc__, "cost_volume").parse_args()
+    torch.set_num_threads(options.threads)
+    dtype = getattr(torch, options.dtype)
+    batch = 8 if options.device == "cuda" else 2
+    limits = measure.ceilings(options.device, dtype)
+    for shape in options.shapes or [(batch, *level) for level in LEVELS]:
+        subject = measure.Subject("cost_volume", shape, dtype, options.device)
+        made = benchmark(subject, limits, options.providers, options.repeats)
+        measure.record(made, options.output)
 
 
 if __name__ == "__main__":

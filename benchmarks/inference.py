@@ -1,0 +1,82 @@
+"""Inference beside a plain network on the same frames and torchvision's video networks.
+
+`python benchmarks/inference.py --device cuda --dtype bfloat16 --shapes 8x3x16x224x224` times the forward pass, a clip
+of uint8 pixels to logits; "+ compiled" by `torch.compile`, "+ channels-last weights" with the weights in the format of
+the features. The roofline is that of the network's own operations: its share of the time is the utilisation.
+"""
+
+import measure
+import torch
+from networks import NETWORKS, channels_last_
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+VARIANTS = ("", " + channels-last weights", " + compiled")
+
+
+def prepared(name: str, device: str) -> nn.Module:
+    """A network with random weights, the same for all variants of a name."""
+    torch.manual_seed(0)
+    network = NETWORKS[name.split(" + ")[0]]().to(device).eval()
+    if not name.startswith("ours"):
+        channels_last_(network)
+    if name.endswith(VARIANTS[1]):
+        channels_last_(network)
+    if name.endswith(VARIANTS[2]):
+        network = measure.compiled(channels_last_(network))
+    return network
+
+
+@torch.no_grad()
+def benchmark(
+    subject: measure.Subject, limits: tuple[float, float], names: list[str], repeats: int
+) -> list[dict[str, object]]:
+    """Check that the variants of a network agree, then time all."""
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randint(256, subject.shape, generator=generator, dtype=torch.uint8)
+    clip = clip.to(subject.device)
+    made, plain = [], {}
+    for name in names:
+        network = prepared(name, subject.device)
+
+        def forward(network: nn.Module = network) -> Tensor:
+            with torch.autocast(subject.device, subject.dtype, subject.dtype != torch.float32):
+                return network(clip)
+
+        base = name.split(" + ")[0]
+        logits = plain.setdefault(base, forward().double())
+        measure.require_close(name, [forward()], [logits])
+        work = measure.Work(forward)
+        peaks = {name: measure.peak_mb(work, subject.device)}
+        samples = measure.measure({name: [work]}, subject.device, repeats, graphs=True)
+        operations = measure.Floor(operations=operations_of(base, clip))
+        rooflines = {"forward": measure.roofline_ms(operations, limits)}
+        made += measure.rows(subject, samples, peaks, rooflines)
+    return made
+
+
+def operations_of(name: str, clip: Tensor) -> int:
+    """Floating point operations of a network's forward pass."""
+    with torch.device("meta"):
+        network = NETWORKS[name]().eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(clip.to("meta"))
+    return counter.get_total_flops()
+
+
+def main() -> None:
+    """Benchmark all shapes and record the rows."""
+    options = measure.parser(__doc__, "inference").parse_args()
+    torch.set_num_threads(options.threads)
+    dtype = getattr(torch, options.dtype)
+    limits = measure.ceilings(options.device, dtype)
+    names = [n + v for n in NETWORKS for v in VARIANTS if "ours" in n or v != VARIANTS[1]]
+    names = measure.chosen(names, options.providers)
+    default = (8, 3, 16, 224, 224) if options.device == "cuda" else (1, 3, 8, 112, 112)
+    for shape in options.shapes or [default]:
+        subject = measure.Subject("inference", shape, dtype, options.device)
+        measure.record(benchmark(subject, limits, names, options.repeats), options.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,372 @@
+"""How everything here is timed, checked and recorded.
+
+The providers of an operator take turns in one process, so that neighbours on the machine disturb all of them alike, and
+medians and quantiles are over the turns; whole networks, which would not fit beside each other, go one by one. On a GPU
+the time is that of CUDA events, around replayed CUDA graphs where a provider can be captured, over enough input sets
+that the cache does not hold them.
+"""
+
+import argparse
+import csv
+import ctypes
+import datetime
+import gc
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch._dynamo
+from torch import Tensor
+
+FOLDER = Path(__file__).parent
+COLUMNS = (
+    *("op", "direction", "shape", "dtype", "device", "provider"),
+    *("median_ms", "q20_ms", "q80_ms", "peak_mb", "roofline_ms"),
+    *("torch", "triton", "commit", "date"),
+)
+_MATRIX = 8192
+
+
+class Work(NamedTuple):
+    """What one provider does with one set of inputs.
+
+    Attributes:
+        forward: the forward pass; returns what the backward pass starts from.
+        backward: the backward pass; None where there is nothing to differentiate.
+    """
+
+    forward: Callable[[], Tensor]
+    backward: Callable[[Tensor], object] | None = None
+
+
+class Floor(NamedTuple):
+    """The least that has to be done: each input read once, each output written once.
+
+    Attributes:
+        bytes: moved through memory.
+        operations: of floating point, a multiply-add as two.
+    """
+
+    bytes: float = 0
+    operations: float = 0
+
+
+def require_close(name: str, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    """Refuse to go on where a result is wrong.
+
+    Args:
+        name: the provider.
+        actual: its results.
+        expected: the same in float64.
+
+    Raises:
+        ArithmeticError: if a relative error is above what the dtype allows.
+    """
+    for result, wanted in zip(actual, expected, strict=True):
+        error = ((result.double() - wanted).norm() / wanted.norm()).item()
+        if not error < (1e-3 if result.dtype in (torch.float32, torch.float64) else 3e-2):
+            raise ArithmeticError(f"{name} is wrong by {error:.1e}: it is not timed")
+
+
+def only_right(
+    checks: Mapping[str, Callable[[], Sequence[Tensor]]], expected: Sequence[Tensor]
+) -> list[str]:
+    """Names of the providers whose results are right; says which others are left out, and why.
+
+    Args:
+        checks: for every provider, what makes its results. One whose name begins with "ours" must be right.
+        expected: the results in float64.
+
+    Raises:
+        ArithmeticError: if ours is wrong: then nothing is timed.
+    """
+    right = []
+    for name, results in checks.items():
+        try:
+            require_close(name, results(), expected)
+            right.append(name)
+        except (ArithmeticError, RuntimeError) as error:
+            if name.startswith("ours"):
+                raise
+            print(f"{name} is left out: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+    return right
+
+
+def measure(
+    works: Mapping[str, Sequence[Work]], device: str, repeats: int, graphs: bool = False
+) -> dict[str, dict[str, list[float]]]:
+    """Time all providers in turns.
+
+    Args:
+        works: for every provider, the same work on different inputs.
+        device: cpu or cuda.
+        repeats: turns.
+        graphs: whether the work is captured in CUDA graphs, which leaves the time of the launches out.
+
+    Returns:
+        Milliseconds for one set of inputs, by provider and by direction: forward, and where there is a backward pass
+        also backward and both.
+    """
+    players = {
+        name: _player(name, sets, graphs and device == "cuda") for name, sets in works.items()
+    }
+    for passes in players.values():
+        for _ in range(2):
+            for one in passes:
+                one()
+    samples: dict[str, list[list[float]]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, passes in players.items():
+            marks = [_mark(device)]
+            for one in passes:
+                one()
+                marks.append(_mark(device))
+            times = _intervals(marks)
+            samples[name].append([t / len(works[name]) for t in times])
+    result = {}
+    for name, turns in samples.items():
+        result[name] = {"forward": [turn[0] for turn in turns]}
+        if len(turns[0]) > 1:
+            result[name] |= {"backward": [t[1] for t in turns], "both": [sum(t) for t in turns]}
+    return result
+
+
+def _player(name: str, sets: Sequence[Work], graphs: bool) -> list[Callable[[], object]]:
+    outputs: list[Tensor] = []
+
+    def forward() -> None:
+        outputs[:] = [work.forward() for work in sets]
+
+    def backward() -> None:
+        for work, output in zip(sets, outputs, strict=True):
+            if work.backward is not None:
+                work.backward(output)
+        outputs.clear()
+
+    passes = [forward] if sets[0].backward is None else [forward, backward]
+    if not graphs:
+        return list(passes)
+    try:
+        return _captured(passes)
+    except RuntimeError as error:
+        message = str(error).splitlines()[0]
+        print(f"{name} is timed with its launches: {message}", file=sys.stderr, flush=True)
+        return list(passes)
+
+
+def _captured(passes: Sequence[Callable[[], None]]) -> list[Callable[[], object]]:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            for one in passes:
+                one()
+    torch.cuda.synchronize()
+    captured: list[torch.cuda.CUDAGraph] = []
+    for one in passes:
+        graph = torch.cuda.CUDAGraph()
+        pool = captured[0].pool() if captured else None
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
+            one()
+        captured.append(graph)
+    return [graph.replay for graph in captured]
+
+
+def _mark(device: str) -> float | torch.cuda.Event:
+    if device == "cpu":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _intervals(marks: Sequence[float | torch.cuda.Event]) -> list[float]:
+    if isinstance(marks[0], float):
+        return [1e3 * (b - a) for a, b in pairwise(marks)]
+    torch.cuda.synchronize()
+    return [a.elapsed_time(b) for a, b in pairwise(marks)]
+
+
+def compiled(module: torch.nn.Module) -> Callable[..., Tensor]:
+    """Compile as if nothing had been compiled before: after some recompilations code silently runs as it is."""
+    torch._dynamo.reset()
+    return torch.compile(module, dynamic=False)
+
+
+def peak_mb(work: Work, device: str) -> float:
+    """Memory that a forward and a backward pass need on top of their inputs, 10⁶ bytes."""
+
+    def run() -> None:
+        output = work.forward()
+        if work.backward is not None:
+            work.backward(output)
+
+    run()
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        torch.cuda.synchronize()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    # Give freed memory back, so that what is needed has to be taken anew and counts.
+    ctypes.CDLL(None).malloc_trim(0)
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
+    run()
+    return (_resident("VmHWM") - before) / 1e6
+
+
+def _resident(which: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(which)).split()[1])
+
+
+def ceilings(device: str, dtype: torch.dtype) -> tuple[float, float]:
+    """What the machine reaches: bytes a second of a large copy, operations a second of a large matrix product."""
+    large = device == "cuda"
+    size = _MATRIX if large else _MATRIX // 8
+    source = torch.empty(1 << (30 if large else 27), dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    works = {
+        "copy": [Work(lambda: target.copy_(source))],
+        "product": [Work(lambda: a @ b)],
+    }
+    times = {k: min(v["forward"]) / 1e3 for k, v in measure(works, device, repeats=5).items()}
+    return 2 * source.numel() / times["copy"], 2 * size**3 / times["product"]
+
+
+def roofline_ms(floor: Floor, limits: tuple[float, float]) -> float:
+    """The larger of the times for the bytes and for the operations."""
+    return 1e3 * max(floor.bytes / limits[0], floor.operations / limits[1])
+
+
+class Subject(NamedTuple):
+    """What a row of the results is about.
+
+    Attributes:
+        op: what is computed.
+        shape: of its inputs.
+        dtype: of its inputs.
+        device: cpu or cuda.
+    """
+
+    op: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: str
+
+
+def rows(
+    subject: Subject,
+    samples: Mapping[str, Mapping[str, Sequence[float]]],
+    peaks: Mapping[str, float],
+    rooflines: Mapping[str, float],
+) -> list[dict[str, object]]:
+    """One row of the results for each provider and each direction.
+
+    Args:
+        subject: what was measured.
+        samples: what `measure` gave.
+        peaks: `peak_mb` of every provider.
+        rooflines: `roofline_ms` of every direction.
+    """
+    made = []
+    for provider, directions in samples.items():
+        for direction, times in directions.items():
+            q20, *_, q80 = statistics.quantiles(times, n=5, method="inclusive")
+            row = {
+                "op": subject.op,
+                "direction": direction,
+                "shape": "x".join(map(str, subject.shape)),
+                "dtype": str(subject.dtype).removeprefix("torch."),
+                "device": device_name(subject.device),
+                "provider": provider,
+                "median_ms": f"{statistics.median(times):.4g}",
+                "q20_ms": f"{q20:.4g}",
+                "q80_ms": f"{q80:.4g}",
+                "peak_mb": f"{peaks[provider]:.4g}",
+                "roofline_ms": f"{rooflines[direction]:.3g}" if direction in rooflines else "",
+            }
+            made.append(row)
+            print(*(f"{row[k]}" for k in COLUMNS[:11] if k != "device"), sep="\t", flush=True)
+    return made
+
+
+def record(made: Iterable[Mapping[str, object]], path: Path) -> None:
+    """Append rows to a table of results, with all that the numbers depend on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    where = {
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "commit": _commit(),
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+    }
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerows({**row, **where} for row in made)
+
+
+def device_name(device: str) -> str:
+    """The GPU's name, or that of the processor with the number of threads."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    threads = torch.get_num_threads()
+    return f"{names[0] if names else platform.machine()}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def parser(description: str, name: str) -> argparse.ArgumentParser:
+    """The options that all benchmarks have.
+
+    Args:
+        description: of the benchmark.
+        name: of its table of results.
+    """
+    options = argparse.ArgumentParser(description=description.splitlines()[0])
+    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    options.add_argument("--shapes", nargs="*", type=shape, help="for example 8x32x16x56x56")
+    options.add_argument("--providers", nargs="*", help="only these; * matches all")
+    options.add_argument("--repeats", type=int, default=9, help="turns")
+    options.add_argument("--threads", type=int, default=1, help="of a CPU")
+    options.add_argument("--output", type=Path, default=FOLDER / "results" / f"{name}.csv")
+    return options
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """8x32x16x56x56 → (8, 32, 16, 56, 56)."""
+    return tuple(int(size) for size in text.split("x"))
+
+
+def chosen(names: Iterable[str], patterns: Sequence[str] | None) -> list[str]:
+    """Those names that match one of the patterns, all of them where there are none."""
+    return [n for n in names if patterns is None or any(fnmatchcase(n, p) for p in patterns)]

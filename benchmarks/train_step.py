@@ -1,0 +1,162 @@
+"""Whole training steps: every stage of ours, and classification by a plain network and torchvision's video networks.
+
+`python benchmarks/train_step.py --device cuda --dtype bfloat16 --shapes 8x3x16x224x224` times forward, loss, backward
+and SGD on one batch of uint8 clips, without Lightning around them. "ours" is joint training with all terms of Eq. 5,
+"ours without motion blocks" its baseline. The roofline is that of the operations of both passes: its share of the time
+is the utilisation.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import measure
+import torch
+import torch._inductor.config
+import torch.nn.functional as F
+from networks import NETWORKS, NUM_CLASSES, channels_last_
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, RecognitionTask
+
+TASKS: dict[str, Callable[[str], MotionTask]] = {
+    "ours": lambda b: RecognitionTask(backbone=b, num_classes=NUM_CLASSES),
+    "ours motion blocks only": lambda b: RecognitionTask(
+        backbone=b, num_classes=NUM_CLASSES, flow_weight=0, contrast_weights=(0, 0)
+    ),
+    "ours without motion blocks": lambda b: RecognitionTask(
+        backbone=b, num_classes=NUM_CLASSES, levels=()
+    ),
+    "ours flow": lambda b: FlowTask(backbone=b),
+    "ours contrast 1": lambda b: ContrastTask(level=1, backbone=b),
+    "ours contrast 2": lambda b: ContrastTask(level=2, backbone=b),
+}
+PEERS = ("resnet50", "r3d_18", "r2plus1d_18")
+VARIANTS = ("", " + channels-last weights", " + compiled")
+
+Batch = dict[str, Any]
+
+
+class Classification(nn.Module):
+    """A step of a network of others.
+
+    Args:
+        network: (B, 3, T, H, W) → (B, K).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(self.network(batch["video"]), batch["label"])
+
+
+class Stage(nn.Module):
+    """A step of ours, with what it trains in training mode and the rest frozen, as in a run.
+
+    Args:
+        task: the stage.
+    """
+
+    def __init__(self, task: MotionTask) -> None:
+        super().__init__()
+        self.task = task
+        task.requires_grad_(False).eval()
+        for module in task.trained_modules():
+            module.requires_grad_(True).train()
+        # There is no trainer to log to.
+        task.log_mean = lambda *_: None
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The loss of the stage."""
+        return self.task.training_step(batch, 0)
+
+
+def step_of(name: str, backbone: str, device: str) -> nn.Module:
+    """A step with random weights, the same for all variants of a name."""
+    torch.manual_seed(0)
+    base = name.split(" + ")[0]
+    if base in TASKS:
+        step: nn.Module = Stage(TASKS[base](backbone))
+    else:
+        step = channels_last_(Classification(NETWORKS[base]()))
+    return (channels_last_(step) if VARIANTS[1] in name or VARIANTS[2] in name else step).to(device)
+
+
+def work(name: str, backbone: str, subject: measure.Subject) -> measure.Work:
+    """Forward, and backward with the optimizer's step."""
+    step = step_of(name, backbone, subject.device)
+    forward = measure.compiled(step) if VARIANTS[2] in name else step
+    trained = [p for p in step.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, 1e-3, momentum=0.9, weight_decay=1e-4, fused=True)
+    batch = batch_of(subject.shape, subject.device)
+
+    def loss() -> Tensor:
+        with torch.autocast(subject.device, subject.dtype, subject.dtype != torch.float32):
+            return forward(batch)
+
+    def backward(value: Tensor) -> None:
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return measure.Work(loss, backward)
+
+
+def batch_of(shape: tuple[int, ...], device: str) -> Batch:
+    """Random clips and labels."""
+    generator = torch.Generator().manual_seed(0)
+    clip = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    label = torch.randint(NUM_CLASSES, shape[:1], generator=generator)
+    return {"video": clip.to(device), "label": label.to(device)}
+
+
+def operations_of(name: str, backbone: str, shape: tuple[int, ...]) -> int:
+    """Floating point operations of both passes."""
+    with torch.device("meta"):
+        step = step_of(name, backbone, "meta")
+        with FlopCounterMode(display=False) as counter:
+            step(batch_of(shape, "meta")).backward()
+    return counter.get_total_flops()
+
+
+def check(name: str, subject: measure.Subject, backbone: str) -> None:
+    """Refuse a variant whose first loss is not that of the plain step."""
+    losses = []
+    for one in (name.split(" + ")[0], name):
+        made = work(one, backbone, subject)
+        torch.manual_seed(0)
+        losses.append(made.forward().detach().double())
+    measure.require_close(name, losses[1:], losses[:1])
+
+
+def main() -> None:
+    """Benchmark all steps and record the rows."""
+    parser = measure.parser(__doc__, "train_step")
+    parser.add_argument("--backbone", default="r2d50", help="of ours")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    # Compiled code draws the same places and drops the same features: otherwise its loss could not be checked.
+    torch._inductor.config.fallback_random = True
+    dtype = getattr(torch, options.dtype)
+    limits = measure.ceilings(options.device, dtype)
+    names = [n + v for n in TASKS for v in VARIANTS]
+    names += [n + v for n in PEERS for v in VARIANTS if v != VARIANTS[1]]
+    default = (8, 3, 16, 224, 224) if options.device == "cuda" else (2, 3, 8, 112, 112)
+    for shape in options.shapes or [default]:
+        op = f"train_step {options.backbone}"
+        subject = measure.Subject(op, shape, dtype, options.device)
+        for name in measure.chosen(names, options.providers):
+            check(name, subject, options.backbone)
+            made = work(name, options.backbone, subject)
+            peaks = {name: measure.peak_mb(made, options.device)}
+            samples = measure.measure({name: [made]}, options.device, options.repeats)
+            operations = operations_of(name.split(" + ")[0], options.backbone, shape)
+            floor = measure.roofline_ms(measure.Floor(operations=operations), limits)
+            measure.record(measure.rows(subject, samples, peaks, {"both": floor}), options.output)
+
+
+if __name__ == "__main__":
+    main()

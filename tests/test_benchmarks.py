@@ -1,0 +1,66 @@
+"""Every benchmark runs, checks what it times, and records what it says it records."""
+
+import csv
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+COLUMNS = (
+    "op,direction,shape,dtype,device,provider,median_ms,q20_ms,q80_ms,peak_mb,roofline_ms,"
+    "torch,triton,commit,date"
+)
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks(monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "patterns", "directions"),
+    [
+        ("cost_volume", "1x4x2x9x8", ["ours*", "eager*"], ["forward", "backward", "both"]),
+        ("contrastive_loss", "60x40x8", ["ours", "eager"], ["forward", "backward", "both"]),
+        ("train_step", "2x3x4x32x32", ["ours flow"], ["forward", "backward", "both"]),
+        ("inference", "1x3x4x32x32", ["ours", "resnet50"], ["forward"]),
+    ],
+)
+def test_records_checked_rows(
+    name: str,
+    shape: str,
+    patterns: list[str],
+    directions: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    table = tmp_path / f"{name}.csv"
+    words = ["--shapes", shape, "--repeats", "2", "--output", str(table), "--providers", *patterns]
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    importlib.import_module(name).main()
+    lines = table.read_text().splitlines()
+    assert lines[0] == COLUMNS
+    rows = list(csv.DictReader(lines))
+    assert [row["direction"] for row in rows] == directions * (len(rows) // len(directions))
+    for row in rows:
+        assert row["shape"] == shape
+        assert row["torch"] == torch.__version__
+        assert 0 < float(row["q20_ms"]) <= float(row["median_ms"]) <= float(row["q80_ms"])
+
+
+def test_what_is_wrong_is_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    measure = importlib.import_module("measure")
+    right, wrong = [torch.ones(3)], [torch.tensor([1.0, 1.0, torch.nan])]
+    checks = {"ours": lambda: right, "other": lambda: wrong}
+    assert measure.only_right(checks, [torch.ones(3).double()]) == ["ours"]
+    assert "other is left out: other is wrong by nan" in capsys.readouterr().err
+    with pytest.raises(ArithmeticError, match="ours is wrong"):
+        measure.only_right({"ours": lambda: wrong}, [torch.ones(3).double()])
+
+
+def test_memory_is_what_a_pass_needs_at_once() -> None:
+    measure = importlib.import_module("measure")
+    work = measure.Work(lambda: torch.ones(1 << 24) + torch.ones(1 << 24))
+    assert measure.peak_mb(work, "cpu") == pytest.approx(3 * (1 << 26) / 1e6, rel=0.1)
