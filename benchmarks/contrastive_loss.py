@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import measure
+import report
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -64,7 +65,7 @@ def work(loss: Loss, predicted: Tensor, targets: Tensor, positive: Tensor) -> me
 
 
 def benchmark(
-    subject: measure.Subject, limits: tuple[float, float], names: list[str] | None, repeats: int
+    subject: report.Subject, limits: tuple[float, float], names: list[str] | None, repeats: int
 ) -> list[dict[str, object]]:
     """Check, then time, all providers on one shape."""
     predictions, targets, channels = subject.shape
@@ -75,7 +76,7 @@ def benchmark(
     )
     positive = torch.randint(targets, (predictions,), generator=generator).to(subject.device)
     functions = providers()
-    functions = {name: functions[name] for name in measure.chosen(functions, names)}
+    functions = {name: functions[name] for name in report.chosen(functions, names)}
     double = rows.double().requires_grad_()
     similar = F.normalize(double, dim=1) @ F.normalize(columns.double(), dim=1).T
     value = F.cross_entropy(similar / TEMPERATURE, positive)
@@ -93,19 +94,19 @@ def benchmark(
     both = measure.Floor(
         (2 * predictions + targets) * channels * size, 4 * predictions * targets * channels
     )
-    return measure.rows(subject, samples, peaks, {"both": measure.roofline_ms(both, limits)})
+    return report.rows(subject, samples, peaks, {"both": measure.roofline_ms(both, limits)})
 
 
 def main() -> None:
     """Benchmark all shapes and record the rows."""
-    options = measure.parser(__doc__, "contrastive_loss").parse_args()
+    options = report.parser(__doc__, "contrastive_loss").parse_args()
     torch.set_num_threads(options.threads)
     dtype = getattr(torch, options.dtype)
     limits = measure.ceilings(options.device, torch.float32)
     for shape in options.shapes or SHAPES:
-        subject = measure.Subject("contrastive_loss", shape, dtype, options.device)
+        subject = report.Subject("contrastive_loss", shape, dtype, options.device)
         made = benchmark(subject, limits, options.providers, options.repeats)
-        measure.record(made, options.output)
+        report.record(made, options.output)
 
 
 if __name__ == "__main__":

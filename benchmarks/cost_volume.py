@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 import measure
+import report
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -118,12 +119,12 @@ def in_format(provider: str, tensors: tuple[Tensor, Tensor]) -> tuple[Tensor, ..
 
 
 def benchmark(
-    subject: measure.Subject, limits: tuple[float, float], names: list[str] | None, repeats: int
+    subject: report.Subject, limits: tuple[float, float], names: list[str] | None, repeats: int
 ) -> list[dict[str, object]]:
     """Check, then time, all providers on one shape."""
     shape, dtype, device = subject.shape, subject.dtype, subject.device
     functions = providers(device)
-    functions = {name: functions[name] for name in measure.chosen(functions, names)}
+    functions = {name: functions[name] for name in report.chosen(functions, names)}
     floor = floors(shape, dtype)
     sets = 1
     if device == "cuda":
@@ -141,20 +142,20 @@ def benchmark(
     peaks = {name: measure.peak_mb(sets[0], device) for name, sets in works.items()}
     samples = measure.measure(works, device, repeats, graphs=True)
     rooflines = {name: measure.roofline_ms(least, limits) for name, least in floor.items()}
-    return measure.rows(subject, samples, peaks, rooflines)
+    return report.rows(subject, samples, peaks, rooflines)
 
 
 def main() -> None:
     """Benchmark all shapes and record the rows."""
-    options = measure.parser(__doc__, "cost_volume").parse_args()
+    options = report.parser(__doc__, "cost_volume").parse_args()
     torch.set_num_threads(options.threads)
     dtype = getattr(torch, options.dtype)
     batch = 8 if options.device == "cuda" else 2
     limits = measure.ceilings(options.device, dtype)
     for shape in options.shapes or [(batch, *level) for level in LEVELS]:
-        subject = measure.Subject("cost_volume", shape, dtype, options.device)
+        subject = report.Subject("cost_volume", shape, dtype, options.device)
         made = benchmark(subject, limits, options.providers, options.repeats)
-        measure.record(made, options.output)
+        report.record(made, options.output)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the features. The roofline is that of the network's own operations: its share of
 """
 
 import measure
+import report
 import torch
 from networks import NETWORKS, channels_last_
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ def prepared(name: str, device: str) -> nn.Module:
 
 @torch.no_grad()
 def benchmark(
-    subject: measure.Subject, limits: tuple[float, float], names: list[str], repeats: int
+    subject: report.Subject, limits: tuple[float, float], names: list[str], repeats: int
 ) -> list[dict[str, object]]:
     """Check that the variants of a network agree, then time all."""
     generator = torch.Generator().manual_seed(0)
@@ -51,7 +52,7 @@ def benchmark(
         samples = measure.measure({name: [work]}, subject.device, repeats, graphs=True)
         operations = measure.Floor(operations=operations_of(base, clip))
         rooflines = {"forward": measure.roofline_ms(operations, limits)}
-        made += measure.rows(subject, samples, peaks, rooflines)
+        made += report.rows(subject, samples, peaks, rooflines)
     return made
 
 
@@ -66,16 +67,16 @@ def operations_of(name: str, clip: Tensor) -> int:
 
 def main() -> None:
     """Benchmark all shapes and record the rows."""
-    options = measure.parser(__doc__, "inference").parse_args()
+    options = report.parser(__doc__, "inference").parse_args()
     torch.set_num_threads(options.threads)
     dtype = getattr(torch, options.dtype)
     limits = measure.ceilings(options.device, dtype)
     names = [n + v for n in NETWORKS for v in VARIANTS if "ours" in n or v != VARIANTS[1]]
-    names = measure.chosen(names, options.providers)
+    names = report.chosen(names, options.providers)
     default = (8, 3, 16, 224, 224) if options.device == "cuda" else (1, 3, 8, 112, 112)
     for shape in options.shapes or [default]:
-        subject = measure.Subject("inference", shape, dtype, options.device)
-        measure.record(benchmark(subject, limits, names, options.repeats), options.output)
+        subject = report.Subject("inference", shape, dtype, options.device)
+        report.record(benchmark(subject, limits, names, options.repeats), options.output)
 
 
 if __name__ == "__main__":

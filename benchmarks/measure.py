@@ -1,4 +1,4 @@
-"""How everything here is timed, checked and recorded.
+"""How everything here is timed and checked; `report.py` records it.
 
 The providers of an operator take turns in one process, so that neighbours on the machine disturb all of them alike, and
 medians and quantiles are over the turns; whole networks, which would not fit beside each other, go one by one. On a GPU
@@ -6,19 +6,11 @@ the time is that of CUDA events, around replayed CUDA graphs where a provider ca
 that the cache does not hold them.
 """
 
-import argparse
-import csv
 import ctypes
-import datetime
 import gc
-import platform
-import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +19,6 @@ import torch
 import torch._dynamo
 from torch import Tensor
 
-FOLDER = Path(__file__).parent
-COLUMNS = (
-    *("op", "direction", "shape", "dtype", "device", "provider"),
-    *("median_ms", "q20_ms", "q80_ms", "peak_mb", "roofline_ms"),
-    *("torch", "triton", "commit", "date"),
-)
 _MATRIX = 8192
 
 
@@ -250,123 +236,3 @@ def ceilings(device: str, dtype: torch.dtype) -> tuple[float, float]:
 def roofline_ms(floor: Floor, limits: tuple[float, float]) -> float:
     """The larger of the times for the bytes and for the operations."""
     return 1e3 * max(floor.bytes / limits[0], floor.operations / limits[1])
-
-
-class Subject(NamedTuple):
-    """What a row of the results is about.
-
-    Attributes:
-        op: what is computed.
-        shape: of its inputs.
-        dtype: of its inputs.
-        device: cpu or cuda.
-    """
-
-    op: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    device: str
-
-
-def rows(
-    subject: Subject,
-    samples: Mapping[str, Mapping[str, Sequence[float]]],
-    peaks: Mapping[str, float],
-    rooflines: Mapping[str, float],
-) -> list[dict[str, object]]:
-    """One row of the results for each provider and each direction.
-
-    Args:
-        subject: what was measured.
-        samples: what `measure` gave.
-        peaks: `peak_mb` of every provider.
-        rooflines: `roofline_ms` of every direction.
-    """
-    made = []
-    for provider, directions in samples.items():
-        for direction, times in directions.items():
-            q20, *_, q80 = statistics.quantiles(times, n=5, method="inclusive")
-            row = {
-                "op": subject.op,
-                "direction": direction,
-                "shape": "x".join(map(str, subject.shape)),
-                "dtype": str(subject.dtype).removeprefix("torch."),
-                "device": device_name(subject.device),
-                "provider": provider,
-                "median_ms": f"{statistics.median(times):.4g}",
-                "q20_ms": f"{q20:.4g}",
-                "q80_ms": f"{q80:.4g}",
-                "peak_mb": f"{peaks[provider]:.4g}",
-                "roofline_ms": f"{rooflines[direction]:.3g}" if direction in rooflines else "",
-            }
-            made.append(row)
-            print(*(f"{row[k]}" for k in COLUMNS[:11] if k != "device"), sep="\t", flush=True)
-    return made
-
-
-def record(made: Iterable[Mapping[str, object]], path: Path) -> None:
-    """Append rows to a table of results, with all that the numbers depend on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    where = {
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "commit": _commit(),
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-    }
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS)
-        if new:
-            writer.writeheader()
-        writer.writerows({**row, **where} for row in made)
-
-
-def device_name(device: str) -> str:
-    """The GPU's name, or that of the processor with the number of threads."""
-    if device == "cuda":
-        return torch.cuda.get_device_name()
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    threads = torch.get_num_threads()
-    return f"{names[0] if names else platform.machine()}, {threads} thread{'s' * (threads > 1)}"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
-def parser(description: str, name: str) -> argparse.ArgumentParser:
-    """The options that all benchmarks have.
-
-    Args:
-        description: of the benchmark.
-        name: of its table of results.
-    """
-    options = argparse.ArgumentParser(description=description.splitlines()[0])
-    options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    options.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    options.add_argument("--shapes", nargs="*", type=shape, help="for example 8x32x16x56x56")
-    options.add_argument("--providers", nargs="*", help="only these; * matches all")
-    options.add_argument("--repeats", type=int, default=9, help="turns")
-    options.add_argument("--threads", type=int, default=1, help="of a CPU")
-    options.add_argument("--output", type=Path, default=FOLDER / "results" / f"{name}.csv")
-    return options
-
-
-def shape(text: str) -> tuple[int, ...]:
-    """8x32x16x56x56 → (8, 32, 16, 56, 56)."""
-    return tuple(int(size) for size in text.split("x"))
-
-
-def chosen(names: Iterable[str], patterns: Sequence[str] | None) -> list[str]:
-    """Those names that match one of the patterns, all of them where there are none."""
-    return [n for n in names if patterns is None or any(fnmatchcase(n, p) for p in patterns)]

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import measure
+import report
 import torch
 import torch._inductor.config
 import torch.nn.functional as F
@@ -85,7 +86,7 @@ def step_of(name: str, backbone: str, device: str) -> nn.Module:
     return (channels_last_(step) if VARIANTS[1] in name or VARIANTS[2] in name else step).to(device)
 
 
-def work(name: str, backbone: str, subject: measure.Subject) -> measure.Work:
+def work(name: str, backbone: str, subject: report.Subject) -> measure.Work:
     """Forward, and backward with the optimizer's step."""
     step = step_of(name, backbone, subject.device)
     forward = measure.compiled(step) if VARIANTS[2] in name else step
@@ -122,7 +123,7 @@ def operations_of(name: str, backbone: str, shape: tuple[int, ...]) -> int:
     return counter.get_total_flops()
 
 
-def check(name: str, subject: measure.Subject, backbone: str) -> None:
+def check(name: str, subject: report.Subject, backbone: str) -> None:
     """Refuse a variant whose first loss is not that of the plain step."""
     losses = []
     for one in (name.split(" + ")[0], name):
@@ -134,7 +135,7 @@ def check(name: str, subject: measure.Subject, backbone: str) -> None:
 
 def main() -> None:
     """Benchmark all steps and record the rows."""
-    parser = measure.parser(__doc__, "train_step")
+    parser = report.parser(__doc__, "train_step")
     parser.add_argument("--backbone", default="r2d50", help="of ours")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -147,15 +148,15 @@ def main() -> None:
     default = (8, 3, 16, 224, 224) if options.device == "cuda" else (2, 3, 8, 112, 112)
     for shape in options.shapes or [default]:
         op = f"train_step {options.backbone}"
-        subject = measure.Subject(op, shape, dtype, options.device)
-        for name in measure.chosen(names, options.providers):
+        subject = report.Subject(op, shape, dtype, options.device)
+        for name in report.chosen(names, options.providers):
             check(name, subject, options.backbone)
             made = work(name, options.backbone, subject)
             peaks = {name: measure.peak_mb(made, options.device)}
             samples = measure.measure({name: [made]}, options.device, options.repeats)
             operations = operations_of(name.split(" + ")[0], options.backbone, shape)
             floor = measure.roofline_ms(measure.Floor(operations=operations), limits)
-            measure.record(measure.rows(subject, samples, peaks, {"both": floor}), options.output)
+            report.record(report.rows(subject, samples, peaks, {"both": floor}), options.output)
 
 
 if __name__ == "__main__":
