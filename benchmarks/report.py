@@ -109,9 +109,15 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    command = ["git", "-C", str(FOLDER), "describe", "--always", "--dirty"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
+    """The commit, with a + where what is measured has changed since."""
+    measured = [f"src/hcml_lightning/{part}" for part in ("ops", "losses", "models", "tasks")]
+    head = _git("rev-parse", "--short", "HEAD") or "unknown"
+    return head + ("+" if _git("status", "--short", *measured) else "")
+
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(FOLDER.parent), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def parser(description: str, name: str) -> argparse.ArgumentParser:
