@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hcml_lightning.models.recompute import recomputed
+
 
 @dataclass(frozen=True)
 class BackboneSpec:
@@ -176,12 +178,17 @@ class Bottleneck(nn.Module):
 class ResStage(nn.Sequential):
     """One of res2 … res5: bottleneck blocks, the first of which carries the strides."""
 
+    recompute = False
+
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, T, H, W) → (B, C', T', H', W')."""
         num_frames = features.shape[2]
         frames = fold_time(features)
         for block in cast("Iterator[Bottleneck]", iter(self)):
-            frames = block(frames, num_frames)
+            if self.recompute and self.training:
+                frames = recomputed(block, frames, num_frames)
+            else:
+                frames = block(frames, num_frames)
             num_frames = -(-num_frames // block.temporal_stride)
         return unfold_time(frames, num_frames)
 

@@ -66,6 +66,7 @@ class MotionHierarchy(nn.Module):
         stride: s of the cost volumes, cells; the backbone's where None.
         max_offset: K of f_δ, frames of the level below.
         dropout: probability before the classifier.
+        recompute: whether blocks that train keep no activations and are run once more in the backward pass.
 
     Raises:
         ValueError: if the backbone or a level is unknown.
@@ -89,10 +90,11 @@ class MotionHierarchy(nn.Module):
         stride: int | None = None,
         max_offset: int = 4,
         dropout: float = 0.5,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.network = MotionNetwork(
-            backbone, num_classes, levels, max_displacement, stride, dropout
+            backbone, num_classes, levels, max_displacement, stride, dropout, recompute
         )
         self.levels = self.network.levels
         self.side: SideBranch | None = None

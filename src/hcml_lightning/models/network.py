@@ -19,6 +19,7 @@ from hcml_lightning.models.backbones import (
     unfold_time,
 )
 from hcml_lightning.models.prime_motion import PrimeMotionBlock
+from hcml_lightning.models.recompute import recomputed
 
 # ImageNet's mean and standard deviation, in 0..255: those that published ResNet weights expect.
 MEAN = (123.675, 116.28, 103.53)
@@ -38,6 +39,8 @@ class MotionNetwork(nn.Module):
         max_displacement: d of the cost volumes, cells; the backbone's where None.
         stride: s of the cost volumes, cells; the backbone's where None.
         dropout: probability before the classifier; 0.5 as in [9].
+        recompute: whether residual blocks and motion blocks that train are run once more in the backward pass instead
+            of keeping their activations: less memory for more time. Not for compiled networks.
 
     Raises:
         ValueError: if the backbone or a level is unknown.
@@ -54,13 +57,17 @@ class MotionNetwork(nn.Module):
         max_displacement: int | None = None,
         stride: int | None = None,
         dropout: float = 0.5,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         spec = backbone_spec(backbone)
         self.levels = checked_levels(levels)
         self.conv1 = nn.Conv2d(3, spec.width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(spec.width)
         self.layer1, self.layer2, self.layer3, self.layer4 = (make_stage(spec, i) for i in range(4))
+        for stage in self.stages:
+            stage.recompute = recompute
         self.motion = nn.ModuleDict(
             {str(i): PrimeMotionBlock(spec, i, max_displacement, stride) for i in self.levels}
         )
@@ -117,7 +124,9 @@ class MotionNetwork(nn.Module):
         for level, stage in enumerate(self.stages[: up_to + 1]):
             features = stage(features)
             if level in self.levels:
-                motion[level] = self.block(level).extract(features)
+                extract = self.block(level).extract
+                repeat = self.recompute and extract.training
+                motion[level] = recomputed(extract, features) if repeat else extract(features)
                 if level < up_to:
                     features = features + self.block(level).project(motion[level])
         return features, motion

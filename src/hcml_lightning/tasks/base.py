@@ -67,6 +67,8 @@ class MotionTask(pl.LightningModule):
         weight_decay: of weights.
         decay_norm_and_bias: whether batch norm's parameters and biases decay too.
         warmup_epochs: epochs over which the learning rate rises linearly.
+        recompute: whether blocks that train keep no activations and are run once more in the backward pass: less
+            memory for more time; not together with `torch.compile`.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
@@ -87,12 +89,13 @@ class MotionTask(pl.LightningModule):
         weight_decay: float = 1e-4,
         decay_norm_and_bias: bool = True,
         warmup_epochs: float = 10,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         # Without `frame`, Lightning leaves the frames of the caller in a cycle, and with them its loaders' workers.
         self.save_hyperparameters(frame=inspect.currentframe())
         self.model = MotionHierarchy(
-            backbone, num_classes, levels, max_displacement, stride, max_offset, dropout
+            backbone, num_classes, levels, max_displacement, stride, max_offset, dropout, recompute
         )
         self.num_classes = num_classes
         self.init_from = init_from
