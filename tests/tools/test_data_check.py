@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -116,6 +117,16 @@ def test_a_wrong_count_in_the_header_is_odd_but_readable(layout_copy, capsys):
     video.write_bytes(content[:place] + (5).to_bytes(4, "little") + content[place + 4 :])
     assert check("ucf101", root) == 0
     assert "the header promises 5 frames, and there are 12" in capsys.readouterr().out
+
+
+def test_a_webm_that_lost_its_last_frames_is_odd(layout_copy, capsys):
+    root = layout_copy("something_v2")
+    video = next(root.rglob("*.webm"))
+    content = video.read_bytes()
+    # The end of the last cluster; twelve frames of 25 a second are not long enough to call it broken.
+    video.write_bytes(content[: len(content) * 3 // 4])
+    check("something_v2", root)
+    assert re.search(r"the header promises 0\.48 s|cut short", capsys.readouterr().out)
 
 
 def test_a_killed_check_goes_on_and_ends_the_same(layout_copy, tmp_path):

@@ -266,3 +266,25 @@ def test_a_copy_that_lost_frames_is_none(synthetic_root, tmp_path, monkeypatch):
 def test_parts_of_the_work():
     assert Shard.parse("3/8") == Shard(3, 8)
     assert (Shard(1, 1).name, Shard(3, 8).name) == ("", "_3-of-8")
+
+
+def test_genuine_videos_keep_their_frames(shared_data, tmp_path):
+    clips = shared_data / "clips"
+    chosen = [sorted((clips / "hmdb51").rglob("*.avi"))[0], clips / "jester" / "25063.mp4"]
+    chosen += [clips / "something-something-frames" / "22983"]
+    chosen += [clips / "something-something-v2" / "166766.webm"]
+    for number, source in enumerate(chosen):
+        copy = tmp_path / f"{number}.mp4"
+        assert make_copy(str(source), copy, tmp_path, Encoding()) == probe(source).num_frames
+        old, new = probe(source), probe(copy)
+        numbers = [0, old.num_frames // 2, old.num_frames - 1]
+        large = read_frames(source, numbers).permute(0, 3, 1, 2).float()
+        small = read_frames(copy, numbers).permute(0, 3, 1, 2).float()
+        scaled = torch.nn.functional.interpolate(large, (new.height, new.width), mode="area")
+        errors = (scaled[:, None] - small[None]).abs().mean((2, 3, 4))
+        assert errors.argmin(1).tolist() == [0, 1, 2]
+        assert errors.diag().max() < 5, source
+    for source in sorted((clips / "bad").iterdir()):
+        with pytest.raises(VideoError, match=source.name):
+            make_copy(str(source), tmp_path / "bad.mp4", tmp_path, Encoding())
+    assert not (tmp_path / "bad.mp4").exists()

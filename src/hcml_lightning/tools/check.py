@@ -11,12 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import av
 from tqdm import tqdm
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.data.datamodule import Split
 from hcml_lightning.data.dataset import VideoRecord
-from hcml_lightning.data.decode import VideoError, check_video
+from hcml_lightning.data.decode import VideoError, VideoInfo, check_video
 from hcml_lightning.data.manifest import (
     COLUMNS,
     MANIFEST_NAME,
@@ -90,15 +91,31 @@ def examine(path: str) -> ManifestRow:
         if os.path.isdir(path):
             return replace(row, info=info)
         index = find_index(path)
-        with open_video(path) as (_, stream):
-            promised = stream.frames
+        note = _odd_header(path, info)
     except VideoError as error:
         return replace(row, error=str(error).removeprefix(path).lstrip("/: "))
-    note = ""
-    if promised and promised != info.num_frames:
-        note = f"the header promises {promised} frames, and there are {info.num_frames}"
     packed = pack_index(index)
     return replace(row, info=info, note=note, index=packed if len(packed) < LONGEST_INDEX else "")
+
+
+def _odd_header(path: str, info: VideoInfo) -> str:
+    """What the header of a readable file says otherwise than its frames; files without a count may say how long."""
+    with open_video(path) as (container, stream):
+        promised = stream.frames
+        alone = len(container.streams) == 1
+        seconds = (container.duration or 0) / av.time_base
+    # Files with packed B-frames, of which UCF-101 and HMDB-51 have hundreds, count one too many.
+    if promised and abs(promised - info.num_frames) > 1:
+        return f"the header promises {promised} frames, and there are {info.num_frames}"
+    if (
+        not promised
+        and alone
+        and info.fps
+        and seconds - info.num_frames / info.fps > 1.5 / info.fps
+    ):
+        ends = info.num_frames / info.fps
+        return f"the header promises {seconds:.2f} s, and the frames end after {ends:.2f} s"
+    return ""
 
 
 def scan(

@@ -17,6 +17,8 @@ from hcml_lightning.data.decode import VideoError, VideoInfo, probe, upright_fra
 
 # Something-Something V1 was cut into images at this rate; a folder of images itself does not say.
 RATE_OF_IMAGES = 12
+# What a header says beyond these is damage, or the unit of its time stamps.
+LOWEST_RATE, HIGHEST_RATE = 1, 240
 
 
 class TargetError(OSError):
@@ -67,9 +69,18 @@ def encode(path: str, encoding: Encoding) -> tuple[bytes, int]:
         VideoError: if a frame of the source is damaged or missing.
     """
     info = probe(path)
-    width, height = copy_size(info, encoding.short_side)
-    rate = Fraction(info.fps or RATE_OF_IMAGES).limit_denominator(1001)
     content = io.BytesIO()
+    try:
+        count = _encode_into(content, path, info, encoding)
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{path}: cannot be encoded ({error}).") from error
+    return content.getvalue(), count
+
+
+def _encode_into(content: io.BytesIO, path: str, info: VideoInfo, encoding: Encoding) -> int:
+    known = LOWEST_RATE <= info.fps <= HIGHEST_RATE
+    rate = Fraction(info.fps if known else RATE_OF_IMAGES).limit_denominator(1001)
+    width, height = copy_size(info, encoding.short_side)
     count = 0
     with av.open(content, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         settings = {
@@ -98,7 +109,7 @@ def encode(path: str, encoding: Encoding) -> tuple[bytes, int]:
             container.mux(stream.encode(picture))
             count += 1
         container.mux(stream.encode(None))
-    return content.getvalue(), count
+    return count
 
 
 def make_copy(source: str, target: Path, scratch: Path, encoding: Encoding) -> int:

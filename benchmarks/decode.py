@@ -1,0 +1,152 @@
+"""Readers of video clips side by side, each with one thread: clips of 32 frames in a CPU-second, and wrong frames.
+
+`python benchmarks/decode.py` writes `results/decode.csv`. Readers that are not installed are left out (torchcodec needs
+FFmpeg of the system): `pip install torchcodec decord opencv-python-headless`. They take turns, clip by clip, so that
+neighbours on the machine disturb all of them alike. `torchcodec` is the faster of its two modes.
+"""
+
+import argparse
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+import torch
+from record import circumstances, record
+from videos import FORMATS, all_frames, write_videos, wrong_frames
+
+from hcml_lightning.data.decode import read_frames
+
+Reader = Callable[[str, list[int]], npt.NDArray[np.uint8]]
+
+
+def ours(path: str, numbers: list[int]) -> npt.NDArray[np.uint8]:
+    """This package."""
+    return read_frames(path, numbers).numpy()
+
+
+def pyav_loop(path: str, numbers: list[int]) -> npt.NDArray[np.uint8]:
+    """Everything in order, each frame converted on its own, as most loaders do."""
+    with av.open(path) as container:
+        container.streams.video[0].thread_count = 1
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return np.stack([frames[number] for number in numbers])
+
+
+def torchcodec(mode: str) -> Reader:
+    """A decoder for each clip, as a dataset has to."""
+    decoder = import_module("torchcodec.decoders").VideoDecoder
+
+    def read(path: str, numbers: list[int]) -> npt.NDArray[np.uint8]:
+        video = decoder(path, seek_mode=mode, num_ffmpeg_threads=1, dimension_order="NHWC")
+        return video.get_frames_at(numbers).data.numpy()
+
+    return read
+
+
+def decord() -> Reader:
+    """A reader for each clip."""
+    module = import_module("decord")
+
+    def read(path: str, numbers: list[int]) -> npt.NDArray[np.uint8]:
+        return module.VideoReader(path, num_threads=1).get_batch(numbers).asnumpy()
+
+    return read
+
+
+def opencv() -> Reader:
+    """Through its FFmpeg, whose number of threads only the environment sets."""
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"
+    module = import_module("cv2")
+
+    def read(path: str, numbers: list[int]) -> npt.NDArray[np.uint8]:
+        video = module.VideoCapture(path)
+        video.set(module.CAP_PROP_POS_FRAMES, numbers[0])
+        frames = []
+        for number in range(numbers[0], numbers[-1] + 1):
+            good = video.grab()
+            if good and number in numbers:
+                frames.append(video.retrieve()[1][..., ::-1])
+        video.release()
+        return np.stack(frames)
+
+    return read
+
+
+def readers() -> dict[str, Reader]:
+    """All that are installed."""
+    makers: dict[str, Callable[[], Reader]] = {
+        "torchcodec_exact": lambda: torchcodec("exact"),
+        "torchcodec_approximate": lambda: torchcodec("approximate"),
+        "decord": decord,
+        "opencv": opencv,
+    }
+    found: dict[str, Reader] = {"ours": ours, "pyav_loop": pyav_loop}
+    for name, make in makers.items():
+        try:
+            found[name] = make()
+        except (ImportError, RuntimeError) as error:
+            print(f"{name} is left out: {str(error).splitlines()[0]}")
+    return found
+
+
+def measure(path: Path, clips: list[list[int]]) -> dict[str, tuple[float, str]]:
+    """Clips in a CPU-second and wrong frames of each reader."""
+    truth = all_frames(path)
+    found = readers()
+    seconds = dict.fromkeys(found, 0.0)
+    wrong: dict[str, int | str] = dict.fromkeys(found, 0)
+    for name in found:
+        found[name](str(path), clips[0])
+    for clip in clips:
+        for name, read in found.items():
+            start = time.process_time()
+            try:
+                frames = read(str(path), clip)
+            except Exception as error:  # A reader that fails is a result.
+                wrong[name] = type(error).__name__
+            seconds[name] += time.process_time() - start
+            if isinstance(count := wrong[name], int):
+                wrong[name] = count + wrong_frames(frames, clip, truth)
+    return {name: (len(clips) / seconds[name], str(wrong[name])) for name in found}
+
+
+def main() -> None:
+    """Measure, and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=20, help="of each video")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    where = circumstances("av", "torchcodec", "decord", "opencv-python-headless", "torch", "numpy")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in write_videos(Path(folder), list(FORMATS)).items():
+            draw = random.Random(0)
+            total, stride = FORMATS[name].num_frames, 1 if name == "vp9_webm" else 2
+            starts = [draw.randrange(total - 31 * stride) for _ in range(options.clips)]
+            clips = [list(range(start, start + 32 * stride, stride)) for start in starts]
+            found = measure(path, clips)
+            modes = [v for k, v in found.items() if k.startswith("torchcodec")]
+            if modes:
+                found["torchcodec"] = max(modes)
+            rows += [
+                {
+                    "reader": k,
+                    "video": name,
+                    "clips_per_s": f"{v:.2f}",
+                    "wrong_frames": wrong,
+                    **where,
+                }
+                for k, (v, wrong) in found.items()
+            ]
+    record("decode.csv", rows)
+
+
+if __name__ == "__main__":
+    main()

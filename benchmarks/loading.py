@@ -1,0 +1,119 @@
+"""Whole clips of training, from file to uint8 (3, 32, 224, 224), in one process, and what memory they leave behind.
+
+`python benchmarks/loading.py` writes `results/loading.csv`: clips in a CPU-second of this package (decode, crop,
+resize, flip) beside torchvision's v2 transforms on full-size frames, as float, as their recipes have it, and as uint8,
+after the same reader and after a plain PyAV loop; and the resident memory after 200 and after 2,000 clips.
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from decode import pyav_loop
+from record import circumstances, record
+from torch import Tensor
+from torchvision.transforms import v2
+from videos import write_videos
+
+from hcml_lightning.data.dataset import ClipRecipe, VideoDataset, VideoRecord
+from hcml_lightning.data.decode import read_frames
+
+LENGTH, STRIDE, SIZE = 32, 2, 224
+
+
+def clip_numbers(draw: random.Random) -> list[int]:
+    """Frames of a random clip of a video of 300."""
+    start = draw.randrange(300 - (LENGTH - 1) * STRIDE)
+    return list(range(start, start + LENGTH * STRIDE, STRIDE))
+
+
+def torchvision_clip(as_float: bool) -> Callable[[Tensor], Tensor]:
+    """The views of the paper by torchvision: short side of 256 to 320, random crop, flip."""
+    steps: list[torch.nn.Module] = [v2.ToDtype(torch.float32, scale=True)] if as_float else []
+    steps += [
+        v2.RandomShortestSize(256, 320, antialias=True),
+        v2.RandomCrop(SIZE),
+        v2.RandomHorizontalFlip(),
+    ]
+    return v2.Compose(steps)
+
+
+def providers(path: str) -> dict[str, Callable[[int], Tensor]]:
+    """Ways to make the clip of a given number."""
+    recipe = ClipRecipe(LENGTH, STRIDE, (256, 320), SIZE, flip="plain", random=True)
+    dataset = VideoDataset([VideoRecord(path, 0, "video")], recipe)
+    draw = random.Random(0)
+    plain, exact = torchvision_clip(as_float=True), torchvision_clip(as_float=False)
+
+    def ours(number: int) -> Tensor:
+        sample = dataset[(number, 0)]
+        assert sample is not None
+        return sample.video
+
+    def same_reader(transform: Callable[[Tensor], Tensor]) -> Callable[[int], Tensor]:
+        return lambda _: transform(read_frames(path, clip_numbers(draw)).permute(0, 3, 1, 2))
+
+    def loop(_: int) -> Tensor:
+        frames = torch.from_numpy(pyav_loop(path, clip_numbers(draw)))
+        return plain(frames.permute(0, 3, 1, 2))
+
+    return {
+        "ours": ours,
+        "torchvision_v2_float, our reader": same_reader(plain),
+        "torchvision_v2_uint8, our reader": same_reader(exact),
+        "torchvision_v2_float, plain PyAV loop": loop,
+    }
+
+
+def resident_mb() -> float:
+    """Memory of this process, MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(li for li in lines if li.startswith("VmRSS")).split()[1]) / 1024
+
+
+def main() -> None:
+    """Measure, and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clips", type=int, default=30, help="of each video and provider")
+    parser.add_argument("--memory_clips", type=int, default=2000, help="after which to look")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    where = circumstances("av", "torch", "torchvision")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_videos(Path(folder), ["h264_gop12", "h264_gop250"])
+        for video, path in paths.items():
+            ways = providers(str(path))
+            seconds = dict.fromkeys(ways, 0.0)
+            for number in range(options.clips + 1):
+                for name, make in ways.items():
+                    start = time.process_time()
+                    make(number)
+                    seconds[name] += (time.process_time() - start) if number else 0.0
+            rows += [
+                {
+                    "what": name,
+                    "video": video,
+                    "value": f"{options.clips / spent:.2f}",
+                    "unit": "clips/s",
+                }
+                for name, spent in seconds.items()
+            ]
+        small = write_videos(Path(folder), ["vp9_webm"])["vp9_webm"]
+        make, early = providers(str(small))["ours"], 0.0
+        for number in range(options.memory_clips):
+            make(number)
+            if number == 199:
+                early = resident_mb()
+        grown = resident_mb() - early
+        what = f"resident memory, {options.memory_clips} clips less 200 clips"
+        rows.append({"what": what, "video": "vp9_webm", "value": f"{grown:.1f}", "unit": "MB"})
+    record("loading.csv", [{**row, **where} for row in rows])
+
+
+if __name__ == "__main__":
+    main()
