@@ -64,3 +64,14 @@ def test_memory_is_what_a_pass_needs_at_once() -> None:
     measure = importlib.import_module("measure")
     work = measure.Work(lambda: torch.ones(1 << 24) + torch.ones(1 << 24))
     assert measure.peak_mb(work, "cpu") == pytest.approx(3 * (1 << 26) / 1e6, rel=0.1)
+
+
+def test_draws_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, picture = tmp_path / "cost_volume.csv", tmp_path / "roofline.png"
+    numbers = "1,1,1,1,0.1,2.11.0,3.6.0,abc,2026-01-01"
+    rows = [f"cost_volume,{d},1x4x2x9x8,float32,cpu,ours,{numbers}" for d in ("forward", "both")]
+    table.write_text("\n".join([COLUMNS, *rows]))
+    words = ["roofline", "--results", str(table), "--output", str(picture)]
+    monkeypatch.setattr(sys, "argv", words)
+    importlib.import_module("roofline").main()
+    assert picture.read_bytes().startswith(b"\x89PNG")

@@ -120,7 +120,7 @@ def contrastive_loss(
     # Autocast would multiply in half precision, where 1/τ makes the rounding of a cosine an error of 0.1 nats.
     with _full_precision(predicted.device.type):
         loss: Tensor = _StreamedCrossEntropy.apply(
-            _unit(predicted), _unit(targets.detach()), positive, temperature
+            predicted, _unit(targets.detach()), positive, temperature
         )
     return loss
 
@@ -154,12 +154,16 @@ class _StreamedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, predicted: Tensor, targets: Tensor, positive: Tensor, temperature: float
     ) -> Tensor:
+        ctx.dtype = predicted.dtype
         wants_grad = ctx.needs_input_grad[0]
-        grad = torch.empty_like(predicted) if wants_grad else predicted
-        total = predicted.new_zeros(())
+        grad = torch.empty_like(predicted, dtype=targets.dtype) if wants_grad else targets
+        total = targets.new_zeros(())
         size = _rows_per_block(targets)
         for start in range(0, len(predicted), size):
-            rows, right = predicted[start : start + size], positive[start : start + size]
+            block, right = predicted[start : start + size], positive[start : start + size]
+            norm = torch.linalg.vector_norm(block, dim=1, keepdim=True, dtype=targets.dtype)
+            clamped = norm.clamp_min(_smallest_norm(ctx.dtype))
+            rows = block / clamped
             logits = (rows @ targets.t()).div_(temperature)
             total = total - logits.gather(1, right[:, None]).sum()
             highest = logits.amax(dim=1, keepdim=True)
@@ -167,8 +171,12 @@ class _StreamedCrossEntropy(torch.autograd.Function):
             partition = exponentials.sum(dim=1, keepdim=True)
             total = total + (partition.log() + highest).sum()
             if wants_grad:
-                expected = exponentials.div_(partition) @ targets
-                torch.sub(expected, targets[right], out=grad[start : start + size])
+                pull = (exponentials.div_(partition) @ targets).sub_(targets[right])
+                # d(x / |x|) leaves only what is orthogonal to x; a clamped norm is a constant.
+                radial = (pull * rows).sum(dim=1, keepdim=True).mul_(norm == clamped)
+                torch.div(
+                    pull.addcmul_(rows, radial, value=-1), clamped, out=grad[start : start + size]
+                )
         if wants_grad:
             ctx.save_for_backward(grad.div_(temperature * len(predicted)))
         return total / len(predicted)
@@ -177,7 +185,7 @@ class _StreamedCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors
-        return grad * grad_loss, None, None, None
+        return (grad * grad_loss).to(ctx.dtype), None, None, None
 
 
 def _full_precision(device_type: str) -> AbstractContextManager[object]:
@@ -192,10 +200,13 @@ def _rows_per_block(targets: Tensor) -> int:
 
 
 def _unit(features: Tensor) -> Tensor:
-    if features.dtype in (torch.float16, torch.bfloat16):
-        # The gradient of a zero vector is up to 1 / (ε · τ), which float16 must be able to hold.
-        return F.normalize(features.float(), dim=1, eps=1e-3)
-    return F.normalize(features, dim=1, eps=1e-6)
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    return F.normalize(features.to(dtype), dim=1, eps=_smallest_norm(features.dtype))
+
+
+def _smallest_norm(dtype: torch.dtype) -> float:
+    # The gradient of a zero vector is up to 1 / (ε · τ), which float16 must be able to hold.
+    return 1e-3 if dtype in (torch.float16, torch.bfloat16) else 1e-6
 
 
 def _check(predicted: Tensor, targets: Tensor, positive: Tensor) -> None:
