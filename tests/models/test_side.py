@@ -1,5 +1,6 @@
 """Flow decoder and predictor."""
 
+import pytest
 import torch
 
 from hcml_lightning.models import FlowDecoder, Predictor
@@ -47,10 +48,30 @@ def test_predictor_equals_a_loop_over_places() -> None:
 
 
 def test_coarser_locations_cover_grids_that_do_not_divide() -> None:
-    fine, coarse = torch.Size((7, 5)), torch.Size((4, 3))
-    cells = coarser_locations(torch.arange(35)[None], fine, coarse)[0].view(7, 5)
+    cells = coarser_locations(torch.arange(35)[None], 5, 3, ratio=2)[0].view(7, 5)
     assert cells[:, 0].tolist() == [0, 0, 3, 3, 6, 6, 9]
     assert cells[0].tolist() == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("num_frames", range(2, 18))
+@pytest.mark.parametrize(("below", "upper"), [(0, 1), (1, 2), (0, 2)])
+def test_nothing_of_the_future_is_read(num_frames: int, below: int, upper: int) -> None:
+    """Frame t of the level below meets the last frame of the upper level that does not lie after it."""
+    times = torch.arange(num_frames)[:: 2**below]
+    ratio = 2 ** (upper - below)
+    features = torch.zeros(1, 1, len(times[::ratio]), 1, 1)
+    features[0, 0, :, 0, 0] = times[::ratio].float()
+    predictor = Predictor(1, 1, max_offset=1, ratio=ratio)
+    with torch.no_grad():
+        predictor.hidden.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+        predictor.hidden.bias.zero_()
+        predictor.heads.weight.copy_(torch.tensor([[1.0, 0.0]]))
+        predictor.heads.bias.zero_()
+    lower = torch.zeros(1, 1, len(times), 1, 1)
+    predictions, _ = predictor(features, lower, torch.zeros(1, 1, dtype=torch.int64))
+    read = predictions.flatten().detach()
+    assert bool((read <= times).all())
+    assert bool((times - read < 2**upper).all())
 
 
 def test_gathered_features_keep_their_gradient_to_themselves() -> None:

@@ -39,7 +39,10 @@ class SideBranch(nn.Module):
         self.predictors = nn.ModuleDict(
             {
                 str(upper): Predictor(
-                    spec.motion_channels(upper), spec.motion_channels(below), max_offset
+                    spec.motion_channels(upper),
+                    spec.motion_channels(below),
+                    max_offset,
+                    ratio=2 ** (upper - below),
                 )
                 for below, upper in pairwise(levels)
             }

@@ -15,12 +15,15 @@ class Predictor(nn.Module):
         upper_channels: C of P^l.
         below_channels: C of P^{l−1}.
         max_offset: K, frames at the rate of level l − 1.
+        ratio: cells and frames of level l − 1 to one of level l, along each axis.
     """
 
     # Unstated in the paper: the hidden width and K. The width is twice that of P^l.
-    def __init__(self, upper_channels: int, below_channels: int, max_offset: int = 4) -> None:
+    def __init__(
+        self, upper_channels: int, below_channels: int, max_offset: int = 4, ratio: int = 2
+    ) -> None:
         super().__init__()
-        self.max_offset = max_offset
+        self.max_offset, self.ratio = max_offset, ratio
         self.hidden = nn.Linear(upper_channels + below_channels, 2 * upper_channels)
         self.heads = nn.Linear(2 * upper_channels, max_offset * below_channels)
 
@@ -37,10 +40,10 @@ class Predictor(nn.Module):
             `below` itself at the locations, (B, T, N, C).
         """
         at_below = gather_locations(below, locations)
-        coarse = coarser_locations(locations, below.shape[3:], upper.shape[3:])
+        coarse = coarser_locations(locations, below.shape[4], upper.shape[4], self.ratio)
         at_upper = gather_locations(upper, coarse)
         times = torch.arange(below.shape[2], device=below.device)
-        at_upper = at_upper[:, times * upper.shape[2] // below.shape[2]]
+        at_upper = at_upper[:, times // self.ratio]
         hidden = torch.relu(self.hidden(torch.cat([at_upper, at_below], dim=-1)))
         return self.heads(hidden).unflatten(-1, (self.max_offset, -1)), at_below
 
@@ -52,8 +55,7 @@ def gather_locations(features: Tensor, locations: Tensor) -> Tensor:
     return flat.gather(2, index)
 
 
-def coarser_locations(locations: Tensor, fine: torch.Size, coarse: torch.Size) -> Tensor:
-    """Flat indices into a grid (H, W) → those of the cells of a coarser grid that cover them."""
-    rows = (locations // fine[1]) * coarse[0] // fine[0]
-    columns = (locations % fine[1]) * coarse[1] // fine[1]
-    return rows * coarse[1] + columns
+def coarser_locations(locations: Tensor, width: int, coarse_width: int, ratio: int) -> Tensor:
+    """Flat indices into a grid → those of the cells that lie over them in a grid that is coarser by a whole ratio."""
+    rows, columns = locations // width, locations % width
+    return rows // ratio * coarse_width + columns // ratio

@@ -40,12 +40,14 @@ class FlowTerms(NamedTuple):
         photometric: Eq. 3, scalar.
         smoothness: Eq. 4, scalar.
         photometric_zero: Eq. 3 of zero flow, scalar: what has to be beaten.
+        valid: share of pixels that could be rebuilt, scalar. Eq. 3 is also lowered by flow that leaves the frame.
     """
 
     flow: Tensor
     photometric: Tensor
     smoothness: Tensor
     photometric_zero: Tensor
+    valid: Tensor
 
 
 class MotionTask(pl.LightningModule):
@@ -204,13 +206,14 @@ class MotionTask(pl.LightningModule):
         """
         if motion.shape[2] < 2:
             raise ValueError(
-                f"flow at level {level} needs at least {2 ** (level + 1)} frames, got {clip.shape[2]}: "
+                f"flow at level {level} needs at least {2**level + 1} frames, got {clip.shape[2]}: "
                 "raise clip_length (--data.clip_length)"
             )
         flow = self.side.flow_decoder(level)(motion).float()
-        step = -(-clip.shape[2] // motion.shape[2])
         height, width = motion.shape[3:]
-        frames = F.adaptive_avg_pool2d(fold_time(clip[:, :, ::step]).float() / 255, (height, width))
+        frames = F.adaptive_avg_pool2d(
+            fold_time(clip[:, :, :: 2**level]).float() / 255, (height, width)
+        )
         frames = torch.unflatten(frames, 0, (len(clip), -1))
         target, source = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
         folded = fold_time(flow)
@@ -220,6 +223,7 @@ class MotionTask(pl.LightningModule):
             photometric=photometric_loss(target, warped, valid),
             smoothness=smoothness_loss(folded),
             photometric_zero=photometric_loss(target, source, torch.ones_like(valid)).detach(),
+            valid=valid.float().mean(),
         )
 
     def contrast_pairs(

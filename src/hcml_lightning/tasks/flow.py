@@ -86,6 +86,7 @@ class FlowTask(MotionTask):
             "photometric": terms.photometric.detach(),
             "photometric_zero": terms.photometric_zero,
             "smoothness": terms.smoothness.detach(),
+            "valid": terms.valid,
             "flow_magnitude": torch.linalg.vector_norm(terms.flow.detach(), dim=1).mean(),
         }
         if stage != "train":
