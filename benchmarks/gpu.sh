@@ -24,7 +24,7 @@ part() { # limit in seconds, command
   local limit=$1 start=$SECONDS
   shift
   echo "== $*"
-  timeout "$limit" "$@" || { failed=1; echo "== ended with $?"; }
+  timeout "$limit" "$@" || { echo "== ended with $?"; failed=1; }
   echo "== $((SECONDS - start)) s"
 }
 bench() { # limit, script, its options
