@@ -95,7 +95,12 @@ def test_public_names_are_there():
         (["-c", "configs/stages/none.yaml"], "no config 'configs/stages/none.yaml'"),
         (["--data.root=nowhere"], "root=nowhere: there is no such folder"),
         (["--model.num_classes=7"], "the data has 8 classes"),
+        (["--model.num_classes=abc"], "expected a whole number, got 'abc'"),
         (["--ckpt_path=nowhere.ckpt"], "there is no file 'nowhere.ckpt'"),
+        (["--ckpt_path=best"], "there is no file 'best'"),
+        (["--ckpt_path=README.md"], "README.md cannot be read as a checkpoint"),
+        (["--model.init_from=nowhere.ckpt"], "--model.init_from: there is no file 'nowhere.ckpt'"),
+        (["--model.init_from=README.md"], "README.md cannot be read as a checkpoint"),
     ],
 )
 def test_a_mistake_is_named_in_few_lines(
@@ -121,8 +126,35 @@ def test_batch_norm_is_not_synchronised_on_cpus(words: list[str]):
 
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_random_weights_are_not_evaluated(command: str, words: list[str]):
+    words = [command, "-c", "configs/stages/baseline.yaml", *words, "--trainer.logger=false"]
     with pytest.raises(SystemExit, match="the weights would be random"):
-        main([command, "-c", "configs/stages/baseline.yaml", *words, "--trainer.logger=false"])
+        main(words)
+    # Lightning would look for one, find none, warn, and go on.
+    with pytest.raises(SystemExit, match="there is no file 'last'"):
+        main([*words, "--ckpt_path=last"])
+
+
+def test_last_checkpoint_is_of_the_last_epoch(words: list[str], tmp_path: Path):
+    """Also where the watched metric does not improve, and where there was no validation."""
+    words = ["fit", "-c", "configs/stages/baseline.yaml", *words, "--trainer.logger=false"]
+    words += ["--model.lr=0", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"]
+    assert main([*words, f"--checkpoint.dirpath={tmp_path}/checkpoints"]) == 0
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)
+    assert last["epoch"] == 2
+    record = json.loads((tmp_path / "fit.json").read_text())
+    assert record["checkpoint"] == f"{tmp_path}/checkpoints/last.ckpt"
+
+
+def test_a_stage_says_where_its_weights_come_from(
+    words: list[str], trained: Path, capsys: pytest.CaptureFixture[str]
+):
+    stage = ["fit", "-c", "configs/stages/probe.yaml", *words, "--trainer.fast_dev_run=true"]
+    assert main([*stage, "--model.levels=[0]"]) == 0
+    assert "UNTRAINED, and the frozen ones stay so" in capsys.readouterr().out
+    stage = ["fit", "-c", "configs/stages/baseline.yaml", *words, "--trainer.fast_dev_run=true"]
+    source = trained / "checkpoints" / "last.ckpt"
+    assert main([*stage, f"--model.init_from={source}"]) == 0
+    assert f"from {source}" in capsys.readouterr().out
 
 
 def test_run_leaves_config_checkpoint_metrics_and_summary(trained: Path):
@@ -179,7 +211,10 @@ def test_command_line_wins_over_checkpoint_and_config(
     ("options", "message"),
     [
         (["-c", "configs/stages/motion_only.yaml"], "was written with levels"),
-        (["-c", "configs/stages/1_flow.yaml"], "levels"),
+        (
+            ["-c", "configs/stages/1_flow.yaml"],
+            "was written by RecognitionTask, and this run is FlowTask",
+        ),
     ],
 )
 def test_checkpoint_of_another_network_is_refused(

@@ -3,10 +3,35 @@
 The behaviour of training that is no part of any one task.
 """
 
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keep `last.ckpt`, the state after the last epoch, whatever became of the metric that is watched.
+
+    `ModelCheckpoint(monitor=…, save_last=True)` writes its last.ckpt only when the monitored metric is among the best,
+    so that a run would resume from, and the next stage start from, some epoch before the last.
+
+    Args:
+        dirpath: folder of the file; Lightning's choice where None.
+    """
+
+    def __init__(self, dirpath: str | Path | None = None) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename="last",
+            monitor=None,
+            save_top_k=1,
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            # A resumed run goes on writing last.ckpt, not last-v1.ckpt.
+            enable_version_counter=False,
+        )
 
 
 @runtime_checkable

@@ -136,6 +136,9 @@ def typed_num_classes(words: Sequence[str]) -> int | None:
     Example:
         >>> typed_num_classes(["--model.num_classes", "7"])
         7
+
+    Raises:
+        ValueError: if it is no number.
     """
     configs, rest = split_words(words)
     typed = None
@@ -144,5 +147,8 @@ def typed_num_classes(words: Sequence[str]) -> int | None:
         typed = init_args.get("num_classes", typed)
     for name, given in option_pairs(rest):
         if name in ("model.num_classes", "model.init_args.num_classes"):
-            typed = int(given[-1].split("=")[-1])
+            value = given[-1].split("=")[-1]
+            if not value.isdecimal():
+                raise ValueError(f"--model.num_classes: expected a whole number, got {value!r}")
+            typed = int(value)
     return typed

@@ -12,7 +12,8 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from hcml_lightning.tasks import MotionTask
+from hcml_lightning.callbacks import LastCheckpoint
+from hcml_lightning.tasks import ContrastTask, MotionTask, ProbeTask
 from hcml_lightning.tools.report import format_metrics, write_json
 
 WIDTH = 100
@@ -83,9 +84,8 @@ class StageSummary(pl.Callback):
         }
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None:
             if command == "fit":
-                record["checkpoint"] = (
-                    checkpoint.last_model_path or checkpoint.best_model_path or None
-                )
+                last = [c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
+                record["checkpoint"] = last[0].best_model_path or None
             write_json(Path(checkpoint.dirpath).parent / f"{command}.json", record)
         print_rows(end_rows(task, command, record))
 
@@ -98,6 +98,7 @@ def start_rows(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
         ("", f"{_title(task)} · {task.hparams['backbone']}"),
         ("trains", f"{_names(about['trains'])} ({_count(about['trained_parameters'])} parameters)"),
         ("frozen", f"{_names(about['frozen'])} (of {_count(about['total_parameters'])} in all)"),
+        ("weights", _weights(trainer, task)),
         ("data", _data(trainer)),
         ("batch", _batch(trainer)),
         (
@@ -108,6 +109,19 @@ def start_rows(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
         ("batch norm", _norm_scope(trainer, task)),
         ("run folder", _folder(trainer)),
     ]
+
+
+def _weights(trainer: pl.Trainer, task: MotionTask) -> str:
+    """Say where a stage starts from, loudly where what it freezes has learned nothing."""
+    if trainer.ckpt_path is not None:
+        return f"go on from {trainer.ckpt_path}"
+    if task.init_from is not None:
+        return f"from {task.init_from}"
+    if task.describe()["frozen"] and isinstance(task, ContrastTask | ProbeTask):
+        return (
+            "UNTRAINED, and the frozen ones stay so: name the stage before with --model.init_from"
+        )
+    return "untrained"
 
 
 def end_rows(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ from pytorch_lightning.cli import (
 )
 
 from hcml_lightning._version import __version__
+from hcml_lightning.callbacks import LastCheckpoint
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.configs import order_words, typed_num_classes
@@ -36,8 +37,9 @@ TRAINER_DEFAULTS = {
 }
 
 
-# What Lightning itself finds a checkpoint for.
-KEYWORDS = ("last", "best", "hpc")
+# What Lightning itself finds a checkpoint for when a run is resumed. It only warns where it finds none, so what is
+# evaluated must be a file.
+RESUME_KEYWORDS = ("last", "hpc")
 
 
 class RunConfigCallback(SaveConfigCallback):
@@ -138,9 +140,6 @@ class MotionCLI(LightningCLI):
                 "checkpoint.filename": "epoch_{epoch:03d}",
                 # Metric names hold a slash, which would make folders.
                 "checkpoint.auto_insert_metric_name": False,
-                "checkpoint.save_last": True,
-                # A resumed run goes on writing last.ckpt, not last-v1.ckpt.
-                "checkpoint.enable_version_counter": False,
             }
         )
         parser.link_arguments(
@@ -157,8 +156,12 @@ class MotionCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what would run and mean something else than was asked for."""
         path = self._get(self.config, "ckpt_path")
-        if path and not Path(path).is_file() and path not in KEYWORDS:
+        resumes = self.subcommand == "fit" and path in RESUME_KEYWORDS
+        if path and not Path(path).is_file() and not resumes:
             raise SystemExit(f"hcml {self.subcommand}: --ckpt_path: there is no file '{path}'")
+        source = self._get(self.config, "model.init_args.init_from")
+        if self.subcommand == "fit" and source and not path and not Path(source).is_file():
+            raise SystemExit(f"hcml fit: --model.init_from: there is no file '{source}'")
         if self.subcommand in ("validate", "test") and not path:
             raise SystemExit(
                 f"hcml {self.subcommand}: the weights would be random; name trained ones with "
@@ -208,6 +211,8 @@ class MotionCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         callbacks = cast("list[pl.Callback]", trainer.callbacks)  # type: ignore[attr-defined]
         callbacks.insert(0, StageSummary())
+        if isinstance(best := trainer.checkpoint_callback, ModelCheckpoint):
+            callbacks.append(LastCheckpoint(best.dirpath))
         if trainer.loggers:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         return trainer
@@ -219,7 +224,19 @@ def check_checkpoint(path: Path, task: MotionTask) -> None:
     Raises:
         SystemExit: if they differ, which `load_state_dict` would tell by a thousand keys.
     """
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise SystemExit(
+            f"hcml: {path} cannot be read as a checkpoint ({type(error).__name__}): it was cut short, or is another "
+            "kind of file. Give a .ckpt that a stage wrote"
+        ) from error
+    task_name = checkpoint.get("task", type(task).__name__)
+    if task_name != type(task).__name__:
+        raise SystemExit(
+            f"hcml: {path} was written by {task_name}, and this run is {type(task).__name__}. --ckpt_path resumes or "
+            "evaluates the same stage; to start another one from it, use --model.init_from"
+        )
     stored = checkpoint.get("hyper_parameters", {})
     for name in ("backbone", "level", "levels", "num_classes"):
         ours, theirs = task.hparams.get(name), stored.get(name)
@@ -240,4 +257,19 @@ def train(args: ArgsType = None) -> None:
         args: the command and its options, or a dict or Namespace of them; from the shell if None.
     """
     with quiet():
-        MotionCLI(args)
+        try:
+            MotionCLI(args)
+        except (ValueError, FileNotFoundError) as error:
+            if not _is_our_own(error):
+                raise
+            command = args[0] if isinstance(args, list) and args else ""
+            raise SystemExit(f"hcml {command}: {error}") from error
+
+
+def _is_our_own(error: BaseException) -> bool:
+    """Whether this package raised an error itself, in words for the user, and not a library it called."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    package = Path(__file__).parents[1]
+    return frame is not None and package in Path(frame.tb_frame.f_code.co_filename).parents
