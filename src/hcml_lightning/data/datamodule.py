@@ -211,9 +211,7 @@ class VideoDataModule(pl.LightningDataModule):
         sampler = None
         # In prediction the Trainer deals out the videos itself, to know where its results belong.
         if self.trainer is not None and ranks > 1 and split != "predict":
-            # Contrast with the targets of all ranks needs the same number of videos on each.
-            equal = bool(getattr(self.trainer.lightning_module, "gather_negatives", False))
-            sampler = EvaluationSampler(dataset, ranks, rank, equal)
+            sampler = EvaluationSampler(dataset, ranks, rank)
         return DataLoader(dataset, sampler=sampler, **self._settings())  # type: ignore[arg-type]
 
     def _settings(self) -> dict[str, Any]:

@@ -46,15 +46,12 @@ class EvaluationSampler(DistributedSampler[Sample | None]):
         dataset: a split for evaluation.
         num_replicas: number of ranks.
         rank: this rank.
-        equal: whether every rank must come to the same number of videos, so that some are given twice.
     """
 
-    def __init__(
-        self, dataset: VideoDataset, num_replicas: int = 1, rank: int = 0, equal: bool = False
-    ) -> None:
+    def __init__(self, dataset: VideoDataset, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=False)
         total = len(dataset)
-        if not equal and total >= num_replicas:
+        if total >= num_replicas:
             self.num_samples = len(range(rank, total, num_replicas))
         self._total = total
 

@@ -21,7 +21,7 @@ class ContrastTask(MotionTask):
         level: l, whose motion features are trained.
         temperature: τ.
         num_locations: N, places drawn in each clip on the grid of the level below.
-        gather_negatives: whether the targets of all devices are negatives, and not only this one's.
+        gather_negatives: whether the targets of all devices are negatives in training, and not only this one's.
         **shared: arguments of every task.
     """
 
@@ -71,7 +71,8 @@ class ContrastTask(MotionTask):
         network = self.model.network
         motion = dict(zip(network.levels, network.motion_features(clip, self.level), strict=False))
         predicted, targets, positive = self.contrast_pairs(self.level, motion, self.num_locations)
-        if self.gather_negatives and self.trainer.world_size > 1:
+        # In evaluation ranks may hold different numbers of videos, and a rank must not wait for one that has ended.
+        if self.gather_negatives and stage == "train" and self.trainer.world_size > 1:
             positive = positive + self.global_rank * len(targets)
             targets = cast("Tensor", self.all_gather(targets)).flatten(0, 1)
         loss = contrastive_loss(predicted, targets, positive, self.temperature)
