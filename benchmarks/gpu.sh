@@ -3,7 +3,7 @@
 #
 #   [OUT=folder] [PEERS=folder] benchmarks/gpu.sh
 #
-# Needs PyTorch, Triton, Lightning, torchmetrics, torchvision, einops and pytest, and installs nothing. Tables and log go
+# Needs PyTorch, Triton, Lightning, torchmetrics, torchvision and pytest, and installs nothing. Tables and log go
 # to OUT (benchmarks/results where it is not set); wheels of peers, such as localcorr's, are taken from PEERS.
 # Every part has a limit, and what was measured before it struck is kept. What matters most comes first.
 set -uo pipefail
