@@ -19,7 +19,7 @@ from hcml_lightning.data.sampling import clip_frames
 from hcml_lightning.data.transforms import apply_view, random_view
 from hcml_lightning.tools.data_options import data_parser
 from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.report import print_table
+from hcml_lightning.tools.output import print_table
 
 
 def clips_per_second(data: VideoDataModule, num_workers: int, seconds: float) -> float:

@@ -12,9 +12,9 @@ from typing import Any
 from hcml_lightning.data.synthetic import CLASSES, write_synthetic
 from hcml_lightning.tools.configs import inline, read_config
 from hcml_lightning.tools.launch import launch_with, locked
+from hcml_lightning.tools.output import print_table, write_json
 from hcml_lightning.tools.plan import PAPER, Plan
 from hcml_lightning.tools.progressive import Done, Launch, StageError, run_plan
-from hcml_lightning.tools.report import print_table, write_json
 
 RUNS = {
     "plain": ("plain R2D baseline", ("baseline", "test")),

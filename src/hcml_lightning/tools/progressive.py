@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.launch import launch_with, locked
+from hcml_lightning.tools.output import format_metrics, print_table, write_json
 from hcml_lightning.tools.plan import NAMES, PAPER, TRAINING, Plan, Stage
-from hcml_lightning.tools.report import format_metrics, print_table, write_json
 
 # Runs the command line with these words, and returns its exit status.
 Launch = Callable[[list[str]], int]

@@ -14,7 +14,7 @@ from torch import nn
 
 from hcml_lightning.callbacks import LastCheckpoint
 from hcml_lightning.tasks import ContrastTask, MotionTask, ProbeTask
-from hcml_lightning.tools.report import format_metrics, write_json
+from hcml_lightning.tools.output import format_metrics, write_json
 
 WIDTH = 100
 NEXT = {
