@@ -1,8 +1,8 @@
 """Readers of video clips side by side, each with one thread: clips of 32 frames in a CPU-second, and wrong frames.
 
-`python benchmarks/decode.py` writes `results/decode.csv`. Readers that are not installed are left out (torchcodec needs
-FFmpeg of the system): `pip install torchcodec decord opencv-python-headless`. They take turns, clip by clip, so that
-neighbours on the machine disturb all of them alike. `torchcodec` is the faster of its two modes.
+`python benchmarks/decode.py` adds to `results/decode.csv`. Readers that are not installed are left out (torchcodec
+needs FFmpeg of the system): `pip install torchcodec decord opencv-python-headless`. They take turns, clip by clip, so
+that neighbours on the machine disturb all of them alike. `torchcodec` is the faster of its two modes.
 """
 
 import argparse
@@ -19,11 +19,12 @@ import av
 import numpy as np
 import numpy.typing as npt
 import torch
-from record import circumstances, record
+from report import FOLDER, record
 from videos import FORMATS, all_frames, write_videos, wrong_frames
 
 from hcml_lightning.data.decode import read_frames
 
+PACKAGES = ("av", "torchcodec", "decord", "opencv-python-headless", "torch", "numpy")
 Reader = Callable[[str, list[int]], npt.NDArray[np.uint8]]
 
 
@@ -124,9 +125,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=14, help="of each video")
     parser.add_argument("--turns", type=int, default=3, help="of which the quickest counts")
+    parser.add_argument("--output", type=Path, default=FOLDER / "results" / "decode.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    where = circumstances("av", "torchcodec", "decord", "opencv-python-headless", "torch", "numpy")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, path in write_videos(Path(folder), list(FORMATS)).items():
@@ -139,16 +140,11 @@ def main() -> None:
             if modes:
                 found["torchcodec"] = max(modes)
             rows += [
-                {
-                    "reader": k,
-                    "video": name,
-                    "clips_per_s": f"{v:.2f}",
-                    "wrong_frames": wrong,
-                    **where,
-                }
+                {"reader": k, "video": name, "clips_per_s": f"{v:.2f}", "wrong_frames": wrong}
                 for k, (v, wrong) in found.items()
             ]
-    record("decode.csv", rows)
+            print(*(list(row.values()) for row in rows[-len(found) :]), sep="\n", flush=True)
+    record(rows, options.output, PACKAGES)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Whole clips of training, from file to uint8 (3, 32, 224, 224), in one process, and what memory they leave behind.
 
-`python benchmarks/loading.py` writes `results/loading.csv`: clips in a CPU-second of this package (decode, crop,
+`python benchmarks/loading.py` adds to `results/loading.csv`: clips in a CPU-second of this package (decode, crop,
 resize, flip) beside torchvision's v2 transforms on full-size frames, as float, as their recipes have it, and as uint8,
 after the same reader and after a plain PyAV loop; and the resident memory after 200 and after 2,000 clips.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from decode import pyav_loop
-from record import circumstances, record
+from report import FOLDER, record
 from torch import Tensor
 from torchvision.transforms import v2
 from videos import write_videos
@@ -80,9 +80,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=30, help="of each video and provider")
     parser.add_argument("--memory_clips", type=int, default=2000, help="after which to look")
+    parser.add_argument("--output", type=Path, default=FOLDER / "results" / "loading.csv")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    where = circumstances("av", "torch", "torchvision")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         paths = write_videos(Path(folder), ["h264_gop12", "h264_gop250"])
@@ -112,7 +112,8 @@ def main() -> None:
         grown = resident_mb() - early
         what = f"resident memory, {options.memory_clips} clips less 200 clips"
         rows.append({"what": what, "video": "vp9_webm", "value": f"{grown:.1f}", "unit": "MB"})
-    record("loading.csv", [{**row, **where} for row in rows])
+    print(*(list(row.values()) for row in rows), sep="\n")
+    record(rows, options.output, ("av", "torch", "torchvision"))
 
 
 if __name__ == "__main__":

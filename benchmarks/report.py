@@ -1,8 +1,9 @@
-"""What the benchmarks are asked, and the rows that they append to the tables of results."""
+"""What the benchmarks are asked, and the rows that all of them append to the tables of results."""
 
 import argparse
 import csv
 import datetime
+import os
 import platform
 import statistics
 import subprocess
@@ -18,7 +19,6 @@ FOLDER = Path(__file__).parent
 COLUMNS = (
     *("op", "direction", "shape", "dtype", "device", "provider"),
     *("median_ms", "q20_ms", "q80_ms", "peak_mb", "roofline_ms"),
-    *("torch", "triton", "commit", "date"),
 )
 
 
@@ -70,35 +70,56 @@ def rows(
                 "roofline_ms": f"{rooflines[direction]:.3g}" if direction in rooflines else "",
             }
             made.append(row)
-            print(*(f"{row[k]}" for k in COLUMNS[:11] if k != "device"), sep="\t", flush=True)
+            print(*(f"{row[k]}" for k in COLUMNS if k != "device"), sep="\t", flush=True)
     return made
 
 
-def record(made: Iterable[Mapping[str, object]], path: Path) -> None:
-    """Append rows to a table of results, with all that the numbers depend on."""
+def record(made: Sequence[Mapping[str, object]], path: Path, packages: Sequence[str] = ()) -> None:
+    """Append rows to a table of results, with all that the numbers depend on.
+
+    Args:
+        made: rows with the same columns.
+        path: of the table, made where missing.
+        packages: put the machine and the versions of these into columns of their own, for rows that do not name a
+            device; without any, the versions of torch and Triton alone are recorded.
+
+    Raises:
+        ValueError: if the table has other columns.
+    """
+    made = [{**row, **_circumstances(packages)} for row in made]
+    columns = list(made[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    where = {
-        "torch": torch.__version__,
-        "triton": _version("triton"),
-        "commit": _commit(),
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-    }
+    known = path.read_text().splitlines()[:1] if path.exists() else []
+    if known and known != [",".join(columns)]:
+        raise ValueError(f"{path}: expected the columns {columns}, but it has {known[0]}.")
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=COLUMNS)
-        if new:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        if not known:
             writer.writeheader()
-        writer.writerows({**row, **where} for row in made)
+        writer.writerows(made)
 
 
 def device_name(device: str) -> str:
     """The GPU's name, or that of the processor with the number of threads."""
     if device == "cuda":
         return torch.cuda.get_device_name()
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _circumstances(packages: Sequence[str]) -> dict[str, str]:
+    where = {"torch": torch.__version__, "triton": _version("triton")}
+    if packages:
+        versions = " ".join(f"{name}={_version(name) or 'none'}" for name in packages)
+        where = {"machine": f"{_processor()}, {os.cpu_count()} cores", "versions": versions}
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    return {**where, "commit": _commit(), "date": today}
+
+
+def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    threads = torch.get_num_threads()
-    return f"{names[0] if names else platform.machine()}, {threads} thread{'s' * (threads > 1)}"
+    return names[0] if names else platform.machine()
 
 
 def _version(package: str) -> str:
@@ -109,10 +130,9 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    """The commit, with a + where what is measured has changed since."""
-    measured = [f"src/hcml_lightning/{part}" for part in ("ops", "losses", "models", "tasks")]
+    """The commit, with a + where the package has changed since."""
     head = _git("rev-parse", "--short", "HEAD") or "unknown"
-    return head + ("+" if _git("status", "--short", *measured) else "")
+    return head + ("+" if _git("status", "--short", "src") else "")
 
 
 def _git(*words: str) -> str:

@@ -1,6 +1,6 @@
 """What damaged files and killed processes do to check, prepare and training.
 
-`python benchmarks/robustness.py` writes `results/robustness.csv`. Damage: 200 variants of generated videos in four
+`python benchmarks/robustness.py` adds to `results/robustness.csv`. Damage: 200 variants of generated videos in four
 formats, cut at random places, bytes flipped, headers changed; what each of them is to check, prepare and the reader of
 training. Kills: `hcml data check` and `prepare` are ended by SIGKILL at random moments of their work, then started
 again, and what they leave is compared byte for byte with what an undisturbed run leaves.
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from record import circumstances, record
+from report import FOLDER, record
 from videos import FORMATS, all_frames, write_videos, wrong_frames
 
 from hcml_lightning.cli import main as hcml
@@ -160,6 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", type=int, default=200, help="damaged files")
     parser.add_argument("--kills", type=int, default=20, help="of each tool")
+    parser.add_argument("--output", type=Path, default=FOLDER / "results" / "robustness.csv")
     options = parser.parse_args()
     draw = random.Random(0)
     found: Counter[tuple[str, str]] = Counter()
@@ -168,14 +169,12 @@ def main() -> None:
         for tool in ("check", "prepare") if options.kills else ():
             (Path(folder) / tool).mkdir()
             found.update(kills(tool, Path(folder) / tool, options.kills, draw))
-    where = circumstances("av", "torch")
-    record(
-        "robustness.csv",
-        [
-            {"what": what, "outcome": outcome, "count": str(count), **where}
-            for (what, outcome), count in sorted(found.items())
-        ],
-    )
+    rows = [
+        {"what": what, "outcome": outcome, "count": count}
+        for (what, outcome), count in sorted(found.items())
+    ]
+    print(*(list(row.values()) for row in rows), sep="\n")
+    record(rows, options.output, ("av", "torch"))
 
 
 if __name__ == "__main__":
