@@ -1,0 +1,160 @@
+"""[clip → network → logits → **where the network looked**]
+
+Grad-CAM++ at the last residual stage, as in the paper's Figure 4, and how much of such a map lies on what moves.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hcml_lightning.models import MotionNetwork
+
+
+def grad_cam(
+    network: MotionNetwork, clip: Tensor, classes: Tensor | Sequence[int] | None = None
+) -> Tensor:
+    """Show which places and times of a clip speak for a class (Grad-CAM++ at res5).
+
+    Gradients are taken of the classifier alone: those of the network's parameters stay as they are, and every module
+    goes back to the mode it was in, so that this may be called in the middle of training.
+
+    Args:
+        network: in any mode; runs in evaluation mode.
+        clip: RGB in 0..255, uint8 or float, (B, 3, T, H, W).
+        classes: the class to explain for each clip, length B; None for the class that the network prefers.
+
+    Returns:
+        Maps on the CPU, float32 in 0..1, (B, T, H, W): in each clip 0 is where least speaks for the class and 1 where
+        most does. A map that is the same everywhere is 0.
+
+    Raises:
+        ImportError: if the package grad-cam is not installed.
+        ValueError: if there is not one known class for each clip.
+    """
+    try:
+        from pytorch_grad_cam import GradCAMPlusPlus
+        from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "Grad-CAM++ needs the package grad-cam: pip install 'hcml-lightning[explain]'"
+        ) from error
+    # Inside the validation of a Trainer gradients are switched off in a way that only this switches on again.
+    with torch.inference_mode(False), _evaluating(network):
+        with torch.no_grad():
+            features = network.features(clip)[0].float()
+        head = _Head(network.fc, cells=features[0, 0].numel())
+        targets = None
+        if classes is not None:
+            known = _checked_classes(classes, len(clip), network.fc.out_features)
+            targets = [ClassifierOutputTarget(label) for label in known]
+        with torch.enable_grad(), GradCAMPlusPlus(head, [head.maps]) as explain:
+            coarse = torch.from_numpy(explain(features.requires_grad_(), targets))
+    fine = F.interpolate(coarse[:, None], clip.shape[2:], mode="trilinear", align_corners=False)
+    return _to_unit_range(fine[:, 0])
+
+
+def moving_pixels(clip: Tensor, threshold: float = 8.0) -> Tensor:
+    """Find the pixels that change from a frame to the next; the last frame is compared with the one before.
+
+    Args:
+        clip: RGB in 0..255, uint8 or float, (B, 3, T, H, W), of at least two frames.
+        threshold: least change that counts, mean over R, G and B, grey levels of 0..255.
+
+    Returns:
+        bool, (B, T, H, W).
+
+    Raises:
+        ValueError: if the clip is not RGB, or has a single frame.
+    """
+    if clip.ndim != 5 or clip.shape[1] != 3 or clip.shape[2] < 2:
+        raise ValueError(
+            f"clip must be RGB of at least two frames, (B, 3, T, H, W), got {tuple(clip.shape)}"
+        )
+    change = clip.float().diff(dim=2).abs().mean(dim=1)
+    return torch.cat([change, change[:, -1:]], dim=1) >= threshold
+
+
+def moving_mass(heat: Tensor, clip: Tensor, threshold: float = 8.0) -> Tensor:
+    """Measure how much of a map lies on moving pixels.
+
+    The share of the pixels that move, which an indifferent map would reach, is
+    `moving_pixels(clip).float().mean((1, 2, 3))`.
+
+    Args:
+        heat: not negative, (B, T, H, W), as of `grad_cam`.
+        clip: the clip that it explains, RGB in 0..255, (B, 3, T, H, W).
+        threshold: least change from frame to frame that counts as motion, grey levels of 0..255.
+
+    Returns:
+        Sum of the map over the moving pixels divided by its sum over all pixels: a share in 0..1, float32, (B,), on
+        the device of the map; NaN for a map without any mass.
+
+    Raises:
+        ValueError: if the shapes do not belong together.
+
+    Example:
+        >>> clip = torch.zeros(1, 3, 2, 2, 2)
+        >>> clip[0, :, 1, 0, 0] = 255
+        >>> heat = torch.ones(1, 2, 2, 2)
+        >>> moving_mass(heat, clip)
+        tensor([0.2500])
+    """
+    moving = moving_pixels(clip, threshold).to(heat.device)
+    if heat.shape != moving.shape:
+        raise ValueError(
+            f"a map of the shape {tuple(moving.shape)} belongs to this clip, got {tuple(heat.shape)}"
+        )
+    heat = heat.float()
+    return (heat * moving).sum(dim=(1, 2, 3)) / heat.sum(dim=(1, 2, 3))
+
+
+class _Head(nn.Module):
+    """A copy of the classifier, and before it the module whose output is explained.
+
+    The classifier sees a mean over `cells` places, so that the gradients are small, and the package's ε would outweigh
+    their squares. Grad-CAM++ depends on the product of features and gradients: divided and multiplied by the number
+    of cells, the map stays the same and the ε is negligible.
+    """
+
+    def __init__(self, classifier: nn.Linear, cells: int) -> None:
+        super().__init__()
+        self.cells = cells
+        self.maps = nn.Identity()
+        self.classifier = copy.deepcopy(classifier).float()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, T, H, W) → logits (B, K)."""
+        return cast("Tensor", self.classifier(self.maps(features / self.cells).sum(dim=(2, 3, 4))))
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; after it every module, frozen ones too, has the mode that it had."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _checked_classes(classes: Tensor | Sequence[int], clips: int, num_classes: int) -> list[int]:
+    known = [int(label) for label in classes]
+    if len(known) != clips or not all(0 <= label < num_classes for label in known):
+        raise ValueError(
+            f"classes must be {clips} numbers of 0 to {num_classes - 1}, one for each clip, got {known}"
+        )
+    return known
+
+
+def _to_unit_range(maps: Tensor) -> Tensor:
+    """Stretch each map to 0..1."""
+    low = maps.amin(dim=(1, 2, 3), keepdim=True)
+    span = maps.amax(dim=(1, 2, 3), keepdim=True) - low
+    return (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny)
