@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hcml_lightning.data.synthetic import CLASSES, write_synthetic
 from hcml_lightning.tools.configs import inline, read_config
 from hcml_lightning.tools.launch import launch_with, locked
 from hcml_lightning.tools.output import print_table, write_json
@@ -52,6 +51,8 @@ def run_demo(
 
 def results(runs: dict[str, list[Done]]) -> dict[str, Any]:
     """Return the numbers of the demo: top-1 and seconds of each run, end-point errors of the flow."""
+    from hcml_lightning.data.synthetic import CLASSES
+
     flow = next(record for record in runs["full"] if record.stage == "flow")
     return {
         "top1": {name: records[-1].metrics["test/top1"] for name, records in runs.items()},
@@ -78,6 +79,9 @@ def print_results(numbers: dict[str, Any]) -> None:
 
 
 def _corpus(run_dir: Path, corpus: dict[str, int]) -> Path:
+    # Here, so that `hcml demo --help` need not wait for PyTorch.
+    from hcml_lightning.data.synthetic import write_synthetic
+
     videos = run_dir / "videos"
     note = videos / "recipe.json"
     if not note.is_file():

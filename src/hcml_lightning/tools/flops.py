@@ -6,13 +6,10 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
-
-from hcml_lightning.models import MotionHierarchy
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 NORM_OPERATIONS = 4
 
@@ -47,9 +44,15 @@ def count(
     Returns:
         The cost by three rules.
     """
+    # Here, so that `hcml flops --help` need not wait for PyTorch.
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from hcml_lightning.models import MotionHierarchy
+
     elements = 0
 
-    def add_norm(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+    def add_norm(module: "nn.Module", inputs: object, output: "Tensor") -> None:
         nonlocal elements
         elements += output.numel()
 
@@ -58,7 +61,7 @@ def count(
         clip = torch.empty(1, 3, frames, size, size)
     network = model.network.eval()
     for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.register_forward_hook(add_norm)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:

@@ -7,8 +7,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hcml_lightning.data.synthetic import write_synthetic
-
 LAYOUTS = ("ucf101", "kinetics", "something_v1", "something_v2", "folder")
 
 
@@ -38,6 +36,9 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     if options.root.exists() and any(options.root.iterdir()):
         parser.error(f"{options.root} is not empty; name a new folder")
+    # After the options, so that --help need not wait for PyTorch.
+    from hcml_lightning.data.synthetic import write_synthetic
+
     write_synthetic(**vars(options))
     print(f"wrote {options.layout} layout to {options.root}")
     return 0
