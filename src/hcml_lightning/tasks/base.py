@@ -5,7 +5,7 @@ The base of all tasks: the model, its warm start, optimizer and schedule, and th
 
 import inspect
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pytorch_lightning as pl
 import torch
@@ -106,6 +106,21 @@ class MotionTask(pl.LightningModule):
         self.warmup_epochs = warmup_epochs
         self.class_names: list[str] | None = None
         self._has_weights = False
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = True,
+        **kwargs: Any,
+    ) -> Self:
+        """As Lightning's, which lets a file that comes from a URL run code where `weights_only` is not said."""
+        return super().load_from_checkpoint(
+            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+        )
 
     def trained_modules(self) -> list[nn.Module]:
         """The modules that this stage's loss trains; everything else is frozen.

@@ -5,9 +5,10 @@ Strict on every key: a stage that silently started from random weights would was
 
 from pathlib import Path
 
-import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+
+from hcml_lightning.tasks.checkpoint import read_checkpoint
 
 PREFIX = "model."
 CLASSIFIER = ("network.fc.weight", "network.fc.bias")
@@ -55,13 +56,9 @@ def _model_state(path: Path) -> dict[str, Tensor]:
             f"init_from: there is no checkpoint {path}; run the stage before this one first"
         )
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"init_from: {path} cannot be read as a checkpoint of tensors and plain data ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); give the .ckpt file that a stage wrote"
-        ) from error
-    state = checkpoint.get("state_dict", {}) if isinstance(checkpoint, dict) else {}
+        state = read_checkpoint(path)["state_dict"]
+    except ValueError as error:
+        raise ValueError(f"init_from: {error}") from error
     model_state = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
     if not model_state:
         raise ValueError(

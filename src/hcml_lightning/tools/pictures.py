@@ -16,6 +16,7 @@ from torchvision.utils import flow_to_image, make_grid, save_image
 
 from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.tasks import FlowTask
+from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tasks.flow import at_grid
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def draw_flow(checkpoint: Path, path: Path, videos: int = 8) -> None:
         path: png to write.
         videos: rows.
     """
-    settings = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    settings = read_checkpoint(checkpoint, mmap=True)
     known = settings["datamodule_hyper_parameters"]
     known = {key: value for key, value in known.items() if not key.startswith("_")}
     data = UCF101DataModule(**{**known, "true_flow": True, "num_workers": 0})

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from hcml_lightning.data import VideoFolderDataModule
 from hcml_lightning.data.decode import VideoError
 from hcml_lightning.tasks import RecognitionTask
+from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tools.noise import quiet
 
 # Of the settings of the training data, those that say how a clip is cut out of a video.
@@ -77,8 +78,8 @@ def load_task(path: Path) -> tuple[RecognitionTask, list[str], dict[str, Any]]:
         ValueError: if another stage wrote it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path: there is no file '{path}'")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        raise FileNotFoundError(f"--ckpt_path: there is no file '{path}'; name a .ckpt of a stage")
+    checkpoint = read_checkpoint(path, mmap=True)
     written_by = checkpoint.get("task")
     if written_by != "RecognitionTask":
         raise ValueError(

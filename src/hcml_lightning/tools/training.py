@@ -23,6 +23,7 @@ from hcml_lightning._version import __version__
 from hcml_lightning.callbacks import LastCheckpoint
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks import MotionTask
+from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tools.configs import order_words, typed_num_classes
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.summary import StageSummary
@@ -130,7 +131,12 @@ class MotionCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Return Lightning's commands but `predict`, which is a tool of ours: it takes paths."""
         commands = LightningCLI.subcommands()
-        return {name: commands[name] for name in ("fit", "validate", "test")}
+        # No option: a checkpoint that needs more than weights may run code.
+        return {name: {*commands[name], "weights_only"} for name in ("fit", "validate", "test")}
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """Load checkpoints as tensors and plain data, whatever the environment says."""
+        return {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoints' options, and take the number of classes from the data."""
@@ -225,12 +231,9 @@ def check_checkpoint(path: Path, task: MotionTask) -> None:
         SystemExit: if they differ, which `load_state_dict` would tell by a thousand keys.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise SystemExit(
-            f"hcml: {path} cannot be read as a checkpoint ({type(error).__name__}): it was cut short, or is another "
-            "kind of file. Give a .ckpt that a stage wrote"
-        ) from error
+        checkpoint = read_checkpoint(path, mmap=True)
+    except ValueError as error:
+        raise SystemExit(f"hcml: {error}") from error
     task_name = checkpoint.get("task", type(task).__name__)
     if task_name != type(task).__name__:
         raise SystemExit(

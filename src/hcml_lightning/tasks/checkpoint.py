@@ -1,0 +1,61 @@
+"""[**checkpoint file → tensors and plain data** → task]
+
+The one place where checkpoints are opened. A pickle may ask for any function to be called; here it gets none, so a
+checkpoint of a stranger can be wrong but it cannot run anything.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_ASKED_FOR = re.compile(r"(?:Unsupported global: GLOBAL|Trying to load unsupported GLOBAL) (\S+)")
+
+
+def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
+    """Load what a stage wrote, to the CPU; runs nothing that the file holds.
+
+    Args:
+        path: of the checkpoint.
+        mmap: whether tensors stay in the file until they are read, for a look at the rest.
+
+    Returns:
+        The checkpoint, with `state_dict` and `hyper_parameters`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is cut short, is no checkpoint, or asks for code to be run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {path}; give the .ckpt file that a stage wrote"
+        )
+    try:
+        # Said, and not left to the default: an environment variable of PyTorch turns the default around.
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except Exception as error:
+        raise ValueError(_what_is_wrong(path, error)) from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
+        raise ValueError(
+            f"{path} is no checkpoint of a stage: it holds no state_dict. Give the .ckpt file that a stage wrote"
+        )
+    return checkpoint
+
+
+def _what_is_wrong(path: Path, error: Exception) -> str:
+    if asked := _ASKED_FOR.search(str(error)):
+        return (
+            f"{path} cannot be read as a checkpoint: it asks for {asked[1].rstrip('.')}, which is neither a tensor nor "
+            "plain data, so loading it could run code. Nothing of it was run. Checkpoints of this package never do; "
+            "get the file from where it was made, or ask for its weights alone"
+        )
+    if isinstance(error, OSError):
+        return f"{path} cannot be read: {error.strerror}. Give a .ckpt that this user may read"
+    if path.stat().st_size == 0:
+        return f"{path} cannot be read as a checkpoint: it is empty. Take the checkpoint before it"
+    return (
+        f"{path} cannot be read as a checkpoint ({type(error).__name__}): it was cut short, or is another kind of "
+        "file. Give a whole .ckpt that a stage wrote"
+    )

@@ -1,0 +1,138 @@
+"""Checkpoints of strangers: whatever is in the file, nothing of it runs."""
+
+import io
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from hcml_lightning import FlowTask, RecognitionTask
+from hcml_lightning.cli import main
+from hcml_lightning.tasks.checkpoint import read_checkpoint
+
+BASELINE = ["-c", "stages/baseline.yaml", "-c", "data/ucf101.yaml", "--model.backbone=r2d_tiny"]
+BASELINE += [
+    "--trainer.logger=false",
+    "--trainer.accelerator=cpu",
+    "--trainer.sync_batchnorm=false",
+]
+BASELINE += ["--trainer.fast_dev_run=true"]
+
+
+class Payload:
+    """What, loaded without care, calls a function: here one that makes a folder."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.fixture(params=["state", "settings", "old format"])
+def attack(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint that tries to run code, and the folder that would be there if it did."""
+    trace = tmp_path / "it_ran"
+    task = RecognitionTask(backbone="r2d_tiny", num_classes=4)
+    content: dict[str, Any] = {
+        "state_dict": dict(task.state_dict()),
+        "hyper_parameters": dict(task.hparams),
+        "pytorch-lightning_version": pl.__version__,
+        "task": "RecognitionTask",
+    }
+    where = "hyper_parameters" if request.param == "settings" else "state_dict"
+    content[where]["model.network.fc.bias"] = Payload(trace)
+    path = tmp_path / "stranger.ckpt"
+    new = request.param != "old format"
+    torch.save(content, path, _use_new_zipfile_serialization=new)
+    return path, trace
+
+
+def test_the_payload_would_run(attack: tuple[Path, Path]):
+    """Otherwise the tests below would show nothing."""
+    path, trace = attack
+    torch.load(path, weights_only=False)
+    assert trace.is_dir()
+
+
+@pytest.mark.parametrize("trusting", [False, True])
+def test_no_checkpoint_runs_code(
+    attack: tuple[Path, Path], trusting: bool, monkeypatch: pytest.MonkeyPatch
+):
+    path, trace = attack
+    if trusting:
+        # What PyTorch reads to turn its own default around.
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    with pytest.raises(ValueError, match=r"could run code\. Nothing of it was run"):
+        read_checkpoint(path)
+    with pytest.raises(pickle.UnpicklingError):
+        RecognitionTask.load_from_checkpoint(path)
+    with pytest.raises(pickle.UnpicklingError):
+        RecognitionTask.load_from_checkpoint(io.BytesIO(path.read_bytes()))
+    assert not trace.exists()
+
+
+def test_init_from_runs_no_code(attack: tuple[Path, Path], fit: Callable[..., Any], tiny: Any):
+    path, trace = attack
+    task = FlowTask(**{**tiny, "init_from": str(path)})
+    with pytest.raises(ValueError, match=r"init_from: .*Nothing of it was run"):
+        fit(task, fast_dev_run=True)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("attack", ["state"], indirect=True)
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_no_command_runs_code(
+    command: str,
+    attack: tuple[Path, Path],
+    synthetic_root: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    path, trace = attack
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    words = [*BASELINE, f"--data.root={synthetic_root('ucf101')}"]
+    words = ["x.mp4"] if command == "predict" else words
+    with pytest.raises(SystemExit) as stopped:
+        main([command, *words, f"--ckpt_path={path}"])
+    assert stopped.value.code != 0
+    said = f"{stopped.value.code}{capsys.readouterr().err}"
+    assert "Nothing of it was run" in said
+    assert not trace.exists()
+
+
+def test_lightning_is_told_to_load_weights_alone(
+    synthetic_root: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
+    told: dict[str, Any] = {}
+    monkeypatch.setattr(pl.Trainer, "fit", lambda self, **given: told.update(given))
+    main(["fit", *BASELINE, f"--data.root={synthetic_root('ucf101')}"])
+    assert told["weights_only"] is True
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"hello", "another kind of file"),
+        (b"PK\x03\x04junk", "another kind of file"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named(content: bytes, message: str, tmp_path: Path):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"x\.ckpt cannot be read as a checkpoint.*{message}"):
+        read_checkpoint(path)
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        read_checkpoint(tmp_path / "none.ckpt")
+
+
+def test_weights_without_a_task_are_no_checkpoint(tmp_path: Path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="holds no state_dict"):
+        read_checkpoint(tmp_path / "x.pt")
