@@ -34,6 +34,36 @@ class LastCheckpoint(ModelCheckpoint):
         )
 
 
+class CollapseError(RuntimeError):
+    """Features that all point in one direction: nothing can be learned from them any more."""
+
+
+class StopOnCollapse(pl.Callback):
+    """Stop a self-supervised stage whose features have collapsed, before the stages above are built on them.
+
+    Looks at `val/spread_l*` after each validation: about 0.8 in a healthy stage, 0 after a collapse.
+
+    Args:
+        least_spread: what the spread of every level must exceed.
+    """
+
+    def __init__(self, least_spread: float = 0.05) -> None:
+        self.least_spread = least_spread
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at what the validation of a training run logged."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("val/spread_l") and not value > self.least_spread:
+                raise CollapseError(
+                    f"epoch {trainer.current_epoch + 1}: the motion features of level {name[-1]} have collapsed: their "
+                    f"spread, {name}, is {value:.3g} and should be near 0.8 (0 means that all point in one direction). "
+                    "The last checkpoint before this epoch is whole. Lower lr or raise warmup_epochs; in a contrastive "
+                    "stage also raise batch_size or num_locations, for more negatives"
+                )
+
+
 @runtime_checkable
 class _TrainsSome(Protocol):
     def trained_modules(self) -> list[nn.Module]: ...

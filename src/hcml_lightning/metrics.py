@@ -127,6 +127,47 @@ def feature_spread(features: Tensor) -> Tensor:
     return vectors.std(dim=0, correction=0).mean() * math.sqrt(vectors.shape[1])
 
 
+@torch.no_grad()
+def effective_rank(features: Tensor) -> Tensor:
+    """Over how many directions features spread: 1 where they lie on a line, C where they fill all channels alike.
+
+    The exponential of the entropy of the normalised eigenvalues of the covariance (Roy and Vetterli, 2007).
+
+    Args:
+        features: (B, C, T, H, W).
+
+    Returns:
+        Scalar in 1..C; 1 where all features are the same.
+
+    Example:
+        >>> line = torch.arange(8.0).view(8, 1, 1, 1, 1) * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1, 1)
+        >>> round(float(effective_rank(line)), 3)
+        1.0
+    """
+    vectors = features.movedim(1, -1).flatten(0, -2).float()
+    vectors = vectors - vectors.mean(dim=0)
+    eigenvalues = torch.linalg.eigvalsh(vectors.t() @ vectors).clamp_min(0)
+    share = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    rank: Tensor = torch.special.entr(share).sum().exp()
+    return rank
+
+
+def feature_health(level: int, features: Tensor) -> dict[str, Tensor]:
+    """What tells whether the motion features of a level have collapsed.
+
+    Args:
+        level: l.
+        features: P^l, (B, C, T, H, W).
+
+    Returns:
+        `spread_l{level}` by `feature_spread` and `rank_l{level}` by `effective_rank`.
+    """
+    return {
+        f"spread_l{level}": feature_spread(features),
+        f"rank_l{level}": effective_rank(features),
+    }
+
+
 def efficacy_score(train_accuracy: float, test_accuracy: float) -> float:
     """Acc_train / (Acc_train − Acc_test): discriminative and general features score high (Sec. 4.2).
 

@@ -21,6 +21,7 @@ from hcml_lightning.data.dataset import (
     VideoRecord,
     collate,
 )
+from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
 from hcml_lightning.data.mirror import mirror_classes
 from hcml_lightning.data.sampling import FrameStride
@@ -60,6 +61,7 @@ class VideoDataModule(pl.LightningDataModule):
         on_error: "raise" stops at a video that is missing or cannot be read. "skip" leaves it out by name: missing ones
             before the start, damaged ones of training when they are met (up to 5 % of the split), damaged ones of
             the other splits before the start, as far as they can be told without decoding.
+        cache: decode every video once and keep it in memory: for a few hundred small videos, with `num_workers=0`.
         true_flow: add the true flow of synthetic videos to the batches of training and validation.
 
     Raises:
@@ -82,6 +84,7 @@ class VideoDataModule(pl.LightningDataModule):
         flip: Flip = "plain",
         on_error: Literal["raise", "skip"] = "raise",
         true_flow: bool = False,
+        cache: bool = False,
     ) -> None:
         super().__init__()
         # Without `frame`, Lightning holds a frame in a cycle, and with it the loaders of the caller; the workers of a
@@ -100,6 +103,11 @@ class VideoDataModule(pl.LightningDataModule):
         ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, but is {value}.")
+        if cache and num_workers > 0:
+            raise ValueError(
+                f"cache=true needs num_workers=0, but num_workers is {num_workers}: every worker would decode and keep "
+                "a copy of its own."
+            )
         self.root = root
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -107,6 +115,7 @@ class VideoDataModule(pl.LightningDataModule):
         self.flip: Flip = flip
         self.on_error = on_error
         self.true_flow = true_flow
+        self._cache = FrameCache() if cache else None
         self._clip = ClipRecipe(clip_length, frame_stride, (low, high), crop_size)
         test_size = test_crop_size or crop_size
         self._test_clip = ClipRecipe(
@@ -168,6 +177,7 @@ class VideoDataModule(pl.LightningDataModule):
                     self._recipe(split),
                     self.seed,
                     skip_broken=self.on_error == "skip" and split == "train",
+                    cache=self._cache,
                 )
 
     def train_dataloader(self) -> DataLoader[VideoBatch]:

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.data.decode import VideoError, VideoInfo, probe, read_frames
+from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.sampling import FrameStride, clip_frames
 from hcml_lightning.data.stored_index import StoredVideo
 from hcml_lightning.data.synthetic import true_flow
@@ -103,6 +104,7 @@ class VideoDataset(Dataset[Sample | None]):
         skip_broken: whether a video that cannot be read gives None, which `collate` leaves out, instead of an error.
             Each such file is named once in a warning.
         skip_limit: share of the videos that may fail before it is an error all the same.
+        cache: keeps decoded videos; None decodes each time.
     """
 
     def __init__(
@@ -112,12 +114,15 @@ class VideoDataset(Dataset[Sample | None]):
         seed: int = 0,
         skip_broken: bool = False,
         skip_limit: float = 0.05,
+        cache: FrameCache | None = None,
     ) -> None:
         self.records = list(records)
         self.recipe = recipe
         self.seed = seed
         self.skip_broken = skip_broken
         self.skip_limit = skip_limit
+        self._probe = probe if cache is None else cache.probe
+        self._read_frames = read_frames if cache is None else cache.read_frames
         # In shared memory, so that all workers count together.
         self.broken = torch.zeros(len(self.records), dtype=torch.uint8)
         self.broken.share_memory_()  # type: ignore[no-untyped-call]
@@ -143,13 +148,13 @@ class VideoDataset(Dataset[Sample | None]):
     def _read(self, epoch: int, index: int) -> Sample:
         record, recipe = self.records[index], self.recipe
         rng = np.random.default_rng((self.seed, epoch, index)) if recipe.random else None
-        info = probe(record.path, record.stored)
+        info = self._probe(record.path, record.stored)
         clips = clip_frames(
             info.num_frames, recipe.clip_length, recipe.frame_stride, rng, recipe.num_clips
         )
         views = self._views(info, rng)
         numbers = [number for clip in clips for number in clip]
-        frames = read_frames(record.path, numbers, record.stored)
+        frames = self._read_frames(record.path, numbers, record.stored)
         videos = [apply_view(clip, view) for clip in frames.chunk(len(clips)) for view in views]
         flow = None
         if recipe.true_flow:

@@ -6,11 +6,13 @@ One contrastive level (Sec. 3.2): its motion features learn to predict the futur
 import math
 from typing import Any, ClassVar, cast
 
+import pytorch_lightning as pl
 from torch import Tensor, nn
 
 from hcml_lightning.batch import VideoBatch
+from hcml_lightning.callbacks import StopOnCollapse
 from hcml_lightning.losses import contrastive_accuracy, contrastive_loss
-from hcml_lightning.metrics import feature_spread
+from hcml_lightning.metrics import feature_health
 from hcml_lightning.tasks.base import MotionTask
 
 
@@ -51,6 +53,10 @@ class ContrastTask(MotionTask):
             self.side.predictor(self.level),
         ]
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Beside the freezing, a look at whether there is anything to freeze."""
+        return [*super().configure_callbacks(), StopOnCollapse()]
+
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         """Eq. 2."""
         return self._step(batch, "train")
@@ -83,7 +89,7 @@ class ContrastTask(MotionTask):
                 name: loss.detach(),
                 f"{name}_chance": math.log(len(targets)),
                 f"{name}_top1": contrastive_accuracy(predicted, targets, positive),
-                f"spread_l{self.level}": feature_spread(motion[self.level]),
+                **feature_health(self.level, motion[self.level]),
             }
         self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, len(clip))
         return loss

@@ -5,12 +5,15 @@ The bootstrap (Sec. 3.3): the lowest level learns motion by rebuilding each fram
 
 from typing import Any, ClassVar
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hcml_lightning.batch import VideoBatch
-from hcml_lightning.metrics import EndPointError, feature_spread
+from hcml_lightning.callbacks import StopOnCollapse
+from hcml_lightning.metrics import EndPointError, feature_health
 from hcml_lightning.models.backbones import fold_time
 from hcml_lightning.tasks.base import MotionTask
 
@@ -63,6 +66,21 @@ class FlowTask(MotionTask):
         """λ(photometric + ζ · smoothness)."""
         return self._step(batch, "train")[1]
 
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Beside the freezing, a look at whether there is anything to freeze."""
+        return [*super().configure_callbacks(), StopOnCollapse()]
+
+    def on_train_end(self) -> None:
+        """Say that nothing was learned, where flow rebuilds no frame better than standing still does."""
+        values = self.trainer.callback_metrics
+        error, zero = values.get("val/photometric"), values.get("val/photometric_zero")
+        if error is not None and zero is not None and error >= 0.98 * zero:
+            rank_zero_warn(
+                f"the flow rebuilds frames no better (photometric error {error:.4g}) than no flow at all ({zero:.4g}), "
+                "so the stages above would learn from features that hold no motion. Lower smoothness_weight, give "
+                "frames that are closer in time (frame_stride), train longer, or raise lr."
+            )
+
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """The loss beside that of zero flow; the end-point error where the true flow is known."""
         flow, _ = self._step(batch, "val")
@@ -90,7 +108,7 @@ class FlowTask(MotionTask):
             "flow_magnitude": torch.linalg.vector_norm(terms.flow.detach(), dim=1).mean(),
         }
         if stage != "train":
-            values[f"spread_l{self.level}"] = feature_spread(motion)
+            values |= feature_health(self.level, motion)
         self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, len(clip))
         return terms.flow.detach(), loss
 
