@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from hcml_lightning.callbacks import TrainOnly
+from hcml_lightning.callbacks import CollapseError, StopOnCollapse, TrainOnly
 
 
 class TwoLayers(pl.LightningModule):
@@ -60,3 +60,18 @@ def test_a_module_that_names_nothing_is_refused(tmp_path: Any) -> None:
         TypeError, match=r"TwoLayers does not say what it trains.*TrainOnly\(\[\.\.\.\]\)"
     ):
         fit(TwoLayers(), TrainOnly(), tmp_path)
+
+
+class Fading(TwoLayers):
+    """Logs a spread that ends at nothing."""
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.log("val/spread_l1", torch.tensor(0.8 if self.current_epoch == 0 else 0.01))
+
+
+def test_a_collapse_stops_training_and_names_level_and_remedy(tmp_path: Any) -> None:
+    task = Fading()
+    task.configure_callbacks = lambda: [StopOnCollapse()]
+    with pytest.raises(CollapseError, match=r"epoch 2: .* level 1 have collapsed: .*Lower lr"):
+        fit(task, TrainOnly([task.high]), tmp_path)
+    assert task.trainer.current_epoch == 1

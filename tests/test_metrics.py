@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from hcml_lightning.metrics import EndPointError, VideoAccuracy, efficacy_score, feature_spread
+from hcml_lightning.metrics import (
+    EndPointError,
+    VideoAccuracy,
+    effective_rank,
+    efficacy_score,
+    feature_spread,
+)
 
 
 def test_accuracy_is_over_videos_and_not_over_classes() -> None:
@@ -49,6 +55,14 @@ def test_spread_tells_collapsed_from_spread_features() -> None:
     assert float(feature_spread(torch.randn(4, 64, 3, 5, 5))) == pytest.approx(1, abs=0.05)
     collapsed = torch.randn(1, 64, 1, 1, 1) + 1e-3 * torch.randn(4, 64, 3, 5, 5)
     assert float(feature_spread(collapsed)) < 0.01
+
+
+def test_effective_rank_counts_directions() -> None:
+    torch.manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(16, 16))[0][:3]
+    features = (torch.randn(2000, 3) @ directions).view(20, 100, 16).permute(0, 2, 1)
+    assert float(effective_rank(features[..., None, None])) == pytest.approx(3, abs=0.05)
+    assert float(effective_rank(torch.ones(2, 8, 3, 4, 4))) == 1
 
 
 def test_efficacy_score() -> None:

@@ -14,8 +14,10 @@ from hcml_lightning.data import (
     UCF101DataModule,
     VideoDataModule,
     VideoFolderDataModule,
+    frame_cache,
 )
 from hcml_lightning.data.decode import VideoError, read_frames
+from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.loading import EpochSampler
 from hcml_lightning.data.moving_shapes import CLASSES
 from hcml_lightning.data.synthetic import true_flow
@@ -471,3 +473,28 @@ class TestVideoFolder:
             make("folder", root).setup("fit")
         with pytest.raises(FileNotFoundError, match=r"predict_paths: none\.mp4 does not exist"):
             make("folder", root, predict_paths=["none.mp4"]).setup("predict")
+
+
+def test_kept_videos_give_the_batches_of_decoded_ones(synthetic_root, monkeypatch):
+    root = synthetic_root("ucf101")
+    decoded = [batches(make("ucf101", root), split, 1) for split in ("train", "val", "test")]
+    data = make("ucf101", root, cache=True)
+    for split, expected in zip(("train", "val", "test"), decoded, strict=True):
+        assert same(batches(data, split, 1), expected)
+
+    def refuse(*_):
+        raise AssertionError("decoded once more")
+
+    monkeypatch.setattr(frame_cache, "read_frames", refuse)
+    assert same(batches(data, "train", 1), decoded[0])
+
+
+def test_keeping_refuses_workers_and_ends_before_the_memory_does(synthetic_root):
+    with pytest.raises(ValueError, match="cache=true needs num_workers=0"):
+        make("ucf101", synthetic_root("ucf101"), cache=True, num_workers=1)
+    data = make("ucf101", synthetic_root("ucf101"))
+    record = data.records("train")[0]
+    with pytest.raises(
+        MemoryError, match=r"the first 1 videos take .* of the .*--data.cache false"
+    ):
+        FrameCache(limit=1000).probe(record.path)

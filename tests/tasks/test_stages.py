@@ -222,3 +222,8 @@ def test_description_names_what_trains(tiny: dict[str, Any]) -> None:
     assert {"model.network.layer1", "model.network.motion.0.extract", "model.network.fc"} <= set(
         frozen
     )
+
+
+def test_a_flow_stage_that_learned_nothing_says_so(fit: Fit, tiny: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match=r"rebuilds frames no better .*Lower smoothness_weight"):
+        fit(FlowTask(**tiny, lr=0.0))
