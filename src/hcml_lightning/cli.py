@@ -24,6 +24,7 @@ TOOL_COMMANDS = {
     "progressive": "all stages and the test in order; resumes what was cut off",
     "data": "check, prepare and time the videos of a dataset",
     "predict": "the top classes of your own videos, as csv",
+    "report": "one html page about a run: curves, flow, confusions, settings",
     "synthesize": "write videos of shapes in known motion",
     "flops": "multiply-adds beside the paper's",
     "demo": "the whole method on synthetic videos, in minutes on a CPU",

@@ -126,10 +126,12 @@ class RecognitionTask(MotionTask):
         self.log_mean({"val/loss": loss, **values}, len(logits))
         self.log_dict(self.val_accuracy)
 
-    def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
+    def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
         """Mean probability over all views of a video (Sec. 4.3)."""
-        self.test_accuracy.update(self._probability(batch), batch["label"], batch["index"])
+        found = self.predict_step(batch, batch_idx)
+        self.test_accuracy.update(found["probability"], batch["label"], batch["index"])
         self.log_dict(self.test_accuracy)
+        return found
 
     def predict_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
         """Mean probability over all views of a video."""

@@ -32,7 +32,12 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a file in one step, so that a reader never meets half of it."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one step, so that a reader never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)

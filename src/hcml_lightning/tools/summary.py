@@ -3,7 +3,10 @@
 One screen before a stage and one after it, and the numbers of the second as a file for other tools.
 """
 
+import platform
 import time
+from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
+from hcml_lightning._version import __version__
 from hcml_lightning.callbacks import LastCheckpoint
 from hcml_lightning.tasks import ContrastTask, MotionTask, ProbeTask
 from hcml_lightning.tools.output import format_metrics, write_json
@@ -73,7 +77,7 @@ class StageSummary(pl.Callback):
     def _finish(self, trainer: pl.Trainer, task: pl.LightningModule, command: str) -> None:
         if not trainer.is_global_zero or not isinstance(task, MotionTask):
             return
-        checkpoint = trainer.checkpoint_callback
+        folder = run_folder(trainer)
         record = {
             "task": type(task).__name__,
             "finished": command != "fit" or not trainer.interrupted,
@@ -81,13 +85,36 @@ class StageSummary(pl.Callback):
             "seconds": round(time.monotonic() - self._started, 1),
             "metrics": _metrics(trainer),
             "checkpoint": trainer.ckpt_path if command != "fit" else None,
+            "environment": environment(trainer),
         }
-        if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None:
+        if folder is not None:
             if command == "fit":
                 last = [c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
                 record["checkpoint"] = last[0].best_model_path or None
-            write_json(Path(checkpoint.dirpath).parent / f"{command}.json", record)
+            write_json(folder / f"{command}.json", record)
         print_rows(end_rows(task, command, record))
+
+
+def run_folder(trainer: pl.Trainer) -> Path | None:
+    """Return the folder of a run, beside its checkpoints; None where it keeps none."""
+    checkpoint = trainer.checkpoint_callback
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None:
+        return Path(checkpoint.dirpath).parent
+    return None
+
+
+def environment(trainer: pl.Trainer) -> dict[str, str]:
+    """Return what numbers depend on beside the settings: versions, devices, and when it was."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "hcml_lightning": __version__,
+        "torch": torch.__version__,
+        "pytorch_lightning": metadata.version("pytorch-lightning"),
+        "python": platform.python_version(),
+        "device": f"{trainer.world_size} x {name or platform.machine()}",
+        "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def start_rows(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
@@ -198,10 +225,7 @@ def _norm_scope(trainer: pl.Trainer, task: MotionTask) -> str:
 
 
 def _folder(trainer: pl.Trainer) -> str:
-    checkpoint = trainer.checkpoint_callback
-    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None:
-        return str(Path(checkpoint.dirpath).parent)
-    return str(trainer.default_root_dir)
+    return str(run_folder(trainer) or trainer.default_root_dir)
 
 
 def _next(task: MotionTask, path: str) -> str:

@@ -26,6 +26,7 @@ from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tools.configs import order_words, typed_num_classes
 from hcml_lightning.tools.noise import quiet
+from hcml_lightning.tools.prediction_writer import PredictionWriter
 from hcml_lightning.tools.summary import StageSummary
 
 TRAINER_DEFAULTS = {
@@ -217,6 +218,7 @@ class MotionCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         callbacks = cast("list[pl.Callback]", trainer.callbacks)  # type: ignore[attr-defined]
         callbacks.insert(0, StageSummary())
+        callbacks.append(PredictionWriter())
         if isinstance(best := trainer.checkpoint_callback, ModelCheckpoint):
             callbacks.append(LastCheckpoint(best.dirpath))
         if trainer.loggers:

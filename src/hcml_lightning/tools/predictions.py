@@ -1,0 +1,55 @@
+"""[multi-view test → **what was predicted for each video** → report]
+
+One row for each tested video, so that confusions can be looked at after the test.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hcml_lightning.tools.output import write_text
+
+FILE_NAME = "predictions.csv"
+
+
+class VideoResult(NamedTuple):
+    """What a test found in one video.
+
+    Attributes:
+        video_id: its name.
+        label: name of its class; empty where that is unknown.
+        predicted: name of the likeliest class.
+        probability: of that class, the mean over all views.
+    """
+
+    video_id: str
+    label: str
+    predicted: str
+    probability: float
+
+
+def write_predictions(path: Path, videos: Sequence[VideoResult]) -> None:
+    """Write one row for each video; the file appears when it is complete."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(VideoResult._fields)
+    writer.writerows([*video[:3], f"{video.probability:.6f}"] for video in videos)
+    write_text(path, text.getvalue())
+
+
+def read_predictions(path: Path) -> list[VideoResult]:
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    if not rows or tuple(rows[0]) != VideoResult._fields:
+        raise ValueError(
+            f"{path}: expected the columns {', '.join(VideoResult._fields)}, got {rows[0] if rows else 'nothing'}; "
+            "`hcml test` writes it anew"
+        )
+    return [VideoResult(name, label, top, float(p)) for name, label, top, p in rows[1:]]

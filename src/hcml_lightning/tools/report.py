@@ -1,0 +1,159 @@
+"""[folder of a run → **one page that shows it**]
+
+`hcml report RUN`: curves of all stages, flow, confusions, settings, versions and wall time as one html file that needs
+nothing else: no network, no script, no other file.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hcml_lightning.tools.output import write_text
+from hcml_lightning.tools.report_charts import REFERENCES, TITLES, charts, confusion
+from hcml_lightning.tools.report_runs import StageRun, read_run
+
+
+def render(title: str, stages: Sequence[StageRun], flow_videos: int = 4) -> str:
+    """Return the page.
+
+    Args:
+        title: its heading.
+        stages: of one run or of several, as `read_run` gives them.
+        flow_videos: how many videos to show the flow of; 0 builds no model and opens no video.
+    """
+    environment = Environment(
+        loader=PackageLoader("hcml_lightning.tools", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {
+        "number": lambda value: f"{value:.4g}",
+        "percent": lambda value: f"{100 * value:.1f} %",
+        "duration": duration,
+        "shown": _shown,
+        "views": _views,
+    }
+    flows, notes = _flows(stages, flow_videos)
+    environments = _environments(stages)
+    return environment.get_template("report.html").render(
+        title=title,
+        stages=stages,
+        grouped=any(stage.group for stage in stages),
+        seconds=sum(stage.seconds or 0.0 for stage in stages),
+        ended=max((e["ended"] for _, e in environments), default=""),
+        with_curves=[(s, found) for s in stages if (found := charts(s.curves))],
+        flows=flows,
+        flow_notes=notes,
+        tests=[(s, confusion(s.videos)) for s in stages if s.videos],
+        environments=environments,
+    )
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    Example:
+        >>> duration(59.6), duration(3661)
+        ('1:00', '1:01:01')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _shown(metrics: Mapping[str, float]) -> str:
+    """What a stage is judged by, beside what it has to beat."""
+    parts = []
+    for name, value in metrics.items():
+        split, _, quantity = name.partition("/")
+        if split in ("val", "test") and quantity in TITLES and quantity != "loss":
+            references = [
+                f" ({words} {metrics[name + end]:.4g})"
+                for end, words in REFERENCES.items()
+                if name + end in metrics
+            ]
+            parts.append(f"{name} {value:.4g}{''.join(references)}")
+    return " · ".join(parts)
+
+
+def _views(stage: StageRun) -> str:
+    options = (stage.settings.get("data") or {}).get("init_args") or {}
+    clips, crops = options.get("test_clips"), options.get("test_crops")
+    return f", mean over {clips} × {crops} views (clips × crops)" if clips and crops else ""
+
+
+def _flows(stages: Sequence[StageRun], videos: int) -> tuple[list[tuple[str, Any]], list[str]]:
+    """Pictures of each run, and why there are none where there could be some."""
+    if not videos or not any("fit" in stage.records for stage in stages):
+        return [], []
+    # Only pictures need PyTorch.
+    from hcml_lightning.tools.report_flow import flow_picture
+
+    flows, notes = [], []
+    for group, members in groupby(stages, key=lambda stage: stage.group):
+        try:
+            picture = flow_picture(list(members), videos)
+        except (ValueError, FileNotFoundError) as error:
+            notes.append(f"No pictures of the flow{f' of {group}' if group else ''}: {error}")
+        else:
+            flows += [(group, picture)] if picture is not None else []
+    return flows, notes
+
+
+def _environments(stages: Sequence[StageRun]) -> list[tuple[str, dict[str, str]]]:
+    """What each stage ran with; those that ran with the same stand together."""
+    found: dict[tuple[tuple[str, str], ...], tuple[list[str], dict[str, str]]] = {}
+    for stage in stages:
+        for record in stage.records.values():
+            if environment := record.get("environment"):
+                same = tuple((k, v) for k, v in environment.items() if k != "ended")
+                names, first = found.setdefault(same, ([], dict(environment)))
+                names.append(f"{stage.group}/{stage.name}" if stage.group else stage.name)
+                first["ended"] = max(first["ended"], environment["ended"])
+    return [(", ".join(dict.fromkeys(names)), first) for names, first in found.values()]
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml report`.
+
+    Args:
+        words: what stands after `hcml report`.
+
+    Returns:
+        0.
+
+    Raises:
+        SystemExit: if there is no run, or a file of it cannot be read.
+    """
+    parser = argparse.ArgumentParser(
+        prog="hcml report",
+        description="Write one html page about a run: curves of all stages, flow, confusions, accuracy of each class, "
+        "settings, versions and wall time. It opens without network.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of hcml progressive, demo, fit or test"
+    )
+    parser.add_argument("--output", type=Path, help="file to write (default: RUN/report.html)")
+    parser.add_argument(
+        "--flow_videos",
+        type=int,
+        default=4,
+        help="videos to show the flow of; 0 opens none (default: %(default)s)",
+    )
+    options = parser.parse_args(words)
+    output = options.output or options.run / "report.html"
+    try:
+        stages = read_run(options.run)
+        page = render(options.run.resolve().name, stages, options.flow_videos)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"hcml report: {error}")
+    write_text(output, page)
+    print(f"{len(stages)} stages -> {output}")
+    return 0

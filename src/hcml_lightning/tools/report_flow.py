@@ -1,0 +1,145 @@
+"""[checkpoints of a run → flow → **pictures** → report]
+
+Two frames of a few validation videos, and the flow between them: after the bootstrap, after joint training, and the
+true one where the videos were generated. Needs the videos that the run was trained on.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import flow_to_image
+
+from hcml_lightning.batch import VideoBatch
+from hcml_lightning.tasks import MotionTask
+from hcml_lightning.tasks.flow import at_grid
+from hcml_lightning.tools.noise import quiet
+from hcml_lightning.tools.report_runs import StageRun
+
+
+class FlowPicture(NamedTuple):
+    """A table of pictures.
+
+    Attributes:
+        headings: of the columns.
+        rows: the pictures of each video, as data URIs.
+        names: of the videos.
+        wheel: which colour means which direction, as a data URI.
+    """
+
+    headings: list[str]
+    rows: list[list[str]]
+    names: list[str]
+    wheel: str
+
+
+def estimates_flow(stage: StageRun) -> bool:
+    """Whether a stage has trained a flow decoder, and kept it."""
+    options = (stage.settings.get("model") or {}).get("init_args") or {}
+    joint = bool(options.get("flow_weight") and options.get("levels"))
+    trained = stage.task == "FlowTask" or (stage.task == "RecognitionTask" and joint)
+    return trained and "fit" in stage.records and stage.checkpoint is not None
+
+
+def flow_picture(stages: Sequence[StageRun], videos: int) -> FlowPicture | None:
+    """Draw the flow of the stages of one run that estimate it.
+
+    Args:
+        stages: of one run, in their order.
+        videos: rows.
+
+    Returns:
+        The pictures; None where no stage estimates flow.
+
+    Raises:
+        ValueError: if the settings of the data are not possible here, or a video cannot be read.
+        FileNotFoundError: if the videos are not where they were.
+    """
+    chosen = [stage for stage in stages if estimates_flow(stage)]
+    if not chosen or videos < 1:
+        return None
+    with quiet(), torch.inference_mode():
+        batch = _batch(chosen[0].settings["data"], videos)
+        tasks = {stage.name: _task(stage) for stage in chosen}
+        levels = {name: _level(task) for name, task in tasks.items()}
+        first = levels[chosen[0].name]
+        # Grids of two levels differ, and their flows cannot share one scale of colours.
+        flows = {
+            f"estimated after {name}": _middle(_flow(task, first, batch["video"]))
+            for name, task in tasks.items()
+            if levels[name] == first
+        }
+        if "flow" in batch:
+            example = _flow(tasks[chosen[0].name], first, batch["video"])
+            true = torch.unflatten(at_grid(batch["flow"], example), 0, (len(example), -1))
+            flows = {"true flow": true[:, true.shape[1] // 2], **flows}
+    # Level l sees every 2^l-th frame.
+    seen = batch["video"][:, :, :: 2**first]
+    middle = (seen.shape[2] - 1) // 2
+    frames = [seen[:, :, middle + i].byte() for i in (0, 1)]
+    # One call for all, so that a colour means the same motion everywhere.
+    colours = flow_to_image(torch.cat(list(flows.values()))).chunk(len(flows))
+    columns = [[_uri(i, "jpeg") for i in f] for f in frames]
+    columns += [[_uri(i, "png") for i in c] for c in colours]
+    return FlowPicture(
+        headings=["frame", "next frame", *flows],
+        rows=[list(row) for row in zip(*columns, strict=True)],
+        names=list(batch["video_id"]),
+        wheel=_wheel(),
+    )
+
+
+def _batch(settings: dict[str, Any], videos: int) -> VideoBatch:
+    data = _class(settings)(**{**(settings.get("init_args") or {}), "num_workers": 0})
+    data.setup("validate")
+    loader = data.val_dataloader()
+    count = len(loader.dataset)
+    chosen = [i * count // videos for i in range(videos)] if count > videos else range(count)
+    batch: VideoBatch = loader.collate_fn([loader.dataset[i] for i in chosen])
+    return batch
+
+
+def _task(stage: StageRun) -> MotionTask:
+    task = _class(stage.settings["model"]).load_from_checkpoint(
+        stage.checkpoint, map_location="cpu"
+    )
+    found: MotionTask = task.eval()
+    return found
+
+
+def _class(settings: dict[str, Any]) -> Any:
+    module, _, name = str(settings["class_path"]).rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _level(task: MotionTask) -> int:
+    return int(getattr(task, "level", task.model.levels[0]))
+
+
+def _flow(task: MotionTask, level: int, clip: Tensor) -> Tensor:
+    motion = task.model.network.motion_features(clip, up_to=level)[-1]
+    return task.flow_terms(level, motion, clip).flow
+
+
+def _middle(flow: Tensor) -> Tensor:
+    return flow[:, :, flow.shape[2] // 2]
+
+
+def _wheel(radius: int = 32) -> str:
+    axis = torch.linspace(-1, 1, 2 * radius)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    flow = torch.stack([x, y])
+    colours = flow_to_image(flow * (flow.norm(dim=0) <= 1))
+    alpha = 255 * (flow.norm(dim=0, keepdim=True) <= 1).byte()
+    return _uri(torch.cat([colours, alpha]), "png")
+
+
+def _uri(image: Tensor, kind: str) -> str:
+    content = io.BytesIO()
+    Image.fromarray(image.movedim(0, -1).contiguous().numpy()).save(content, kind, quality=90)
+    return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,0 +1,175 @@
+"""[folder of a run → **what it holds** → report]
+
+Reads what a run leaves behind, whichever command made it and whether or not it has ended: no model is built and no
+video is opened.
+"""
+
+import csv
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hcml_lightning.tools.plan import NAMES
+from hcml_lightning.tools.predictions import FILE_NAME, VideoResult, read_predictions
+
+COMMANDS = ("fit", "validate", "test")
+# What makes a folder one of a stage, in the order in which a run writes them.
+MARKS = ("settings.json", "config.yaml", "metrics.csv", *(f"{name}.json" for name in COMMANDS))
+# A demo holds runs, which hold stages.
+DEEPEST = 3
+
+Curve = list[tuple[float, float]]
+
+
+@dataclass
+class StageRun:
+    """One stage as its folder holds it.
+
+    Attributes:
+        name: of the folder.
+        group: folders between the run and this one, "" where there are none.
+        folder: where it is.
+        records: content of `fit.json`, `validate.json` and `test.json`, as far as they are there.
+        seconds: wall time over all starts; None while it runs.
+        curves: epochs and values of each metric.
+        config: text of `config.yaml`, "" where there is none.
+        videos: what the test predicted.
+    """
+
+    name: str
+    group: str
+    folder: Path
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float | None = None
+    curves: dict[str, Curve] = field(default_factory=dict)
+    config: str = ""
+    videos: list[VideoResult] = field(default_factory=list)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The config as a mapping."""
+        return yaml.safe_load(self.config) or {}
+
+    @property
+    def task(self) -> str:
+        """Name of the class that trained or tested."""
+        for record in self.records.values():
+            return str(record["task"])
+        return str((self.settings.get("model") or {}).get("class_path", "")).rpartition(".")[2]
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """Weights after the last epoch."""
+        path = self.folder / "checkpoints" / "last.ckpt"
+        return path if path.is_file() else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Numbers of its end."""
+        return {k: v for record in self.records.values() for k, v in record["metrics"].items()}
+
+
+def read_run(folder: Path) -> list[StageRun]:
+    """Read all stages below a folder, in the order in which they run.
+
+    Args:
+        folder: of `hcml progressive`, of `hcml demo`, or of a single run of `hcml fit` or `hcml test`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no run in it.
+        ValueError: if a file of the run cannot be read.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"RUN: there is no folder '{folder}'")
+    found = _stage_folders(folder, DEEPEST)
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} holds no run: expected a folder with {', '.join(MARKS)}, or one that holds such folders, as "
+            "`hcml progressive`, `hcml demo`, `hcml fit` and `hcml test` write them"
+        )
+    stages = [_read_stage(path, folder) for path in found]
+    return sorted(stages, key=lambda s: (s.group, _rank(s.name), s.name))
+
+
+def _stage_folders(folder: Path, depth: int) -> list[Path]:
+    if any((folder / mark).is_file() for mark in MARKS):
+        return [folder]
+    if depth == 0:
+        return []
+    below = sorted(path for path in folder.iterdir() if path.is_dir())
+    return [found for path in below for found in _stage_folders(path, depth - 1)]
+
+
+def _rank(name: str) -> int:
+    return NAMES.index(name) if name in NAMES else len(NAMES)
+
+
+def _read_stage(folder: Path, run: Path) -> StageRun:
+    group = "" if folder == run else folder.parent.relative_to(run).as_posix()
+    stage = StageRun(folder.resolve().name, "" if group == "." else group, folder)
+    for command in COMMANDS:
+        if (folder / f"{command}.json").is_file():
+            stage.records[command] = _read_json(
+                folder / f"{command}.json", "task", "seconds", "metrics"
+            )
+    if (folder / "done.json").is_file():
+        stage.seconds = float(_read_json(folder / "done.json", "seconds")["seconds"])
+    elif stage.records:
+        stage.seconds = sum(float(record["seconds"]) for record in stage.records.values())
+    if (folder / "config.yaml").is_file():
+        stage.config = (folder / "config.yaml").read_text(encoding="utf-8")
+    if (folder / FILE_NAME).is_file():
+        stage.videos = read_predictions(folder / FILE_NAME)
+    stage.curves = read_curves(folder)
+    return stage
+
+
+def _read_json(path: Path, *needed: str) -> dict[str, Any]:
+    try:
+        content = dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if missing := [name for name in needed if name not in content]:
+        raise ValueError(
+            f"{path} cannot be read: it has no '{missing[0]}', so no stage of this package wrote it"
+        )
+    return content
+
+
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Return the curves of all metrics, over all starts of a stage; of two values for one step the later start's.
+
+    Args:
+        folder: of the stage; holds metrics.csv itself, or version_0, version_1, … of CSVLogger.
+
+    Returns:
+        Epochs, counted from 0 at the start, and finite values, of each metric.
+    """
+    values: dict[str, dict[int, float]] = {}
+    steps_per_epoch = 1.0
+    files = [
+        *folder.glob("metrics.csv"),
+        *sorted(folder.glob("version_*/metrics.csv"), key=_version),
+    ]
+    for file in files:
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                step = int(row.pop("step") or 0)
+                epoch = row.pop("epoch", "")
+                if epoch:
+                    steps_per_epoch = max(steps_per_epoch, (step + 1) / (int(epoch) + 1))
+                for name, text in row.items():
+                    if text and math.isfinite(float(text)):
+                        values.setdefault(name, {})[step] = float(text)
+    return {
+        name: [((step + 1) / steps_per_epoch, points[step]) for step in sorted(points)]
+        for name, points in sorted(values.items())
+    }
+
+
+def _version(file: Path) -> int:
+    return int(file.parent.name.removeprefix("version_"))
