@@ -29,6 +29,7 @@ from hcml_lightning.optim import (
     make_schedule,
     parameter_groups,
 )
+from hcml_lightning.tasks.finite import FiniteNumbers
 from hcml_lightning.tasks.warm_start import load_warm_start
 
 
@@ -105,6 +106,7 @@ class MotionTask(pl.LightningModule):
         self.weight_decay, self.decay_norm_and_bias = weight_decay, decay_norm_and_bias
         self.warmup_epochs = warmup_epochs
         self.class_names: list[str] | None = None
+        self.terms: dict[str, Tensor | float] = {}
         self._has_weights = False
 
     @classmethod
@@ -131,8 +133,8 @@ class MotionTask(pl.LightningModule):
         raise NotImplementedError
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Freezing is part of the method, so it comes with the task."""
-        return [TrainOnly()]
+        """Freezing is part of the method, and no run may go on without finite numbers; so both come with the task."""
+        return [TrainOnly(), FiniteNumbers()]
 
     def setup(self, stage: str) -> None:
         """Take the weights of the stage before, unless this run goes on from a checkpoint of its own."""
@@ -262,6 +264,8 @@ class MotionTask(pl.LightningModule):
 
     def log_mean(self, values: dict[str, Tensor | float], batch_size: int) -> None:
         """Log scalars as means over the epoch in validation and test, and at each step in training."""
+        if self.trainer.training:
+            self.terms = values
         self.log_dict(values, batch_size=batch_size, sync_dist=not self.trainer.training)
 
 

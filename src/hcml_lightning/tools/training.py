@@ -24,6 +24,7 @@ from hcml_lightning.callbacks import LastCheckpoint
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
+from hcml_lightning.tasks.finite import NotFiniteError
 from hcml_lightning.tools.configs import order_words, typed_num_classes
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.prediction_writer import PredictionWriter
@@ -264,7 +265,7 @@ def train(args: ArgsType = None) -> None:
     with quiet():
         try:
             MotionCLI(args)
-        except (ValueError, FileNotFoundError) as error:
+        except (ValueError, FileNotFoundError, NotFiniteError) as error:
             if not _is_our_own(error):
                 raise
             command = args[0] if isinstance(args, list) and args else ""

@@ -1,0 +1,191 @@
+"""[batch → loss → gradient → **finite?** → weights]
+
+A run whose numbers are no numbers any more stops, and says where it began; no checkpoint is written of it.
+"""
+
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.precision import MixedPrecision
+from torch import Tensor
+
+# A scaler halves its scale at each gradient that is not finite. From 65536 it comes here after thirty of them in a row,
+# when no scale can be the reason.
+SMALLEST_SCALE = 2.0**-14
+MOST_NAMED = 16
+
+
+class NotFiniteError(FloatingPointError):
+    """A loss, a gradient or a weight is NaN or infinite; the message says where, and in which videos."""
+
+
+class _Seen(NamedTuple):
+    """Numbers of one batch, left on the device until somebody looks.
+
+    Attributes:
+        where: step, epoch and batch, for the message.
+        videos: names of the videos in the batch.
+        names: of the numbers.
+        values: shape (len(names),).
+    """
+
+    where: str
+    videos: list[str]
+    names: tuple[str, ...]
+    values: Tensor
+
+
+class FiniteNumbers(pl.Callback):
+    """Stop when a term of the loss, the gradient or a weight is not finite, and name step and videos.
+
+    On a CPU each batch is looked at before the optimizer takes its gradient. On a GPU that would make the processor
+    wait for the device at every step; there the numbers stay on the device for `trainer.log_every_n_steps` batches, so
+    that a run stops by so many steps late, and still names the batch that was the first. Weights are looked at as
+    often, and before every checkpoint: one with weights that are not finite is never written.
+
+    Under a GradScaler gradients that are not finite are part of the method, which leaves those steps out. There only
+    the loss and the weights count, and a scale that falls without end.
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[_Seen] = []
+        self._videos: list[str] = []
+        self._where = ""
+        self._batches = 0
+        self._error: NotFiniteError | None = None
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember which batch this is."""
+        names = batch.get("video_id", ()) if isinstance(batch, dict) else ()
+        self._videos = list(names)
+        rank = f", rank {trainer.global_rank}" if trainer.world_size > 1 else ""
+        self._where = (
+            f"step {trainer.global_step} (epoch {trainer.current_epoch}, batch {batch_idx}{rank})"
+        )
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the terms of the loss."""
+        terms = getattr(pl_module, "terms", {})
+        # The whole last: its terms say more.
+        ordered = sorted(terms, key=lambda name: name.endswith("loss"))
+        tensors = {n: v for n in ordered if isinstance(v := terms[n], Tensor) and v.numel() == 1}
+        if tensors:
+            values = torch.stack([value.detach().reshape(()).float() for value in tensors.values()])
+            self._keep(tuple(tensors), values)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Keep the largest gradient; on a CPU look at all before the weights take it."""
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        if _scaler(trainer) is None and gradients:
+            self._keep(("gradient",), _largest(gradients).reshape(1).float())
+        if _is_quick_to_ask(pl_module):
+            self._look(trainer, pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Look at what was kept, and at the weights, once in a while."""
+        self._batches += 1
+        if self._batches >= max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
+            self._batches = 0
+            self._look(trainer, pl_module)
+            self._check_weights(pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Let no checkpoint be written whose weights are not finite.
+
+        Raises:
+            NotFiniteError: before anything is written.
+        """
+        self._look(trainer, pl_module)
+        self._check_weights(pl_module)
+
+    def _keep(self, names: tuple[str, ...], values: Tensor) -> None:
+        self._seen.append(_Seen(self._where, self._videos, names, values))
+
+    def _look(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Wait for the device, and stop at the first number that is not finite."""
+        seen, self._seen = self._seen, []
+        if seen and not bool(torch.cat([s.values for s in seen]).isfinite().all()):
+            first = next(s for s in seen if not bool(s.values.isfinite().all()))
+            self._stop(f"{_stage(task)}: {_describe(first)}")
+        scaler = _scaler(trainer)
+        if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:
+            self._stop(
+                f"{_stage(task)}: up to {self._where} the gradient has not been finite for many steps, whatever the "
+                f"scale of the loss (GradScaler is at {scaler.get_scale():.1e}); train with --trainer.precision "
+                "bf16-mixed or 32"
+            )
+
+    def _check_weights(self, task: pl.LightningModule) -> None:
+        """Look at all weights and statistics."""
+        named = {n: t for n, t in task.state_dict().items() if t.is_floating_point() and t.numel()}
+        if bool(_largest(list(named.values())).isfinite()):
+            return
+        wrong = [name for name, tensor in named.items() if not bool(tensor.isfinite().all())]
+        if self._error is not None:
+            raise self._error
+        self._stop(
+            f"{_stage(task)}: after {self._where or 'loading'} {len(wrong)} of {len(named)} weights are not finite, "
+            f"{wrong[0]} first, though loss and gradient were: a step was too large. {_REMEDY}{_named(self._videos)}"
+        )
+
+    def _stop(self, message: str) -> None:
+        self._error = NotFiniteError(
+            f"{message}\nThe last checkpoint is from before that, and stays as it is."
+        )
+        raise self._error
+
+
+_REMEDY = "Lower --model.lr, lengthen --model.warmup_epochs, or set --trainer.gradient_clip_val 1. "
+
+
+def _describe(seen: _Seen) -> str:
+    values = dict(zip(seen.names, seen.values.tolist(), strict=True))
+    finite = dict(zip(seen.names, seen.values.isfinite().tolist(), strict=True))
+    wrong = ", ".join(f"{name} is {values[name]}" for name in values if not finite[name])
+    good = ", ".join(f"{name} {values[name]:.4g}" for name in values if finite[name])
+    known = f" ({good})" if good else ""
+    return (
+        f"{wrong} at {seen.where}{known}. "
+        "Look at the videos of this batch, `hcml data check` decodes them all; if they are good: "
+        f"{_REMEDY}{_named(seen.videos)}"
+    )
+
+
+def _named(videos: list[str]) -> str:
+    if not videos:
+        return ""
+    more = f" and {len(videos) - MOST_NAMED} more" if len(videos) > MOST_NAMED else ""
+    return "Videos of the batch: " + ", ".join(map(repr, videos[:MOST_NAMED])) + more
+
+
+def _stage(task: pl.LightningModule) -> str:
+    level = getattr(task, "level", None)
+    return type(task).__name__ + ("" if level is None else f" level {level}")
+
+
+def _is_quick_to_ask(task: pl.LightningModule) -> bool:
+    return task.device.type == "cpu"
+
+
+def _scaler(trainer: pl.Trainer) -> torch.amp.GradScaler | None:
+    plugin = trainer.precision_plugin
+    return plugin.scaler if isinstance(plugin, MixedPrecision) else None
+
+
+def _largest(tensors: list[Tensor]) -> Tensor:
+    """Largest magnitude in some tensors; NaN if there is one. A sum of squares could overflow without reason."""
+    return torch.nn.utils.get_total_norm(tensors, norm_type=torch.inf)
