@@ -43,6 +43,8 @@ TRAINING = {
         # The two that the method is compared with differ from `recognition` in their recipe alone.
         Stage("baseline", "stages/baseline.yaml", ("recognition",)),
         Stage("motion_only", "stages/motion_only.yaml", ("recognition",)),
+        # Judges the features of the stage before it.
+        Stage("probe", "stages/probe.yaml"),
     )
 }
 NAMES = (*TRAINING, "test")

@@ -1,0 +1,173 @@
+"""Figure 3: flow that was learned without labels, at the three levels, beside true flow and a classical estimate."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.utils import flow_to_image, make_grid, save_image
+
+from hcml_lightning.batch import VideoBatch
+from hcml_lightning.data import UCF101DataModule
+from hcml_lightning.data.synthetic import write_synthetic
+from hcml_lightning.tasks import FlowTask
+from hcml_lightning.tasks.checkpoint import read_checkpoint
+from hcml_lightning.tasks.flow import at_grid
+from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
+
+DATASET = "synthetic"
+LEVELS = (0, 1, 2)
+
+
+class Corpus(NamedTuple):
+    """The synthetic videos.
+
+    Attributes:
+        num_train: training videos of each of the eight classes.
+        num_val: held-out videos of each class.
+        num_frames: of each video.
+        size: height and width, pixels.
+    """
+
+    num_train: int = 100
+    num_val: int = 24
+    num_frames: int = 16
+    size: int = 96
+
+
+DEFAULT = Corpus()
+
+
+def run(protocol: Protocol, seed: int, corpus: Corpus = DEFAULT) -> None:
+    """Learn flow at each level; measure that of level 0, and draw all three.
+
+    Args:
+        protocol: how and where.
+        seed: of everything random in training; the videos are always the same.
+        corpus: the videos.
+    """
+    root = protocol.runs / "data" / DATASET
+    if not root.is_dir():
+        partial = root.with_name(f".{root.name}.part")
+        sides = {"height": corpus.size, "width": corpus.size}
+        counts = {"num_train": corpus.num_train, "num_val": corpus.num_val}
+        write_synthetic(partial, "ucf101", num_frames=corpus.num_frames, **counts, **sides)
+        partial.rename(root)
+    config = protocol.config.removesuffix(".yaml") + "_synthetic.yaml"
+    checkpoints = []
+    for level in LEVELS:
+        words = ["-c", config, "--flow.model.level", str(level)]
+        if level > 0:
+            # The frames of level l are 2^l frames of the clip apart.
+            words += ["--flow.data.clip_length", "8", "--flow.trainer.max_epochs", "6"]
+        (done,) = protocol.run(f"flow_{level}", DATASET, 1, seed, ("flow",), words)
+        checkpoints.append(done.checkpoint)
+        if level == 0:
+            _record(protocol, seed, done.metrics, done.checkpoint)
+    picture = protocol.results / "figures" / f"figure3_{protocol.name}.png"
+    if seed == 0:
+        _draw(checkpoints, picture)
+
+
+def _record(protocol: Protocol, seed: int, metrics: dict[str, float], checkpoint: str) -> None:
+    table = protocol.results / "measurements.csv"
+    key = {
+        **{"experiment": "figure3", "dataset": DATASET, "split": 1, "method": "level 0"},
+        **{"backbone": protocol.backbone, "seed": seed, "protocol": protocol.name},
+    }
+    if is_done(table, key):
+        return
+    task, batch = _batch(checkpoint, 64)
+    classical = _classical(batch["video"], _flow(task, batch["video"]))
+    true = at_grid(batch["flow"], classical)
+    error = torch.linalg.vector_norm(
+        F.pad(classical, (0,) * 6).transpose(1, 2).flatten(0, 1) - true, dim=1
+    )
+    quantities = {
+        "end-point error": metrics["val/epe"],
+        "end-point error of zero flow": metrics["val/epe_zero"],
+        "ratio": metrics["val/epe"] / metrics["val/epe_zero"],
+        "end-point error of Farneback, 64 videos": float(error.mean()),
+        "end-point error of zero flow, 64 videos": float(
+            torch.linalg.vector_norm(true, dim=1).mean()
+        ),
+        "photometric error": metrics["val/photometric"],
+        "photometric error of zero flow": metrics["val/photometric_zero"],
+    }
+    same = key | circumstances(protocol)
+    write_rows(
+        table,
+        QUANTITY,
+        [same | {"quantity": k, "value": f"{v:.4g}"} for k, v in quantities.items()],
+    )
+
+
+def _draw(checkpoints: list[str], path: Path) -> None:
+    """One row for each video: frame, next frame, true flow, Farnebäck's, levels 0, 1, 2."""
+    task, batch = _batch(checkpoints[0], 6)
+    video = batch["video"]
+    flows = [_flow(task, video)]
+    flows += [
+        _flow(FlowTask.load_from_checkpoint(c).eval(), _batch(c, 6)[1]["video"])
+        for c in checkpoints[1:]
+    ]
+    true = at_grid(batch["flow"], flows[0])
+    pairs = flows[0].shape[2]
+    middle = pairs // 2
+    columns = [
+        torch.unflatten(true, 0, (len(video), pairs))[:, middle],
+        _classical(video, flows[0])[:, :, middle],
+        # Per frame of the video: level l compares frames 2^l apart on a grid of 2^l times fewer cells.
+        *(flow[:, :, flow.shape[2] // 2] for flow in flows),
+    ]
+    size = 4 * video.shape[-1]
+    images = [_enlarge(video[:, :, middle], size), _enlarge(video[:, :, middle + 1], size)]
+    images += [_enlarge(flow_to_image(flow.contiguous()), size) for flow in columns]
+    grid = make_grid(
+        torch.stack(images, dim=1).flatten(0, 1), nrow=len(images), padding=6, pad_value=1
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.part.png")
+    save_image(grid, partial)
+    partial.replace(path)
+
+
+def _batch(checkpoint: str, count: int) -> tuple[FlowTask, VideoBatch]:
+    """The task, and held-out clips, evenly over the classes."""
+    known = read_checkpoint(checkpoint)["datamodule_hyper_parameters"]
+    known = {key: value for key, value in known.items() if not key.startswith("_")}
+    data = UCF101DataModule(**known)
+    data.setup("validate")
+    loader = data.val_dataloader()
+    dataset = data.dataset("val")
+    chosen = range(0, len(dataset), max(1, len(dataset) // count))
+    samples = [dataset[i] for i in chosen][:count]
+    return FlowTask.load_from_checkpoint(checkpoint).eval(), loader.collate_fn(samples)
+
+
+@torch.inference_mode()
+def _flow(task: FlowTask, video: Tensor) -> Tensor:
+    """Cells of the task's grid, (B, 2, T_l − 1, h, w)."""
+    motion = task.model.network.motion_features(video, up_to=task.level)[-1]
+    return task.flow_terms(task.level, motion, video).flow
+
+
+def _classical(video: Tensor, like: Tensor) -> Tensor:
+    """Farnebäck's flow of the full frames, brought to the grid and the unit of another: (B, 2, T − 1, h, w)."""
+    grey = video.float().mean(dim=1).byte().numpy()
+    pairs = [
+        cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
+        for clip in grey
+        for a, b in pairwise(clip)
+    ]
+    flow = torch.from_numpy(np.stack(pairs)).permute(0, 3, 1, 2)
+    cells = F.adaptive_avg_pool2d(flow, like.shape[3:]) * (like.shape[4] / video.shape[4])
+    return torch.unflatten(cells, 0, (len(video), -1)).transpose(1, 2)
+
+
+def _enlarge(images: Tensor, size: int) -> Tensor:
+    return F.interpolate(images.float() / 255, size=(size, size), mode="nearest")

@@ -1,0 +1,111 @@
+"""Figure 4: where the networks of Table 2 look (Grad-CAM++), and how much of that moves."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+from torchvision.utils import make_grid, save_image
+
+from hcml_lightning.batch import VideoBatch
+from hcml_lightning.data import UCF101DataModule
+from hcml_lightning.tasks import RecognitionTask
+from hcml_lightning.tasks.checkpoint import read_checkpoint
+from hcml_lightning.tools.grad_cam import grad_cam, moving_mass, moving_pixels
+from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
+from table2 import METHODS
+
+# Of the picture.
+VIDEOS = 5
+
+
+def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
+    """Measure and draw the maps of the true class on the test videos.
+
+    Args:
+        protocol: how and where.
+        dataset: name of its folder.
+        split: fold.
+        seed: of the runs of Table 2.
+    """
+    table = protocol.results / "measurements.csv"
+    shown: list[Tensor] = []
+    video = torch.empty(0)
+    for method, stages in METHODS.items():
+        key = {
+            **{"experiment": "figure4", "dataset": dataset, "split": split, "method": method},
+            **{"backbone": protocol.backbone, "seed": seed, "protocol": protocol.name},
+        }
+        training = protocol.run(method, dataset, split, seed, stages[:-1])[-1]
+        task = RecognitionTask.load_from_checkpoint(training.checkpoint, map_location="cpu").eval()
+        loader = _videos(training.checkpoint)
+        if not is_done(table, key):
+            same = key | circumstances(protocol)
+            rows = [
+                same | {"quantity": k, "value": f"{v:.4g}"}
+                for k, v in _shares(task, loader).items()
+            ]
+            write_rows(table, QUANTITY, rows)
+        batch = _few(loader)
+        video = batch["video"]
+        shown.append(_over(video, grad_cam(task.model.network, video, batch["label"])))
+    if seed == 0:
+        _draw(video, shown, protocol.results / "figures" / f"figure4_{dataset}_{protocol.name}.png")
+
+
+def _videos(checkpoint: str) -> DataLoader[VideoBatch]:
+    known = read_checkpoint(checkpoint)["datamodule_hyper_parameters"]
+    data = UCF101DataModule(**{k: v for k, v in known.items() if not k.startswith("_")})
+    data.setup("validate")
+    return data.val_dataloader()
+
+
+def _shares(task: RecognitionTask, loader: DataLoader[VideoBatch]) -> dict[str, float]:
+    """Share of the map's mass on moving pixels, beside the share of the pixels that move."""
+    mass, pixels = [], []
+    for batch in loader:
+        heat = grad_cam(task.model.network, batch["video"], batch["label"])
+        mass.append(moving_mass(heat, batch["video"]))
+        pixels.append(moving_pixels(batch["video"]).float().mean(dim=(1, 2, 3)))
+    # A map without any mass has no share.
+    shares, moving = torch.cat(mass), torch.cat(pixels)
+    known = ~shares.isnan()
+    return {
+        "moving mass": float(100 * shares[known].mean()),
+        "moving pixels": float(100 * moving[known].mean()),
+        "maps without mass": float((~known).sum()),
+    }
+
+
+def _few(loader: DataLoader[VideoBatch]) -> VideoBatch:
+    """Some videos, evenly over the classes."""
+    count = len(loader.dataset)  # type: ignore[arg-type]
+    chosen = range(count // (2 * VIDEOS), count, max(1, count // VIDEOS))
+    some = Subset(loader.dataset, list(chosen)[:VIDEOS])
+    batch: VideoBatch = next(iter(DataLoader(some, VIDEOS, collate_fn=loader.collate_fn)))
+    return batch
+
+
+def _over(video: Tensor, heat: Tensor) -> Tensor:
+    """The frame at 3/8 of the clip, in grey, under its map in red: (B, 3, H, W) in 0..1."""
+    place = video.shape[2] * 3 // 8
+    grey = video[:, :, place].float().mean(dim=1) / 255
+    hot = heat[:, place]
+    return torch.stack(
+        [grey + (1 - grey) * hot, grey * (1 - 0.6 * hot), grey * (1 - 0.8 * hot)], dim=1
+    )
+
+
+def _draw(video: Tensor, shown: list[Tensor], path: Path) -> None:
+    """One row for each video: frame, next frame, and the maps of all methods."""
+    place = video.shape[2] * 3 // 8
+    frames = [video[:, :, place].float() / 255, video[:, :, place + 1].float() / 255]
+    columns = [F.interpolate(image, scale_factor=3, mode="bilinear") for image in (*frames, *shown)]
+    grid = make_grid(
+        torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns), padding=6, pad_value=1
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.part.png")
+    save_image(grid, partial)
+    partial.replace(path)

@@ -1,0 +1,43 @@
+"""A copy of a data set with a share of its labels."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+
+def with_share_of_labels(source: Path, target: Path, percent: int) -> None:
+    """Make a data set whose training lists name a share of each class; the videos are links to those of the source.
+
+    The same share for every seed: what differs between seeds is the training.
+
+    Args:
+        source: a data set in the layout of UCF-101.
+        target: folder to make; left alone where it is there.
+        percent: share of each class that stays, at least one video.
+    """
+    if target.is_dir():
+        return
+    partial = target.with_name(f".{target.name}.part")
+    lists = partial / "ucfTrainTestlist"
+    lists.mkdir(parents=True, exist_ok=True)
+    for file in sorted((source / "ucfTrainTestlist").iterdir()):
+        lines = file.read_text().splitlines()
+        if file.name.startswith("trainlist"):
+            lines = _share(lines, percent)
+        (lists / file.name).write_text("\n".join(lines) + "\n")
+    if not (partial / "videos").exists():
+        os.symlink((source / "videos").resolve(), partial / "videos")
+    partial.rename(target)
+
+
+def _share(lines: list[str], percent: int) -> list[str]:
+    classes: dict[str, list[str]] = {}
+    for line in filter(None, lines):
+        classes.setdefault(line.split("/")[0], []).append(line)
+    rng = np.random.default_rng(0)
+    chosen = []
+    for names in classes.values():
+        count = max(1, round(len(names) * percent / 100))
+        chosen += [names[i] for i in sorted(rng.permutation(len(names))[:count])]
+    return chosen

@@ -1,0 +1,82 @@
+"""All experiments, or some of them: what is in the tables is left alone, what was cut off goes on.
+
+    python experiments/run.py --data DIR                                     # everything that the CPU protocol holds
+    python experiments/run.py --data DIR table2 --methods full --seeds 0     # one row
+    python experiments/report.py                                             # RESULTS.md and figures out of the tables
+
+DIR holds data sets in the layout of UCF-101, a folder each. Several of these commands may run side by side on different
+experiments or seeds.
+"""
+
+import argparse
+from pathlib import Path
+
+import figure2
+import figure3
+import figure4
+import table1
+import table2
+import table7
+from protocol import FOLDER, Protocol
+
+EXPERIMENTS = ("table2", "table7", "figure2", "table1", "figure3", "figure4")
+
+
+def main() -> None:
+    """Run what was asked for."""
+    options = _parser().parse_args()
+    protocol = Protocol(
+        options.protocol,
+        options.data.resolve(),
+        options.runs.resolve(),
+        options.results.resolve(),
+        options.backbone,
+        tuple(options.extra),
+    )
+    for seed in options.seeds:
+        for name in options.experiments or EXPERIMENTS:
+            print(f"== {name}, seed {seed}", flush=True)
+            _run(name, protocol, options, seed)
+
+
+def _run(name: str, protocol: Protocol, options: argparse.Namespace, seed: int) -> None:
+    where = (protocol, options.dataset, options.split, seed)
+    if name == "table2":
+        table2.run(*where, methods=options.methods)
+    elif name == "table7":
+        table7.run(*where, others=options.others)
+    elif name == "figure2":
+        figure2.run(*where)
+    elif name == "table1":
+        table1.run(*where)
+    elif name == "figure3":
+        figure3.run(protocol, seed)
+    else:
+        figure4.run(*where)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "experiments", nargs="*", choices=EXPERIMENTS, help="default: all", metavar="EXPERIMENT"
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--protocol", default="cpu", choices=["cpu", "gpu"])
+    parser.add_argument("--backbone", default="r2d_tiny")
+    parser.add_argument("--dataset", default="utdmhad_depth27", help="folder in DIR")
+    parser.add_argument("--split", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", default=list(table2.METHODS), help="of table2")
+    parser.add_argument(
+        "--others", nargs="*", default=[], help="of table7: data sets to pre-train on instead"
+    )
+    parser.add_argument("--runs", type=Path, default=FOLDER / "runs", help="folder for runs")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the tables")
+    parser.add_argument("--extra", nargs="*", default=[], help="further words for every stage")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Table 1: how discriminative and how general the motion features of each level are, by how they were learned."""
+
+from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
+
+LEVELS = (0, 1, 2)
+SUPERVISION = ("action", "preliminary", "hierarchical")
+
+
+def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
+    """Probe the features of each level under each supervision.
+
+    Args:
+        protocol: how and where.
+        dataset: name of its folder.
+        split: fold.
+        seed: of everything random.
+    """
+    table = protocol.results / "measurements.csv"
+    for supervision in SUPERVISION:
+        for level in LEVELS:
+            method = f"{supervision} level {level}"
+            key = {
+                **{"experiment": "table1", "dataset": dataset, "split": split, "method": method},
+                **{"backbone": protocol.backbone, "seed": seed, "protocol": protocol.name},
+            }
+            if is_done(table, key):
+                continue
+            source = _checkpoint(protocol, dataset, split, seed, supervision, level)
+            words = ["--probe.model.level", str(level), "--probe.model.init_from", source]
+            name = f"probe {method}".replace(" ", "_")
+            (probe,) = protocol.run(name, dataset, split, seed, ("probe",), words)
+            quantities = {
+                "train_top1": 100 * probe.metrics["train/top1"],
+                "top1": 100 * probe.metrics["val/top1"],
+                "efficacy": probe.metrics["val/efficacy"],
+            }
+            same = key | circumstances(protocol)
+            rows = [same | {"quantity": k, "value": f"{v:.4g}"} for k, v in quantities.items()]
+            write_rows(table, QUANTITY, rows)
+
+
+def _checkpoint(
+    protocol: Protocol, dataset: str, split: int, seed: int, supervision: str, level: int
+) -> str:
+    """What is to be probed; trained where that is still to be done."""
+    if supervision == "action":
+        return protocol.run("motion", dataset, split, seed, ("motion_only",))[-1].checkpoint
+    if supervision == "preliminary" and level > 0:
+        # By reconstruction alone, in one go.
+        words = ["--flow.model.level", str(level)]
+        # The frames of level l are 2^l frames of the clip apart.
+        words += ["--flow.data.clip_length", "8"]
+        return protocol.run(f"flow_{level}", dataset, split, seed, ("flow",), words)[-1].checkpoint
+    stages = ("flow", "contrast1", "contrast2")[: level + 1]
+    return protocol.run("full", dataset, split, seed, stages)[-1].checkpoint
