@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test bench setup clean
+.PHONY: demo test docs bench setup clean
 
 demo: $(STAMP)
 	$(BIN)/hcml demo --run_dir runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# docs/_build/index.html; a warning is an error.
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
 # On a GPU: make bench BENCH='--device cuda --dtype bfloat16', or benchmarks/gpu.sh.
 bench: $(STAMP)
@@ -27,4 +31,4 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv build dist runs src/*.egg-info
+	rm -rf .venv build dist docs/_build docs/generated runs src/*.egg-info

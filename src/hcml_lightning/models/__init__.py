@@ -1,4 +1,4 @@
-"""Plain `nn.Module`s, without Lightning."""
+"""Plain modules of PyTorch, without Lightning."""
 
 from hcml_lightning.models.backbones import BACKBONES
 from hcml_lightning.models.flow_decoder import FlowDecoder

@@ -1,0 +1,60 @@
+"""How the pages are built: `make docs`. Nothing is fetched."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent
+# What is made of other files at build time, so that it cannot differ from them.
+GENERATED = HERE / "generated"
+
+sys.path.insert(0, str(HERE))
+from departures import write_departures  # noqa: E402
+
+project = "hcml_lightning"
+author = "the authors of hcml_lightning"
+copyright = author
+release = re.search(  # type: ignore[union-attr]
+    r'__version__ = "(.+)"', (REPOSITORY / "src/hcml_lightning/_version.py").read_text()
+)[1]
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
+exclude_patterns = ["_build", "examples"]
+html_theme = "furo"
+html_title = "hcml_lightning"
+html_static_path = ["_static"]
+html_show_copyright = False
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
+templates_path = []
+
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence", "deflist"]
+# The tests run the notebooks; here they are shown as they are.
+nb_execution_mode = "off"
+
+# Docstrings write `code` with single backticks.
+default_role = "code"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+napoleon_numpy_docstring = False
+copybutton_prompt_text = r"\$ |>>> "
+copybutton_prompt_is_regexp = True
+
+
+def _generate() -> None:
+    shutil.rmtree(GENERATED, ignore_errors=True)
+    (GENERATED / "notebooks").mkdir(parents=True)
+    write_departures(REPOSITORY, GENERATED / "departures.md")
+    lines = ["# Notebooks\n", "Of the folder `notebooks/`; each runs in two minutes on a CPU.\n"]
+    lines += ["```{toctree}", ":maxdepth: 1\n"]
+    for notebook in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
+        shutil.copy(notebook, GENERATED / "notebooks")
+        lines.append(f"notebooks/{notebook.stem}")
+    (GENERATED / "notebooks.md").write_text("\n".join([*lines, "```\n"]), encoding="utf-8")
+
+
+_generate()
