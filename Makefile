@@ -8,8 +8,9 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/hcml demo --run_dir runs/demo
 
+# A process for each core, each of one thread; a file's tests stay together as long as nobody is idle.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 # docs/_build/index.html; a warning is an error.
 docs: $(STAMP)

@@ -1,31 +1,30 @@
 """Inference beside a plain network on the same frames and torchvision's video networks.
 
 `python benchmarks/inference.py --device cuda --dtype bfloat16 --shapes 8x3x16x224x224` times the forward pass, a clip
-of uint8 pixels to logits; "+ compiled" by `torch.compile`, "+ channels-last weights" with the weights in the format of
-the features. The roofline is that of the network's own operations: its share of the time is the utilisation.
+of uint8 pixels to logits; "+ compiled" by `torch.compile`, "+ contiguous weights" with weights that are not in the
+format of the features. The roofline is that of the network's own operations: its share of the time is the utilisation.
 """
 
 import measure
 import report
 import torch
-from networks import NETWORKS, channels_last_
+from networks import NETWORKS, contiguous_
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-VARIANTS = ("", " + channels-last weights", " + compiled")
+from hcml_lightning.models.backbones import keep_channels_last_
+
+VARIANTS = ("", " + contiguous weights", " + compiled")
 
 
 def prepared(name: str, device: str) -> nn.Module:
     """A network with random weights, the same for all variants of a name."""
     torch.manual_seed(0)
     network = NETWORKS[name.split(" + ")[0]]().to(device).eval()
-    if not name.startswith("ours"):
-        channels_last_(network)
+    keep_channels_last_(network)
     if name.endswith(VARIANTS[1]):
-        channels_last_(network)
-    if name.endswith(VARIANTS[2]):
-        network = measure.compiled(channels_last_(network))
-    return network
+        contiguous_(network)
+    return measure.compiled(network) if name.endswith(VARIANTS[2]) else network
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """How everything here is timed and checked; `report.py` records it.
 
 The providers of an operator take turns in one process, so that neighbours on the machine disturb all of them alike, and
-medians and quantiles are over the turns; whole networks, which would not fit beside each other, go one by one. On a GPU
+medians and quantiles are over the turns; whole networks, which would not fit beside each other, go one by one. On a CPU
+the time is that of the one thread, or wall time where there are several. On a GPU
 the time is that of CUDA events, around replayed CUDA graphs where a provider can be captured, over enough input sets
 that the cache does not hold them.
 """
@@ -169,7 +170,8 @@ def _captured(passes: Sequence[Callable[[], None]]) -> list[Callable[[], object]
 
 def _mark(device: str) -> float | torch.cuda.Event:
     if device == "cpu":
-        return time.perf_counter()
+        # The time of one thread does not count what neighbours take of the machine.
+        return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
     event.record()
     return event

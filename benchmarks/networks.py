@@ -58,11 +58,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def channels_last_(network: nn.Module) -> nn.Module:
-    """Keep the weights of convolutions as the features are: channels last."""
+def contiguous_(network: nn.Module) -> nn.Module:
+    """Keep the weights of convolutions in contiguous memory."""
     for parameter in network.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
-        elif parameter.ndim == 5:
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+        parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     return network

@@ -14,10 +14,11 @@ import report
 import torch
 import torch._inductor.config
 import torch.nn.functional as F
-from networks import NETWORKS, NUM_CLASSES, channels_last_
+from networks import NETWORKS, NUM_CLASSES, contiguous_
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from hcml_lightning.models.backbones import keep_channels_last_
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, RecognitionTask
 
 TASKS: dict[str, Callable[[str], MotionTask]] = {
@@ -33,7 +34,7 @@ TASKS: dict[str, Callable[[str], MotionTask]] = {
     "ours contrast 2": lambda b: ContrastTask(level=2, backbone=b),
 }
 PEERS = ("resnet50", "r3d_18", "r2plus1d_18")
-VARIANTS = ("", " + channels-last weights", " + compiled")
+VARIANTS = ("", " + contiguous weights", " + compiled")
 
 Batch = dict[str, Any]
 
@@ -82,8 +83,9 @@ def step_of(name: str, backbone: str, device: str) -> nn.Module:
     if base in TASKS:
         step: nn.Module = Stage(TASKS[base](backbone))
     else:
-        step = channels_last_(Classification(NETWORKS[base]()))
-    return (channels_last_(step) if VARIANTS[1] in name or VARIANTS[2] in name else step).to(device)
+        step = Classification(NETWORKS[base]())
+        keep_channels_last_(step)
+    return (contiguous_(step) if VARIANTS[1] in name else step).to(device)
 
 
 def work(name: str, backbone: str, subject: report.Subject) -> measure.Work:

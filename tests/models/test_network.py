@@ -117,3 +117,17 @@ def test_level_below_follows_the_chosen_levels() -> None:
         model.level_below(1)
     with pytest.raises(ValueError, match="up_to must be one of the levels"):
         model.network.motion_features(torch.zeros(1, 3, 2, 32, 32), up_to=1)
+
+
+@pytest.mark.parametrize("backbone", ["r2d_tiny", "r2plus1d101"])
+def test_gradients_come_in_the_memory_format_of_their_weights(
+    backbone: str, clip: torch.Tensor
+) -> None:
+    # Of a 1×1 weight, too: DistributedDataParallel warns of any difference, and copies.
+    network = MotionNetwork(backbone, 5)
+    network(clip).sum().backward()
+    strides = {name: (p.stride(), p.grad.stride()) for name, p in network.named_parameters()}
+    assert {name: pair for name, pair in strides.items() if pair[0] != pair[1]} == {}
+    with torch.device("meta"):
+        other = MotionNetwork(backbone, 5)
+    assert [p.stride() for p in other.parameters()] == [own for own, _ in strides.values()]

@@ -214,6 +214,21 @@ def make_stage(spec: BackboneSpec, level: int) -> ResStage:
     return stage
 
 
+def keep_channels_last_(network: nn.Module) -> None:
+    """Keep the weights of convolutions in the memory format of the features, in which their gradients come too.
+
+    Weights in another format are reordered at every use, and so are their gradients: a copy each on one device, and
+    with several a second one into the buckets of DistributedDataParallel, which warns of it.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Conv3d):
+            flat = isinstance(module, nn.Conv2d)
+            layout = torch.channels_last if flat else torch.channels_last_3d
+            weight = module.weight.data
+            # A 1×1 weight fits both formats, so `contiguous` would leave it as it is; only new strides tell which.
+            module.weight.data = torch.empty_like(weight, memory_format=layout).copy_(weight)
+
+
 @torch.no_grad()
 def initialise_(network: nn.Module) -> None:
     """He initialisation; the last batch norm of every residual block starts at zero ([14], Sec. 5.1)."""

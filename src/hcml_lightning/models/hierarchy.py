@@ -9,7 +9,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from hcml_lightning.models.backbones import backbone_spec
+from hcml_lightning.models.backbones import backbone_spec, keep_channels_last_
 from hcml_lightning.models.flow_decoder import FlowDecoder
 from hcml_lightning.models.network import MotionNetwork
 from hcml_lightning.models.predictor import Predictor
@@ -47,6 +47,7 @@ class SideBranch(nn.Module):
                 for below, upper in pairwise(levels)
             }
         )
+        keep_channels_last_(self)
 
     def flow_decoder(self, level: int) -> FlowDecoder:
         """The flow decoder of a level."""

@@ -15,6 +15,7 @@ from hcml_lightning.models.backbones import (
     backbone_spec,
     fold_time,
     initialise_,
+    keep_channels_last_,
     make_stage,
     unfold_time,
 )
@@ -78,6 +79,7 @@ class MotionNetwork(nn.Module):
         initialise_(self)
         for level in self.levels:
             self.block(level).start_as_identity_()
+        keep_channels_last_(self)
 
     @property
     def stages(self) -> list[ResStage]:
