@@ -131,13 +131,18 @@ def _version(package: str) -> str:
 
 def _commit() -> str:
     """The commit, with a + where the package has changed since."""
-    head = _git("rev-parse", "--short", "HEAD") or "unknown"
-    return head + ("+" if _git("status", "--short", "src") else "")
+    # A copy without its history, on a machine that is lent, say, can be told.
+    told = os.environ.get("COMMIT")
+    head = told or _git("rev-parse", "--short", "HEAD") or "unknown"
+    return head + ("+" if not told and _git("status", "--short", "src") else "")
 
 
 def _git(*words: str) -> str:
     command = ["git", "-C", str(FOLDER.parent), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""
 
 
 def parser(description: str, name: str) -> argparse.ArgumentParser:
