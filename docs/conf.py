@@ -49,6 +49,11 @@ def _generate() -> None:
     shutil.rmtree(GENERATED, ignore_errors=True)
     (GENERATED / "notebooks").mkdir(parents=True)
     write_departures(REPOSITORY, GENERATED / "departures.md")
+    measured = REPOSITORY / "RESULTS.md"
+    text = measured.read_text(encoding="utf-8") if measured.is_file() else ""
+    # Its figures and links are seen from the top of the repository.
+    text = re.sub(r"\]\((?!https?:|#)", "](/../", text)
+    (GENERATED / "measured.txt").write_text(text, encoding="utf-8")
     lines = ["# Notebooks\n", "Of the folder `notebooks/`; each runs in two minutes on a CPU.\n"]
     lines += ["```{toctree}", ":maxdepth: 1\n"]
     for notebook in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):

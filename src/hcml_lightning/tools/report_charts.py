@@ -114,7 +114,7 @@ def _chart(quantity: str, curves: dict[tuple[str, str], Curve]) -> Chart:
         main=quantity in TITLES,
         lines=lines,
         x_ticks=[(place(x, low)[0], f"{x:g}") for x in x_ticks],
-        y_ticks=[(place(0, y)[1], f"{y:g}") for y in y_ticks],
+        y_ticks=[(place(0, y)[1], f"{y:.4g}") for y in y_ticks],
     )
 
 
