@@ -1,0 +1,142 @@
+"""Every experiment, as small as it can be, and what becomes of its numbers."""
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from hcml_lightning.cli import main
+from hcml_lightning.data.synthetic import write_synthetic
+from hcml_lightning.tools.plan import TRAINING, Plan, Stage
+
+FOLDER = Path(__file__).parents[1] / "experiments"
+sys.path.insert(0, str(FOLDER))
+
+import figure2  # noqa: E402
+import figure3  # noqa: E402
+import figure4  # noqa: E402
+import report  # noqa: E402
+import table1  # noqa: E402
+import table2  # noqa: E402
+import table7  # noqa: E402
+from protocol import ACCURACY, Protocol, read_rows, write_rows  # noqa: E402
+
+pytest.importorskip("cv2")
+pytest.importorskip("pytorch_grad_cam")
+
+SMALL = (
+    *("--data.short_side", "[32, 34]", "--data.crop_size", "32", "--data.test_crop_size", "32"),
+    *("--data.test_clips", "1", "--data.batch_size", "4", "--trainer.max_epochs", "1"),
+    *("--trainer.limit_train_batches", "1", "--trainer.check_val_every_n_epoch", "1"),
+)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
+    pytest.mark.filterwarnings("ignore:.*GPU available but not used"),
+    # One step teaches no flow.
+    pytest.mark.filterwarnings("ignore:the flow rebuilds frames no better"),
+]
+
+
+@pytest.fixture(scope="module")
+def protocol(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
+    folder = tmp_path_factory.mktemp("experiments")
+    write_synthetic(
+        folder / "data/tiny", num_train=4, num_val=1, num_frames=12, height=32, width=32
+    )
+    return Protocol(
+        "cpu", folder / "data", folder / "runs", folder / "out", extras=SMALL, launch=main
+    )
+
+
+def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPatch):
+    where = (protocol, "tiny", 1, 0)
+    table2.run(*where)
+    table7.run(*where)
+    figure2.run(*where)
+    table1.run(*where)
+    figure4.run(*where)
+    figure3.run(protocol, 0, figure3.Corpus(1, 1, 10, 32))
+
+    results = protocol.results / "results.csv"
+    rows = read_rows(results)
+    assert {(row["experiment"], row["method"]) for row in rows} == {
+        *(("table2", method) for method in ("baseline", "motion", "full")),
+        *(("table7", method) for method in ("random", "self-supervised")),
+        *(("figure2", method) for method in ("level 0", "levels 0, 1")),
+    }
+    assert all(0 <= float(row["top1"]) <= float(row["top5"]) <= 100 for row in rows)
+    measured = read_rows(protocol.results / "measurements.csv")
+    assert {row["experiment"] for row in measured} == {"table1", "figure3", "figure4"}
+    for name in ("figure3_cpu.png", "figure4_tiny_cpu.png"):
+        with Image.open(protocol.results / "figures" / name) as picture:
+            assert len(picture.convert("RGB").getcolors(2**24) or []) > 10
+
+    # What is in the tables is left alone.
+    before = results.read_bytes()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("run once more")
+
+    monkeypatch.setattr(Protocol, "run", refuse)
+    table2.run(*where)
+    assert results.read_bytes() == before
+
+    text = report.make(protocol.results)
+    assert f"{float(rows[0]['top1']):.1f}" in text
+
+
+def test_a_share_of_the_labels_takes_from_every_class(protocol: Protocol):
+    lists = protocol.root("tiny_labels25") / "ucfTrainTestlist"
+    names = (lists / "trainlist01.txt").read_text().split("\n")[:-1]
+    assert len(names) == len({name.split("/")[0] for name in names}) == 8
+    full = (protocol.data / "tiny/ucfTrainTestlist/testlist01.txt").read_text()
+    assert (lists / "testlist01.txt").read_text() == full
+
+
+def test_a_row_replaces_the_one_that_it_repeats(tmp_path: Path):
+    table = tmp_path / "results.csv"
+    row = dict.fromkeys(ACCURACY, "x")
+    write_rows(table, ACCURACY, [row | {"seed": 0, "top1": 1}])
+    write_rows(table, ACCURACY, [row | {"seed": 1, "top1": 2}])
+    write_rows(table, ACCURACY, [row | {"seed": 0, "top1": 3}])
+    with table.open(newline="") as file:
+        assert [r["top1"] for r in csv.DictReader(file)] == ["3", "2"]
+
+
+def test_the_report_gives_mean_and_deviation_and_says_what_is_missing(tmp_path: Path):
+    common = dict.fromkeys(ACCURACY, "x") | {
+        **{"experiment": "table2", "dataset": "utdmhad_depth27", "split": 1, "top5": 90},
+        **{
+            "backbone": "r2d_tiny",
+            "train_top1": 80,
+            "epochs": 60,
+            "wall_s": 100,
+            "protocol": "cpu",
+        },
+    }
+    for seed, top1 in enumerate((60, 62, 64)):
+        row = common | {"method": "full", "seed": seed, "top1": top1}
+        write_rows(tmp_path / "results.csv", ACCURACY, [row])
+    text = report.make(tmp_path)
+    assert "62.0 ± 2.0" in text
+    assert "3 seeds" in text
+    assert "not measured" in text
+
+
+@pytest.mark.parametrize("stage", [*TRAINING.values()], ids=lambda stage: stage.name)
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_the_settings_of_both_protocols_are_known(
+    name: str, stage: Stage, capsys: pytest.CaptureFixture[str]
+):
+    overlays = sorted((FOLDER / "configs").glob(f"{name}*.yaml"))
+    assert len(overlays) == 3
+    words = [word for path in overlays for word in ("-c", str(path))]
+    plan = Plan.from_words([*words, "--data.root", "anywhere"])
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *plan.words(stage), "--print_config"])
+    assert ended.value.code == 0
+    settings = yaml.safe_load(capsys.readouterr().out)
+    assert settings["trainer"]["accelerator"] == name
