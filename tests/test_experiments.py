@@ -24,9 +24,6 @@ import table2  # noqa: E402
 import table7  # noqa: E402
 from protocol import ACCURACY, Protocol, read_rows, write_rows  # noqa: E402
 
-pytest.importorskip("cv2")
-pytest.importorskip("pytorch_grad_cam")
-
 SMALL = (
     *("--data.short_side", "[32, 34]", "--data.crop_size", "32", "--data.test_crop_size", "32"),
     *("--data.test_clips", "1", "--data.batch_size", "4", "--trainer.max_epochs", "1"),
