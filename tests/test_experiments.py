@@ -18,7 +18,7 @@ sys.path.insert(0, str(FOLDER))
 import figure2  # noqa: E402
 import figure3  # noqa: E402
 import figure4  # noqa: E402
-import report  # noqa: E402
+import summarise  # noqa: E402
 import table1  # noqa: E402
 import table2  # noqa: E402
 import table7  # noqa: E402
@@ -81,7 +81,7 @@ def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPa
     table2.run(*where)
     assert results.read_bytes() == before
 
-    text = report.make(protocol.results)
+    text = summarise.make(protocol.results)
     assert f"{float(rows[0]['top1']):.1f}" in text
 
 
@@ -117,7 +117,7 @@ def test_the_report_gives_mean_and_deviation_and_says_what_is_missing(tmp_path: 
     for seed, top1 in enumerate((60, 62, 64)):
         row = common | {"method": "full", "seed": seed, "top1": top1}
         write_rows(tmp_path / "results.csv", ACCURACY, [row])
-    text = report.make(tmp_path)
+    text = summarise.make(tmp_path)
     assert "62.0 ± 2.0" in text
     assert "3 seeds" in text
     assert "not measured" in text

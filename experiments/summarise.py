@@ -1,4 +1,4 @@
-"""RESULTS.md and the chart of Figure 2, out of the tables: `python experiments/report.py`."""
+"""RESULTS.md and the chart of Figure 2, out of the tables: `python experiments/summarise.py`."""
 
 import argparse
 import math
@@ -60,7 +60,7 @@ def make(folder: Path) -> str:
 
 HEAD = """# Results
 
-Made by `python experiments/report.py` out of the tables in `experiments/`, which `experiments/run.py` fills
+Made by `python experiments/summarise.py` out of the tables in `experiments/`, which `experiments/run.py` fills
 ([how](experiments/README.md)). Accuracy in %, mean ± standard deviation over seeds. The data: **utdmhad_depth27**, 861
 videos of 27 actions that differ in motion alone (UTD-MHAD, depth drawn as grey; training and test show different
 people), and **ucf101_6**, 731 videos of six classes of UCF-101 that differ mostly in their scenes. Kinetics and
