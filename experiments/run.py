@@ -2,7 +2,7 @@
 
     python experiments/run.py --data DIR                                     # everything that the CPU protocol holds
     python experiments/run.py --data DIR table2 --methods full --seeds 0     # one row
-    python experiments/summarise.py                                             # RESULTS.md and figures out of the tables
+    python experiments/summarise.py                                         # RESULTS.md and figures out of the tables
 
 DIR holds data sets in the layout of UCF-101, a folder each. Several of these commands may run side by side on different
 experiments or seeds.
