@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from hcml_lightning.tools.flops import count
 from protocol import FOLDER, read_rows
 
 Row = dict[str, str]
@@ -25,6 +26,7 @@ PROTOCOLS = {
     "cpu": "`r2d_tiny`, 8 frames of 64 x 64, two CPU cores",
     "gpu": "R2D-50, 16 frames of 112 x 112, one GPU",
 }
+SIZES = (("r2d50", 16, 256, "1.18 x"), ("r2plus1d101", 32, 256, "1.11 x"), ("r2d_tiny", 8, 64, ""))
 MISSING = "not measured"
 
 
@@ -40,6 +42,8 @@ def make(folder: Path) -> str:
         HEAD,
         "## Table 2: motion blocks help, self-supervision helps more\n",
         _table2(accuracy),
+        "## The overhead\n",
+        _cost(),
         "## Figure 2: each level adds\n",
         _figure2(accuracy),
         "## Table 7: pre-training without labels\n",
@@ -119,6 +123,23 @@ def _verdict(rows: Sequence[Row], dataset: str, split: str) -> str:
             f" A ridge classifier on frame differences has {ridge}: {means['full'] - ridge:+.1f}."
         )
     return text
+
+
+def _cost() -> str:
+    lines = [
+        "Multiply-adds of one clip through what inference keeps, in 10⁹ (`hcml flops`).\n",
+        "| backbone | frames, size | plain | with motion blocks | ratio | paper |",
+        "|---|---|---|---|---|---|",
+    ]
+    for backbone, frames, size, paper in SIZES:
+        plain = count(backbone, frames, size, levels=()).total
+        motion = count(backbone, frames, size).total
+        cells = (f"{plain:.3g}", f"{motion:.3g}", f"{motion / plain:.2f} x", paper)
+        lines.append(f"| {backbone} | {frames}, {size} x {size} | " + " | ".join(cells) + " |")
+    lines.append(
+        "\nThe tiny network looks at 49 places of maps that have few channels, so the blocks weigh more there."
+    )
+    return "\n".join(lines)
 
 
 def _figure2(rows: Sequence[Row]) -> str:
