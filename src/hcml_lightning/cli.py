@@ -6,6 +6,7 @@ a command is chosen, so `hcml --help` answers at once.
 
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from hcml_lightning._version import __version__
@@ -65,6 +66,9 @@ def main(args: "ArgsType" = None) -> int:
     if args is not None and not isinstance(args, list):
         import_module("hcml_lightning.tools.training").train(args)
         return 0
+    # A name of a file that is no UTF-8 must not end a run when it is printed.
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if args is None else [str(word) for word in args]
     command = words[0] if words else "--help"
     if command in ("-h", "--help"):

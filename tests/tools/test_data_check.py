@@ -197,7 +197,7 @@ class TestJournal:
         whole = file.read_bytes()
         file.write_bytes(whole + b"c,3")
         with Journal(file, 2) as journal:
-            assert journal.rows == [["a", "1 2"], ['"b', ""]]
+            assert journal.rows == [["a", "1\n2"], ['"b', ""]]
             journal.add(["d", "4"])
         with Journal(file, 2) as journal:
             assert journal.rows[2:] == [["d", "4"]]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hcml_lightning.data.image_folder import is_image
+from hcml_lightning.data.links import outside
 
 _SUFFIXES = (
     ".mp4",
@@ -91,13 +92,22 @@ def copy_of(name: str) -> str:
     return (os.path.splitext(name)[0] if is_video(name) else name) + ".mp4"
 
 
-def read_lines(path: Path) -> list[str]:
-    """Lines of a list, without empty ones and without line ends, be they LF or CRLF."""
-    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+def walk_videos(
+    folder: str | Path, root: str | None = None, above: frozenset[str] = frozenset()
+) -> Iterator[str]:
+    """Find all videos below a folder, sorted: files by their suffix, and folders of images.
 
+    Links are followed, but for those to a folder in which they lie themselves.
 
-def walk_videos(folder: str | Path) -> Iterator[str]:
-    """Find all videos below a folder, sorted: files by their suffix, and folders of images."""
+    Args:
+        folder: where to look.
+        root: links to folders outside of it are not entered but given as they are, to be refused; None enters all.
+        above: folders that hold this one, without links.
+    """
+    place = os.path.realpath(folder)
+    if place in above:
+        return
+    above |= {place}
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     no_videos = not any(entry.is_dir() or is_video(entry.name) for entry in entries)
     if no_videos and any(is_image(entry.name) for entry in entries):
@@ -105,6 +115,9 @@ def walk_videos(folder: str | Path) -> Iterator[str]:
         return
     for entry in entries:
         if entry.is_dir():
-            yield from walk_videos(entry.path)
+            if root is not None and entry.is_symlink() and any(outside(root, [entry.path])):
+                yield entry.path
+            else:
+                yield from walk_videos(entry.path, root, above)
         elif is_video(entry.name):
             yield entry.path

@@ -5,7 +5,9 @@ lists the records of each split; that is all that is true of one dataset only.
 """
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -14,6 +16,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from hcml_lightning.batch import VideoBatch
+from hcml_lightning.data.annotations import find_list
 from hcml_lightning.data.dataset import (
     ClipRecipe,
     Flip,
@@ -22,6 +25,8 @@ from hcml_lightning.data.dataset import (
     collate,
 )
 from hcml_lightning.data.frame_cache import FrameCache
+from hcml_lightning.data.links import refuse_links
+from hcml_lightning.data.lists import check_classes, what_is_wrong_with
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
 from hcml_lightning.data.mirror import mirror_classes
 from hcml_lightning.data.sampling import FrameStride
@@ -63,6 +68,8 @@ class VideoDataModule(pl.LightningDataModule):
             the other splits before the start, as far as they can be told without decoding.
         cache: decode every video once and keep it in memory: for a few hundred small videos, with `num_workers=0`.
         true_flow: add the true flow of synthetic videos to the batches of training and validation.
+        follow_links: whether symbolic links may lead to lists and videos outside of `root`, as on clusters they often
+            do. False for what a stranger has packed: such links are refused then. What lists say never leads outside.
 
     Raises:
         ValueError: if a crop does not fit into the scaled video, or a number is below 1.
@@ -84,6 +91,7 @@ class VideoDataModule(pl.LightningDataModule):
         flip: Flip = "plain",
         on_error: Literal["raise", "skip"] = "raise",
         true_flow: bool = False,
+        follow_links: bool = True,
         cache: bool = False,
     ) -> None:
         super().__init__()
@@ -108,6 +116,8 @@ class VideoDataModule(pl.LightningDataModule):
                 f"cache=true needs num_workers=0, but num_workers is {num_workers}: every worker would decode and keep "
                 "a copy of its own."
             )
+        if num_workers < 0:
+            raise ValueError(f"num_workers must be at least 0, but is {num_workers}.")
         self.root = root
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -115,6 +125,7 @@ class VideoDataModule(pl.LightningDataModule):
         self.flip: Flip = flip
         self.on_error = on_error
         self.true_flow = true_flow
+        self.follow_links = follow_links
         self._cache = FrameCache() if cache else None
         self._clip = ClipRecipe(clip_length, frame_stride, (low, high), crop_size)
         test_size = test_crop_size or crop_size
@@ -138,7 +149,12 @@ class VideoDataModule(pl.LightningDataModule):
         return len(self.class_names)
 
     def set_classes(self, class_names: list[str]) -> None:
-        """Name the classes, in the order of their labels; a subclass calls this in its constructor."""
+        """Name the classes, in the order of their labels; a subclass calls this in its constructor.
+
+        Raises:
+            ValueError: if a name stands twice, or is none.
+        """
+        check_classes(self.root, class_names)
         self.class_names = class_names
         self.mirror_classes = mirror_classes(class_names)
 
@@ -151,6 +167,36 @@ class VideoDataModule(pl.LightningDataModule):
         if self.list_faults is None:
             raise ValueError(message)
         self.list_faults.append(message)
+
+    def find_list(self, names: Iterable[str], what: str) -> Path:
+        """Find a list of the dataset; see `annotations.find_list`.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: if a link leads to it out of the folder, and links are not followed.
+        """
+        path = find_list(self.root, names, what)
+        if not self.follow_links:
+            refuse_links(self.root, [str(path)])
+        return path
+
+    def place(self, folder: Path, name: str, source: object) -> Path | None:
+        """Where the video is that a list calls `name`; None, and refused, where that leads out of the folder.
+
+        Args:
+            folder: of the videos.
+            name: what the list says, `/` between folders.
+            source: the list, and the line where that helps, for the message.
+
+        Raises:
+            ValueError: as `refuse` does.
+        """
+        wrong = what_is_wrong_with(name)
+        if not wrong:
+            return folder / name
+        shown = name if len(name) < 100 else f"{name[:100]}…"
+        self.refuse(f"{source}: the name {shown!r} {wrong}.")
+        return None
 
     def records(self, split: Split) -> list[VideoRecord]:
         """List the videos of a split; each dataset has its own."""
@@ -243,7 +289,10 @@ class VideoDataModule(pl.LightningDataModule):
     def _usable(self, split: Split) -> list[VideoRecord]:
         """Leave out what is to be skipped: all that is known to be broken, in evaluation after a look into each."""
         probe_unknown = self.on_error == "skip" and split != "train"
-        return usable_records(self.root, split, self.records(split), self.on_error, probe_unknown)
+        records = self.records(split)
+        if not self.follow_links:
+            refuse_links(self.root, [record.path for record in records])
+        return usable_records(self.root, split, records, self.on_error, probe_unknown)
 
     def _recipe(self, split: Split) -> ClipRecipe:
         if split in ("test", "predict"):

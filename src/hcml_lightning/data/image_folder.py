@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hcml_lightning.data.video_index import VideoError, VideoInfo
+from hcml_lightning.data.video_index import VideoError, VideoInfo, check_size
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+_FORMATS = ("JPEG", "PNG")
 
 
 def is_image(name: str) -> bool:
@@ -32,8 +33,18 @@ def probe_images(path: str) -> VideoInfo:
         VideoError: if the folder holds no image, or the first one is none.
     """
     files = _files(path, os.stat(path).st_mtime_ns)
-    with _open(os.path.join(path, files[0])) as image:
-        return VideoInfo(len(files), 0.0, image.width, image.height)
+    width, height = probe_image(os.path.join(path, files[0]))
+    return VideoInfo(len(files), 0.0, width, height)
+
+
+def probe_image(file: str) -> tuple[int, int]:
+    """Read width and height of an image.
+
+    Raises:
+        VideoError: if it is none.
+    """
+    with _open(file) as image:
+        return image.width, image.height
 
 
 def read_images(path: str, numbers: Sequence[int]) -> Tensor:
@@ -71,7 +82,14 @@ def read_images(path: str, numbers: Sequence[int]) -> Tensor:
 
 @lru_cache(maxsize=4096)
 def _files(path: str, modified: int) -> list[str]:
-    names = [name for name in os.listdir(path) if is_image(name)]
+    with os.scandir(path) as entries:
+        images = [entry for entry in entries if is_image(entry.name)]
+    for entry in images:
+        if not entry.is_file():
+            raise VideoError(
+                f"{entry.path}: is no file, or a link to none; expected a frame, JPEG or PNG."
+            )
+    names = [entry.name for entry in images]
     if not names:
         raise VideoError(f"{path}: the folder holds no frames ({', '.join(_SUFFIXES)}).")
     return sorted(names, key=lambda name: (_number(name), name))
@@ -86,10 +104,15 @@ def _number(name: str) -> int:
 @contextmanager
 def _open(file: str) -> Iterator[Image.Image]:
     try:
-        with Image.open(file) as image:
+        # Other formats are not looked for, whatever the content: some are programs that Pillow has others run.
+        with Image.open(file, formats=_FORMATS) as image:
+            check_size(file, image.width, image.height)
             yield image
-    except OSError as error:
-        raise VideoError(f"{file}: the image is damaged or no image ({error}).") from error
+    except VideoError:
+        raise
+    # Pillow's decoders raise all of these at damaged files.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoError(f"{file}: the image is damaged, or no JPEG or PNG ({error}).") from error
 
 
 def _read(file: str) -> npt.NDArray[np.uint8]:

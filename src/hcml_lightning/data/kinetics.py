@@ -3,14 +3,14 @@
 All that is true of Kinetics only: its csv lists, and the many ways in which its videos lie on disk.
 """
 
-import csv
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from hcml_lightning.data.annotations import find_list, walk_videos
+from hcml_lightning.data.annotations import walk_videos
 from hcml_lightning.data.datamodule import Split, VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
+from hcml_lightning.data.lists import read_table
 
 # As the archives of the authors, of CVDF and of Academic Torrents name them.
 _LISTS = {
@@ -18,6 +18,7 @@ _LISTS = {
     "val": ["val.csv", "validate.csv", "*[_-]val.csv", "*[_-]validate.csv"],
     "predict": ["test.csv", "*[_-]test.csv"],
 }
+_COLUMNS = {"youtube_id", "time_start", "time_end"}
 
 
 class KineticsDataModule(VideoDataModule):
@@ -42,8 +43,9 @@ class KineticsDataModule(VideoDataModule):
     def __init__(self, root: str, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         # Validation has every class too, and is all that a test needs.
-        path = find_list(root, _LISTS["train"] + _LISTS["val"], "the list of training videos")
-        self.set_classes(sorted({row["label"] for row in _rows(path)}))
+        path = self.find_list(_LISTS["train"] + _LISTS["val"], "the list of training videos")
+        rows = read_table(path, {*_COLUMNS, "label"})
+        self.set_classes(sorted({row["label"] for row in rows}))
         self._found: dict[str, list[Path]] | None = None
 
     def records(self, split: Split) -> list[VideoRecord]:
@@ -51,28 +53,35 @@ class KineticsDataModule(VideoDataModule):
 
         Raises:
             FileNotFoundError: if the list is missing.
-            ValueError: if a class is not in the list of training, or a video is there twice.
+            ValueError: if a class is not in the list of training, a video is there twice, or a name leads out of root.
         """
         side = "val" if split == "test" else split
-        path = find_list(self.root, _LISTS[side], f"the list of the {side} split")
+        path = self.find_list(_LISTS[side], f"the list of the {side} split")
         label = {name: i for i, name in enumerate(self.class_names)}
         records = []
-        for row in _rows(path):
+        for row in read_table(path, _COLUMNS):
             name = row.get("label")
             if name is not None and name not in label:
                 self.refuse(f"{path} names the class {name!r}, which no other list has.")
                 continue
             number = -1 if name is None else label[name]
-            records.append(VideoRecord(str(self._video(row, side)), number, row["youtube_id"]))
+            if video := self._video(row, side, path):
+                records.append(VideoRecord(str(video), number, row["youtube_id"]))
         return records
 
-    def _video(self, row: dict[str, str], side: str) -> Path:
+    def _video(self, row: dict[str, str], side: str, source: Path) -> Path | None:
         if self._found is None:
             self._found = defaultdict(list)
-            for file in map(Path, walk_videos(self.root)):
+            for file in map(Path, walk_videos(self.root, None if self.follow_links else self.root)):
                 self._found[file.stem].append(file)
         video = row["youtube_id"]
-        name = f"{video}_{int(row['time_start']):06d}_{int(row['time_end']):06d}"
+        start, end = row["time_start"], row["time_end"]
+        if not (start.isdecimal() and end.isdecimal()):
+            self.refuse(
+                f"{source}: {video} is from {start!r} to {end!r}; expected whole seconds, as in the official list."
+            )
+            return None
+        name = f"{video}_{int(start):06d}_{int(end):06d}"
         files = self._found.get(name) or self._found.get(video) or []
         if len(files) > 1:
             # The same id may be in the folders of several splits.
@@ -80,13 +89,4 @@ class KineticsDataModule(VideoDataModule):
             files = [f for f in files if any(p.startswith(names) for p in f.parts[-3:-1])] or files
         if len(files) > 1:
             self.refuse(f"{video} is there twice: {files[0]} and {files[1]}; keep one of them.")
-        return files[0] if files else Path(self.root) / f"{name}.mp4"
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    missing = {"youtube_id", "time_start", "time_end"} - set(rows[0] if rows else ())
-    if missing:
-        raise ValueError(f"{path}: the columns {', '.join(sorted(missing))} are missing.")
-    return rows
+        return files[0] if files else self.place(Path(self.root), f"{name}.mp4", source)

@@ -16,6 +16,9 @@ from hcml_lightning.data.video_index import VideoInfo
 
 MANIFEST_NAME = "hcml_manifest.csv"
 
+# Names of files are bytes, and need not be UTF-8: they go through files of text as they are.
+NAME_ERRORS = "surrogateescape"
+
 COLUMNS = (
     "id", "path", "label", "frames", "fps", "width", "height", "bytes", "modified", "error", "note", "index",
 )  # fmt: skip
@@ -105,17 +108,15 @@ def read_manifest(file: Path) -> dict[str, ManifestRow]:
     Raises:
         ValueError: if the file is no manifest; the message says what to do.
     """
-    with file.open(newline="", encoding="utf-8") as lines:
+    with file.open(newline="", encoding="utf-8", errors=NAME_ERRORS) as lines:
         cells = csv.reader(lines)
-        if tuple(next(cells, ())) != COLUMNS:
-            raise ValueError(
-                f"{file}: this is no manifest of this release; remove it and run `hcml data check` again."
-            )
         try:
+            if tuple(next(cells, ())) != COLUMNS:
+                raise ValueError("its first line is another")
             return {row.path: row for row in map(ManifestRow.from_cells, cells)}
-        except ValueError as error:
+        except (ValueError, csv.Error) as error:
             raise ValueError(
-                f"{file}, line {cells.line_num}: not a row of a manifest ({error}); remove the file and run "
+                f"{file}, line {cells.line_num}: this is no manifest of this release ({error}); remove it and run "
                 "`hcml data check` again."
             ) from error
 
@@ -129,10 +130,15 @@ def write_csv(file: Path, columns: Iterable[str], rows: Iterator[list[str]]) -> 
     """Write a csv file under another name, and give it its own name when it is on the disk."""
     partial = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
-        with partial.open("w", newline="", encoding="utf-8") as lines:
+        # Never through a link that lies there under this name.
+        partial.unlink(missing_ok=True)
+        with partial.open("x", newline="", encoding="utf-8", errors=NAME_ERRORS) as lines:
             writer = csv.writer(lines, lineterminator="\n")
+            quoting = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
             writer.writerow(columns)
-            writer.writerows(rows)
+            for row in rows:
+                # The writer quotes a line feed, but not a carriage return, at which the reader would stop.
+                (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
             lines.flush()
             os.fsync(lines.fileno())
         partial.replace(file)

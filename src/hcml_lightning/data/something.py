@@ -3,13 +3,13 @@
 All that is true of Something-Something only: version 1 is csv lists and folders of frames, version 2 json and webm.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from hcml_lightning.data.annotations import VideoNames, find_list, read_lines
+from hcml_lightning.data.annotations import VideoNames
 from hcml_lightning.data.datamodule import Split, VideoDataModule
 from hcml_lightning.data.dataset import Flip, VideoRecord
+from hcml_lightning.data.lists import read_json, read_lines
 from hcml_lightning.data.sampling import FrameStride
 
 _SIDES = {"train": "train", "val": "validation", "test": "validation", "predict": "test"}
@@ -70,7 +70,12 @@ class SomethingDataModule(VideoDataModule):
             self.set_classes(read_lines(path))
         else:
             path = self._list("labels.json", "the list of classes", "labels.json")
-            numbers = json.loads(path.read_text("utf-8"))
+            numbers = read_json(path, dict)
+            for name, number in numbers.items():
+                if not str(number).isdecimal():
+                    raise ValueError(
+                        f"{path}: expected a number for each class, got {number!r} for {name!r}; get the list anew."
+                    )
             self.set_classes(sorted(numbers, key=lambda name: int(numbers[name])))
 
     def records(self, split: Split) -> list[VideoRecord]:
@@ -78,7 +83,7 @@ class SomethingDataModule(VideoDataModule):
 
         Raises:
             FileNotFoundError: if the list is missing.
-            ValueError: if an entry names an unknown class.
+            ValueError: if an entry names an unknown class, or leads out of the folder.
         """
         side = _SIDES[split]
         suffix = "csv" if self.version == 1 else "json"
@@ -95,12 +100,12 @@ class SomethingDataModule(VideoDataModule):
                 )
                 continue
             number = -1 if name is None else label[name]
-            place = names.find(folder / f"{video}{extension}")
-            records.append(VideoRecord(str(place), number, video))
+            if place := self.place(folder, f"{video}{extension}" if video else "", path):
+                records.append(VideoRecord(str(names.find(place)), number, video))
         return records
 
     def _list(self, name: str, what: str, other: str) -> Path:
-        return find_list(self.root, [f"something-something-v{self.version}-{name}", other], what)
+        return self.find_list([f"something-something-v{self.version}-{name}", other], what)
 
     def _folder(self) -> Path:
         root = Path(self.root)
@@ -116,11 +121,15 @@ def _entries(path: Path) -> list[tuple[str, str | None]]:
     if path.suffix == ".csv":
         pairs = [line.split(";", 1) for line in read_lines(path)]
         return [(pair[0], pair[1] if len(pair) > 1 else None) for pair in pairs]
-    return [
-        (str(entry["id"]), _without_brackets(entry.get("template")))
-        for entry in json.loads(path.read_text("utf-8"))
-    ]
+    entries = read_json(path, list)
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str | int):
+            raise ValueError(
+                f'{path}: expected entries like {{"id": "78687", "template": "…"}}, got {str(entry)[:100]}; get the '
+                "list anew."
+            )
+    return [(str(entry["id"]), _without_brackets(entry.get("template"))) for entry in entries]
 
 
-def _without_brackets(template: str | None) -> str | None:
-    return None if template is None else template.replace("[", "").replace("]", "")
+def _without_brackets(template: object) -> str | None:
+    return None if template is None else str(template).replace("[", "").replace("]", "")

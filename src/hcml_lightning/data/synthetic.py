@@ -66,13 +66,18 @@ def write_synthetic(
         seed: source of everything random; the same seed gives the same files.
 
     Raises:
-        ValueError: if the layout is unknown, or a size is odd or below 16.
+        ValueError: if the layout is unknown, a size is odd or below 16, or there would be no videos or no frames.
     """
     if layout not in _LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, but is {layout!r}.")
     if min(height, width) < 16 or height % 2 or width % 2:
         raise ValueError(f"height={height} and width={width} must be even, and at least 16.")
     total = num_train + num_val
+    if min(num_train, num_val) < 0 or total < 1 or num_frames < 1:
+        raise ValueError(
+            f"num_train={num_train}, num_val={num_val} and num_frames={num_frames} must give at least one video of "
+            "each class, and one frame of each video."
+        )
     videos = [
         _Video(label, label * total + place, place, is_train=place >= num_val)
         for label in range(len(CLASSES))

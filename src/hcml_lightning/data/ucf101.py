@@ -6,9 +6,10 @@ All that is true of UCF-101 only: its lists, as the authors publish them, and it
 from pathlib import Path
 from typing import Any, Literal
 
-from hcml_lightning.data.annotations import VideoNames, find_list, read_lines
+from hcml_lightning.data.annotations import VideoNames
 from hcml_lightning.data.datamodule import Split, VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
+from hcml_lightning.data.lists import read_lines
 
 
 class UCF101DataModule(VideoDataModule):
@@ -31,7 +32,13 @@ class UCF101DataModule(VideoDataModule):
     def __init__(self, root: str, fold: Literal[1, 2, 3] = 1, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self.fold = fold
-        lines = [line.split(maxsplit=1) for line in self._lines("classInd.txt", "the class list")]
+        path = self._list("classInd.txt", "the class list")
+        lines = [line.split(maxsplit=1) for line in read_lines(path)]
+        for line in lines:
+            if len(line) != 2 or not line[0].isdecimal():
+                raise ValueError(
+                    f"{path}: expected lines of a number and a class, '1 ApplyEyeMakeup', got {' '.join(line)[:100]!r}."
+                )
         self.set_classes([name for _, name in sorted(lines, key=lambda line: int(line[0]))])
 
     def records(self, split: Split) -> list[VideoRecord]:
@@ -39,24 +46,27 @@ class UCF101DataModule(VideoDataModule):
 
         Raises:
             FileNotFoundError: if the list is missing.
-            ValueError: if a line names an unknown class.
+            ValueError: if a line names an unknown class, or leads out of the folder.
         """
         side = "train" if split == "train" else "test"
         label = {name: i for i, name in enumerate(self.class_names)}
         names = VideoNames()
+        videos = Path(self.root) / "videos"
+        source = self._list(f"{side}list{self.fold:02d}.txt", f"the list of the {side} split")
         records = []
-        for line in self._lines(f"{side}list{self.fold:02d}.txt", f"the list of the {side} split"):
+        for line in read_lines(source):
             # Only the train lists end in the number of the class.
             name = line.rsplit(" ", 1)[0] if side == "train" else line
             class_name, _, file = name.partition("/")
             if class_name not in label:
                 self.refuse(
-                    f"{line!r} names the class {class_name!r}, which is not in classInd.txt."
+                    f"{source}: {line[:100]!r} names the class {class_name[:100]!r}, which is not in classInd.txt."
                 )
                 continue
-            path = names.find(Path(self.root) / "videos" / class_name / file)
-            records.append(VideoRecord(str(path), label[class_name], path.stem))
+            if place := self.place(videos, name if file else "", f"{source}: {line[:100]!r}"):
+                path = names.find(place)
+                records.append(VideoRecord(str(path), label[class_name], path.stem))
         return records
 
-    def _lines(self, name: str, what: str) -> list[str]:
-        return read_lines(find_list(self.root, [f"ucfTrainTestlist/{name}"], what))
+    def _list(self, name: str, what: str) -> Path:
+        return self.find_list([f"ucfTrainTestlist/{name}"], what)

@@ -71,7 +71,7 @@ class VideoFolderDataModule(VideoDataModule):
                 continue
             videos = [
                 VideoRecord(path, label, os.path.relpath(path, folder))
-                for path in walk_videos(folder / name)
+                for path in walk_videos(folder / name, None if self.follow_links else self.root)
             ]
             if not videos:
                 self.refuse(f"{folder / name}: the folder of the class holds no videos.")
@@ -96,7 +96,7 @@ class VideoFolderDataModule(VideoDataModule):
             video
             for video in videos
             # By the name that a copy as .mp4 has, so that it stays on the same side.
-            if int(hashlib.sha1(copy_of(video.video_id).encode()).hexdigest(), 16) % 10_000
+            if int(hashlib.sha1(os.fsencode(copy_of(video.video_id))).hexdigest(), 16) % 10_000
             < self.val_fraction * 10_000
         }
         if not chosen or len(chosen) == len(videos):

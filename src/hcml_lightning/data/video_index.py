@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from stat import S_ISREG
 from typing import cast
 
 import av
@@ -73,20 +74,44 @@ def index_video(path: str) -> VideoIndex:
         stat = os.stat(path)
     except OSError as error:
         raise VideoError(f"{path}: cannot be opened ({error.strerror}).") from error
+    if not S_ISREG(stat.st_mode):
+        raise VideoError(f"{path}: is a pipe, a socket or a device; expected a file.")
     if stat.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes).")
     return _cached_index(path, stat.st_size, stat.st_mtime_ns)
+
+
+# Formats that hold their video themselves. FFmpeg knows others, playlists say, that are text and make it read whatever
+# other file they name, whatever the name of the file is.
+FORMATS = ",".join(
+    (
+        "avi",
+        "matroska,webm",
+        "mov,mp4,m4a,3gp,3g2,mj2",
+        "mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf",
+        "flv,asf,ogg,gif,nut,dv,rm,mxf",
+        # Sound alone is told from damage.
+        "wav,mp3,flac,aac",
+    )
+)
+# Twice the pixels of 8K video. A header of a few bytes can promise frames that fill the memory.
+LARGEST_FRAME = 2**26
 
 
 @contextmanager
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file to decode it in one thread; what FFmpeg raises becomes an error with the name of the file."""
     try:
-        # Some genuine files have metadata that is not UTF-8.
-        with av.open(path, metadata_errors="ignore") as container:
+        # Some genuine files have metadata that is not UTF-8. Without `file:` a name may be taken for a URL.
+        with av.open(
+            f"file:{path}",
+            metadata_errors="ignore",
+            options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
+        ) as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: the file has no video stream.")
             stream = container.streams.video[0]
+            check_size(path, stream.codec_context.width, stream.codec_context.height)
             # Parallelism belongs to the workers of the data loader; threads of FFmpeg would compete with them.
             stream.codec_context.thread_type = "NONE"
             stream.codec_context.thread_count = 1
@@ -95,9 +120,24 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoError(f"{path}: {_what_is_wrong(path)} ({error.strerror}).") from error
 
 
+def check_size(path: str, width: int, height: int) -> None:
+    """Refuse frames of a size that no camera has.
+
+    Raises:
+        VideoError: naming the file.
+    """
+    if width * height > LARGEST_FRAME:
+        raise VideoError(
+            f"{path}: frames of {width}×{height} pixels, more than {LARGEST_FRAME / 1e6:.0f} million, are damage or "
+            "made to fill the memory."
+        )
+
+
 def _what_is_wrong(path: str) -> str:
     with open(path, "rb") as file:
         start = file.read(256)
+    if start.lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconcat")):
+        return "the file is a playlist, which names other files; give those themselves"
     if start.startswith(b"version https://git-lfs"):
         return "the file is a git-LFS pointer, not the video itself; fetch it with `git lfs pull`"
     if start.isascii() and start.decode().replace("\n", " ").strip().isprintable():
@@ -178,6 +218,7 @@ class _Scan:
         if self.packed:
             pts = list(range(self.decoded))
         rate = self.stream.average_rate
+        check_size(self.path, first.width, first.height)
         turns = round(first.rotation / 90) % 4
         size = (first.width, first.height) if turns % 2 == 0 else (first.height, first.width)
         stores_pts = "matroska" in self.container.format.name

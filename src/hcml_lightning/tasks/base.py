@@ -72,6 +72,9 @@ class MotionTask(pl.LightningModule):
         warmup_epochs: epochs over which the learning rate rises linearly.
         recompute: whether blocks that train keep no activations and are run once more in the backward pass: less
             memory for more time; not together with `torch.compile`.
+
+    Raises:
+        ValueError: if a number that cannot be below 0 is.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
@@ -95,6 +98,13 @@ class MotionTask(pl.LightningModule):
         recompute: bool = False,
     ) -> None:
         super().__init__()
+        for name, value in (
+            ("lr", lr),
+            ("weight_decay", weight_decay),
+            ("warmup_epochs", warmup_epochs),
+        ):
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, but is {value}")
         # Without `frame`, Lightning leaves the frames of the caller in a cycle, and with them its loaders' workers.
         self.save_hyperparameters(frame=inspect.currentframe())
         self.model = MotionHierarchy(

@@ -5,10 +5,12 @@ checkpoint of a stranger can be wrong but it cannot run anything.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _ASKED_FOR = re.compile(r"(?:Unsupported global: GLOBAL|Trying to load unsupported GLOBAL) (\S+)")
 
@@ -42,6 +44,23 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
             f"{path} is no checkpoint of a stage: it holds no state_dict. Give the .ckpt file that a stage wrote"
         )
     return checkpoint
+
+
+def check_finite(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Look at weights before they are used.
+
+    Raises:
+        ValueError: if one is NaN or infinite.
+    """
+    for name, tensor in state.items():
+        if (
+            isinstance(tensor, Tensor)
+            and tensor.is_floating_point()
+            and not bool(tensor.isfinite().all())
+        ):
+            raise ValueError(
+                f"{path} holds weights that are NaN or infinite, {name} first; take a checkpoint from before that"
+            )
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from hcml_lightning.tasks.checkpoint import read_checkpoint
+from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
 
 PREFIX = "model."
 CLASSIFIER = ("network.fc.weight", "network.fc.bias")
@@ -25,7 +25,7 @@ def load_warm_start(model: nn.Module, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no checkpoint of a task, or its keys or shapes differ.
+        ValueError: if it is no checkpoint of a task, its weights are no numbers, or its keys or shapes differ.
     """
     stored = _model_state(Path(path))
     own = model.state_dict()
@@ -57,6 +57,7 @@ def _model_state(path: Path) -> dict[str, Tensor]:
         )
     try:
         state = read_checkpoint(path)["state_dict"]
+        check_finite(path, state)
     except ValueError as error:
         raise ValueError(f"init_from: {error}") from error
     model_state = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}

@@ -18,6 +18,7 @@ from hcml_lightning.data import VideoDataModule
 from hcml_lightning.data.datamodule import Split
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.decode import VideoError, VideoInfo, check_video
+from hcml_lightning.data.links import outside, refuse_links
 from hcml_lightning.data.manifest import (
     COLUMNS,
     MANIFEST_NAME,
@@ -47,12 +48,14 @@ class Listing(NamedTuple):
         paths: where each of them is, in the same order.
         splits: number of videos in each split that has a list of its own.
         faults: what is wrong with the lists themselves.
+        links: videos that lie outside of the folder, and are there by links.
     """
 
     rows: list[ManifestRow]
     paths: list[str]
     splits: dict[str, int]
     faults: list[str]
+    links: list[str]
 
 
 def list_videos(data: VideoDataModule) -> Listing:
@@ -60,6 +63,7 @@ def list_videos(data: VideoDataModule) -> Listing:
 
     Raises:
         FileNotFoundError: if not a single split has a list.
+        ValueError: if links lead out of the folder, and are not to be followed.
     """
     data.list_faults = faults = []
     by_split = _own_lists(data)
@@ -77,7 +81,10 @@ def list_videos(data: VideoDataModule) -> Listing:
         for name, record in zip(names, found.values(), strict=True)
     ]
     counts = {str(split): len(records) for split, records in by_split.items()}
-    return Listing(rows, list(found), counts, list(dict.fromkeys(faults)))
+    if not data.follow_links:
+        refuse_links(data.root, found)
+    links = [f"{path} -> {target}" for path, target in outside(data.root, found)]
+    return Listing(rows, list(found), counts, list(dict.fromkeys(faults)), links)
 
 
 def examine(path: str) -> ManifestRow:
@@ -185,7 +192,7 @@ def main(words: Sequence[str]) -> int:
         rows, scanned = scan(listing, file, max(1, options.num_workers), options.limit_s)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print_report(data, listing.splits, listing.faults, rows)
+    print_report(data, listing.splits, listing.faults, listing.links, rows)
     print(f"\nlooked at {scanned} of {len(rows)} videos -> {file}")
     return int(bool(listing.faults) or any(row.error for row in rows))
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.data.manifest import ManifestRow
 from hcml_lightning.data.mirror import unpaired_classes
+from hcml_lightning.tools.output import printable
 
 # The first that fits names the kind of an error.
 KINDS = (
@@ -28,6 +29,7 @@ def print_report(
     data: VideoDataModule,
     splits: Mapping[str, int],
     faults: Sequence[str],
+    links: Sequence[str],
     rows: Sequence[ManifestRow],
 ) -> None:
     """Print the summary of a check.
@@ -36,6 +38,7 @@ def print_report(
         data: the dataset.
         splits: number of videos of each split.
         faults: what is wrong with its lists.
+        links: what in it leads outside of its folder.
         rows: its manifest.
     """
     parts = ", ".join(f"{count} {split}" for split, count in splits.items())
@@ -44,6 +47,7 @@ def print_report(
     for kind, broken in by_kind(rows).items():
         _print_group(kind, [f"{row.path}: {row.error}" for row in broken])
     _print_group("wrong in the lists", faults)
+    _print_group("outside of the folder, by links that are followed", links)
     odd = [f"{row.path}: {row.note}" for row in rows if row.note]
     _print_group("readable, but odd", odd)
     unpaired = [repr(name) for name in unpaired_classes(data.class_names)]
@@ -92,6 +96,6 @@ def _print_group(title: str, cases: Sequence[str]) -> None:
         return
     print(f"  {len(cases)} {title}:")
     for case in cases[:MOST_SHOWN]:
-        print(f"    {case}")
+        print(f"    {printable(case)}")
     if len(cases) > MOST_SHOWN:
         print(f"    … and {len(cases) - MOST_SHOWN} more, in the manifest")

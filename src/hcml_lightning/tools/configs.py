@@ -44,7 +44,17 @@ def read_config(config: str | Path) -> dict[str, Any]:
         ValueError: if it holds something else than a mapping.
     """
     inline = is_inline(str(config))
-    content = yaml.safe_load(str(config) if inline else find_config(config).read_text())
+    try:
+        text = str(config) if inline else find_config(config).read_text("utf-8")
+        # Safe: of tags it knows those of plain data alone.
+        content = yaml.safe_load(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{config}: is no YAML, but binary or not UTF-8 ({error.reason}); name a config"
+        ) from error
+    except (yaml.YAMLError, RecursionError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{config}: is no YAML of plain data ({said}); mend it there") from error
     if content is None:
         return {}
     if not isinstance(content, dict):

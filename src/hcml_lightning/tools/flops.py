@@ -117,6 +117,9 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--levels", type=int, nargs="*", default=[0, 1, 2], help="with a block")
     parser.add_argument("--num_classes", type=int, default=400, help="of the classifier")
     options = parser.parse_args(words)
+    for name in ("frames", "size", "num_classes"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, but is {getattr(options, name)}")
     settings = [("r2d50", 16, "49 (1.18x)"), ("r2plus1d101", 32, "150 (1.11x)")]
     if options.backbone is not None:
         settings = [(options.backbone, options.frames, "")]

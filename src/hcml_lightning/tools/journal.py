@@ -4,9 +4,9 @@ Rows that survive the end of their process at any moment: each is appended as on
 the last whole one.
 """
 
-import csv
+import errno
 import fcntl
-import io
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +22,7 @@ class Journal:
 
     Raises:
         BlockingIOError: on entering, if another process has it open.
+        ValueError: on entering, if the file is a link.
     """
 
     def __init__(self, file: Path, num_columns: int) -> None:
@@ -32,7 +33,16 @@ class Journal:
 
     def __enter__(self) -> "Journal":
         """Read what is there, up to the last whole line."""
-        self._descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        # Not through a link: what it leads to would be cut and written to.
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        try:
+            self._descriptor = os.open(self.file, flags, 0o644)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise ValueError(
+                f"{self.file} is a link to {self.file.readlink()}, and would be written to; remove it."
+            ) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -43,17 +53,23 @@ class Journal:
         content = self.file.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         os.ftruncate(self._descriptor, len(whole))
-        lines = csv.reader(io.StringIO(whole.decode("utf-8", "replace"), newline=""))
-        self.rows = [row for row in lines if len(row) == self.num_columns]
+        self.rows = [row for line in whole.splitlines() if (row := self._parse(line))]
         return self
 
     def add(self, row: Sequence[str]) -> None:
-        """Append a row; line ends within a cell become spaces."""
-        line = io.StringIO(newline="")
-        csv.writer(line, lineterminator="\n").writerow(" ".join(c.splitlines()) for c in row)
-        rest = memoryview(line.getvalue().encode())
+        """Append a row, which may hold any characters."""
+        rest = memoryview(f"{json.dumps(list(row))}\n".encode())
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
+
+    def _parse(self, line: bytes) -> list[str] | None:
+        """A row, None for what is none."""
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            return None
+        whole = isinstance(row, list) and len(row) == self.num_columns
+        return row if whole and all(isinstance(cell, str) for cell in row) else None
 
     def remove(self) -> None:
         """Delete the file, once its rows stand elsewhere."""

@@ -20,6 +20,16 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items())) or "none"
 
 
+def printable(text: str) -> str:
+    r"""Return a name as a terminal may have it: without line ends, and without signs that it would obey.
+
+    Example:
+        >>> print(printable("a\nb\x1b[2J.mp4"))
+        a\nb\x1b[2J.mp4
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     """Print rows in columns, with a line below the first."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
@@ -39,5 +49,6 @@ def write_text(path: Path, text: str) -> None:
     """Write a file in one step, so that a reader never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
+    # Names of files need not be UTF-8; they go through as the bytes that they are.
+    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
     partial.replace(path)

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from hcml_lightning.data import VideoFolderDataModule
 from hcml_lightning.data.decode import VideoError
 from hcml_lightning.tasks import RecognitionTask
-from hcml_lightning.tasks.checkpoint import read_checkpoint
+from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
 from hcml_lightning.tools.noise import quiet
+from hcml_lightning.tools.output import printable
 
 # Of the settings of the training data, those that say how a clip is cut out of a video.
 CLIP_SETTINGS = (
@@ -75,7 +76,7 @@ def load_task(path: Path) -> tuple[RecognitionTask, list[str], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if another stage wrote it.
+        ValueError: if another stage wrote it, or it is broken.
     """
     if not path.is_file():
         raise FileNotFoundError(f"--ckpt_path: there is no file '{path}'; name a .ckpt of a stage")
@@ -86,7 +87,15 @@ def load_task(path: Path) -> tuple[RecognitionTask, list[str], dict[str, Any]]:
             f"--ckpt_path: {path} was written by {written_by}, which knows no classes; expected the "
             "checkpoint of a recognition stage"
         )
-    task = RecognitionTask.load_from_checkpoint(path, map_location="cpu")
+    check_finite(path, checkpoint["state_dict"])
+    try:
+        task = RecognitionTask.load_from_checkpoint(path, map_location="cpu")
+    except (RuntimeError, TypeError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"--ckpt_path: {path} does not fit what this release makes of its settings ({said[:200]}); give a "
+            "checkpoint that this release wrote, unchanged"
+        ) from error
     names = checkpoint.get("class_names") or [str(i) for i in range(task.num_classes)]
     return task.eval(), list(names), dict(checkpoint.get("datamodule_hyper_parameters", {}))
 
@@ -130,7 +139,7 @@ def write_csv(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.part")
-    with partial.open("w", newline="") as file:
+    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(["video", "rank", "class", "probability", "error"])
         for prediction in predictions:
@@ -172,6 +181,9 @@ def main(words: Sequence[str]) -> int:
     )
     options = parser.parse_args(words)
     try:
+        if options.top_k < 1:
+            raise ValueError(f"--top_k must be at least 1, but is {options.top_k}")
+        device = _device(options.device)
         task, names, settings = load_task(options.ckpt_path)
         data = VideoFolderDataModule(
             root=".",
@@ -181,12 +193,30 @@ def main(words: Sequence[str]) -> int:
             **{key: settings[key] for key in CLIP_SETTINGS if key in settings},
         )
         with quiet():
-            predictions = list(predict(task, data, torch.device(options.device)))
+            predictions = list(predict(task, data, device))
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     write_csv(options.output, predictions, names, options.top_k)
     broken = [p for p in predictions if p.probability is None]
     for prediction in broken:
-        print(f"could not be read: {prediction.error}")
+        print(f"could not be read: {printable(prediction.error)}")
+    if broken:
+        print("Get these anew, or leave them out; what any player shows, ffmpeg can convert.")
     print(f"{len(predictions) - len(broken)} of {len(predictions)} videos -> {options.output}")
     return 0 if len(broken) < len(predictions) else 1
+
+
+def _device(name: str) -> torch.device:
+    """Find a device.
+
+    Raises:
+        ValueError: if it does not exist, or not here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"--device: there is no {name!r} here; expected cpu, cuda or cuda:N"
+        ) from error
+    return device

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from hcml_lightning.data.manifest import state_of, write_csv
+from hcml_lightning.data.manifest import NAME_ERRORS, state_of, write_csv
 from hcml_lightning.tools.check import list_videos
 from hcml_lightning.tools.data_options import data_parser
 from hcml_lightning.tools.journal import Journal
+from hcml_lightning.tools.output import printable
 from hcml_lightning.tools.pool import Lost, run_each
 from hcml_lightning.tools.prepare_jobs import Job, clear, convert, copy_lists, list_jobs, start_copy
 from hcml_lightning.tools.transcode import Encoding, TargetError
@@ -119,7 +120,7 @@ def main(words: Sequence[str]) -> int:
         listing = output / f"hcml_prepared{shard.name}.csv"
         with Journal(scratch.with_suffix(".journal"), len(COLUMNS)) as journal:
             clear(scratch)
-            copy_lists(Path(data.root), output, scratch, encoding, options.keep_images)
+            copy_lists(data, output, scratch, encoding, options.keep_images)
             found = {
                 row[0]: row
                 for row in prepare(jobs, data.root, listing, journal, max(1, options.num_workers))
@@ -153,7 +154,7 @@ def _finish(scratch: Path, shard: Shard) -> None:
 def _read_rows(listing: Path) -> list[list[str]]:
     if not listing.is_file():
         return []
-    with listing.open(newline="", encoding="utf-8") as lines:
+    with listing.open(newline="", encoding="utf-8", errors=NAME_ERRORS) as lines:
         return [row for row in list(csv.reader(lines))[1:] if len(row) == len(COLUMNS)]
 
 
@@ -166,7 +167,7 @@ def _report(rows: Sequence[list[str]], faults: Sequence[str], listing: Path) -> 
     ):
         if cases:
             print(f"  {len(cases)} {title}:")
-            print("".join(f"    {case}\n" for case in cases[:MOST_SHOWN]), end="")
+            print("".join(f"    {printable(case)}\n" for case in cases[:MOST_SHOWN]), end="")
             if len(cases) > MOST_SHOWN:
                 print(f"    … and {len(cases) - MOST_SHOWN} more")
     print(f"all of them -> {listing}")

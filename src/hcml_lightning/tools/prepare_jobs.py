@@ -10,8 +10,11 @@ from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from hcml_lightning.data import VideoDataModule
 from hcml_lightning.data.annotations import copy_of
 from hcml_lightning.data.decode import VideoError
+from hcml_lightning.data.image_folder import is_image, probe_image
+from hcml_lightning.data.links import refuse_links
 from hcml_lightning.data.manifest import state_of
 from hcml_lightning.tools.check import Listing
 from hcml_lightning.tools.transcode import Encoding, TargetError, make_copy
@@ -100,14 +103,25 @@ def start_copy(root: Path, output: Path, scratch: Path) -> None:
 
 
 def copy_lists(
-    root: Path, output: Path, scratch: Path, encoding: Encoding, keep_images: bool
+    data: VideoDataModule, output: Path, scratch: Path, encoding: Encoding, keep_images: bool
 ) -> None:
     """Copy the lists, and refuse to mix copies that were made in different ways.
 
     Raises:
-        ValueError: if the copy was begun with other settings.
+        ValueError: if the copy was begun with other settings, or a list lies outside by a link that is not followed.
         TargetError: if they cannot be written.
     """
+    root = Path(data.root)
+    lists = {
+        folder: [
+            path
+            for path in sorted((root / folder).glob("*"))
+            if path.suffix in LIST_SUFFIXES and not path.name.startswith("hcml_")
+        ]
+        for folder in LIST_FOLDERS
+    }
+    if not data.follow_links:
+        refuse_links(data.root, [str(path) for paths in lists.values() for path in paths])
     settings = {**asdict(encoding), "keep_images": keep_images}
     file = output / SETTINGS_NAME
     if file.is_file() and (begun := json.loads(file.read_text())) != settings:
@@ -117,22 +131,32 @@ def copy_lists(
     try:
         partial.write_text(json.dumps(settings, indent=2) + "\n")
         partial.replace(file)
-        for folder in LIST_FOLDERS:
-            for path in sorted((root / folder).glob("*")):
-                if path.suffix in LIST_SUFFIXES and not path.name.startswith("hcml_"):
-                    (output / folder).mkdir(exist_ok=True)
-                    shutil.copyfile(path, partial)
-                    partial.replace(output / folder / path.name)
+        for folder, paths in lists.items():
+            for path in paths:
+                (output / folder).mkdir(exist_ok=True)
+                shutil.copyfile(path, partial)
+                partial.replace(output / folder / path.name)
     except OSError as error:
         raise TargetError(f"--output {output} cannot be written: {error.strerror}.") from error
 
 
 def _copy_folder(job: Job) -> None:
-    """Copy a folder of images, which appears when it is whole."""
+    """Copy the images of a folder, which appears when it is whole.
+
+    Raises:
+        VideoError: if a link in it leads to something else than an image.
+        TargetError: if it cannot be written.
+    """
     target, partial = job.output / job.copy, job.scratch / str(os.getpid())
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(job.source, partial)
+        partial.mkdir()
+        for name in sorted(filter(is_image, os.listdir(job.source))):
+            source = os.path.join(job.source, name)
+            if os.path.islink(source):
+                # A link may lead to anything, and what is no picture does not belong into a copy for others.
+                probe_image(source)
+            shutil.copyfile(source, partial / name)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.replace(target)

@@ -1,0 +1,156 @@
+"""What the program says to bad input: `python benchmarks/bad_inputs.py` writes docs/bad_inputs.md.
+
+Every case is run in this process, as the shell would run it; what it says is written down with names of folders taken
+out. Where a library's error comes through as a traceback, the script says so and ends with status 1.
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bad_cases import KINDS, Case, cases
+from bad_ground import Ground
+
+from hcml_lightning.cli import main as hcml
+
+PAGE = Path(__file__).parents[1] / "docs" / "bad_inputs.md"
+# One of them stands in every message that says what to do.
+NEXT = re.compile(
+    r"expected|give|name|choose|use |set |lower|remove|get |run |allow|save|take|link|train|there are|must|needs|"
+    r"hcml|mend|leave|invalid choice|required|look|wait|fetch|delete|--\w|at least|one of",
+    re.IGNORECASE,
+)
+LONGEST = 420
+HEAD = """# What the program says to bad input
+
+Written by `python benchmarks/bad_inputs.py` from the running program; a test fails where this page is not what it says
+now, where a message has no next step in it, and where a traceback comes. `DIR` stands for a folder.
+A traceback is a bug: please report it.
+"""
+
+
+class Answer(NamedTuple):
+    """What came of a case.
+
+    Attributes:
+        case: the case.
+        status: exit status; None if an error came through.
+        said: the last that was said, without names of folders.
+    """
+
+    case: Case
+    status: int | None
+    said: str
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with the answer; empty if nothing is."""
+        if self.status is None:
+            return "a traceback"
+        if self.status == 0:
+            return "it was taken for good"
+        return "" if NEXT.search(self.said) else "no next step"
+
+
+def ask(case: Case, folder: Path) -> Answer:
+    """Run a case, and keep what it says."""
+    output, errors = io.StringIO(), io.StringIO()
+    status: int | None
+    told = ""
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        try:
+            status = hcml(case.words())
+        except SystemExit as stopped:
+            status = stopped.code if isinstance(stopped.code, int) else 1
+            told = stopped.code if isinstance(stopped.code, str) else ""
+        except Exception as error:
+            status, told = None, f"{type(error).__name__}: {error}"
+    said = told or _last(errors.getvalue()) or output.getvalue()
+    return Answer(case, status, normalised(said, folder))
+
+
+def _last(text: str) -> str:
+    """The error itself, without usage, progress and hints for all commands."""
+    kept = [
+        line
+        for line in text.splitlines()
+        if not re.match(r"usage:|Options: `|\s{6,}|predict:", line)
+    ]
+    found = [i for i, line in enumerate(kept) if re.match(r"hcml[\w ]*:", line)]
+    return "\n".join(kept[found[-1] :] if found else kept).strip()
+
+
+def normalised(text: str, folder: Path) -> str:
+    """Leave out what differs from machine to machine."""
+    text = text.replace(str(folder), "DIR").replace(os.getcwd(), "DIR")
+    text = re.sub(r"one of the package's: .*", "one of the package's: …", text)
+    # Python 3.12 quotes the choices no longer.
+    text = re.sub(r"\(choose from ([^)]*)\)", lambda m: m[0].replace("'", ""), text)
+    text = re.sub(r"0x[0-9a-f]{6,}", "0x…", text)
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
+
+
+def page(answers: Sequence[Answer]) -> str:
+    """Return the page."""
+    lines = [HEAD]
+    for kind in KINDS:
+        lines += [
+            f"\n## {kind.capitalize()}\n",
+            "| what is wrong | what the program says |",
+            "|---|---|",
+        ]
+        for answer in answers:
+            if answer.case.kind == kind:
+                said = answer.said.replace("|", "\\|").replace("`", "'")
+                lines.append(f"| {answer.case.what} | `{said}` |")
+    return "\n".join([*lines, f"\n{len(answers)} cases.\n"])
+
+
+def run(folder: Path, kinds: Sequence[str] = KINDS) -> list[Answer]:
+    """Make the ground and ask all cases of some kinds."""
+    ground = Ground(folder)
+    return [ask(case, folder) for case in cases(ground) if case.kind in kinds]
+
+
+def main() -> int:
+    """Write the page; 1 if an answer is not as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--show", action="store_true", help="print instead of writing the page")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        answers = []
+        folder = Path(name).resolve()
+        ground = Ground(folder)
+        for case in cases(ground):
+            if case.kind in options.kinds:
+                start = time.process_time()
+                answers.append(ask(case, folder))
+                if options.show or answers[-1].fault:
+                    seconds = time.process_time() - start
+                    print(
+                        f"{answers[-1].fault or 'ok'} | {seconds:.1f} s | {case.kind}: {case.what}"
+                    )
+                    print(f"    {answers[-1].said}", flush=True)
+    if not options.show:
+        PAGE.write_text(page(answers), encoding="utf-8")
+    return int(any(answer.fault for answer in answers))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""[**folder of a dataset → what its links lead to** → records → batch → model → loss → metric]
+
+Symbolic links out of the folder of a dataset: handy where the user has set them, a trap where a stranger has.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+
+MOST_SHOWN = 3
+
+
+def outside(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Find files, folders of images and images that lie elsewhere than below a folder, once links are followed.
+
+    Args:
+        root: the folder; may be a link itself.
+        paths: of files, and of folders of images.
+
+    Yields:
+        (path, where it leads).
+    """
+    top = os.path.join(os.path.realpath(root), "")
+    folders: dict[str, str] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        real = os.path.join(folders[folder], name)
+        if os.path.islink(real):
+            real = os.path.realpath(real)
+        if not real.startswith(top):
+            yield path, real
+        elif os.path.isdir(real):
+            with os.scandir(real) as entries:
+                links = [entry.path for entry in entries if entry.is_symlink()]
+            yield from ((p, t) for p in links if not (t := os.path.realpath(p)).startswith(top))
+
+
+def refuse_links(root: str, paths: Iterable[str]) -> None:
+    """Refuse links that lead out of a folder.
+
+    Raises:
+        ValueError: with some of them, and what to do.
+    """
+    found = [f"{path} -> {target}" for path, target in outside(root, paths)]
+    if found:
+        raise ValueError(
+            f"root={root}: {len(found)} links lead out of the folder, {', '.join(found[:MOST_SHOWN])}"
+            f"{', …' * (len(found) > MOST_SHOWN)}. If you set them, allow them with follow_links=True "
+            "(--data.follow_links true)."
+        )

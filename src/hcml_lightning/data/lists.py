@@ -1,0 +1,163 @@
+"""[**list of a dataset → its lines** → records → batch → model → loss → metric]
+
+Lists come from strangers: what they hold may be no text, far too long, or lead out of the folder that they describe.
+Whatever is wrong is said with the name of the file, and nothing that a list says is looked for outside of its folder.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+import stat
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+# The longest official list, of Kinetics-700, has 35 MB.
+LARGEST_LIST = 2**29
+# No name of a class or of a video comes near it.
+LONGEST_LINE = 2**14
+# Of one name, in the file systems of Linux.
+LONGEST_NAME = 255
+
+
+def read_text(path: Path) -> str:
+    """Text of a list in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: if it is no such text; the message names the line.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path}: is no regular file; put the list itself there.")
+    if found.st_size > LARGEST_LIST:
+        raise ValueError(
+            f"{path}: has {found.st_size} bytes, and a list of videos never more than {LARGEST_LIST}; is it the list?"
+        )
+    content = path.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{path}: is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: the byte {content[error.start]:#x} is no UTF-8; save the list as UTF-8, "
+            "from Latin-1 with: iconv -f LATIN1 -t UTF-8"
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(
+            f"{path}, line {line}: holds a NUL byte; the list is damaged, get it anew."
+        )
+    return text
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a list, without empty ones and without line ends, be they LF, CRLF or CR.
+
+    Raises:
+        ValueError: if it is no text, or a line is too long to be one of a list.
+    """
+    # Not splitlines(), which also parts names at rarer signs.
+    lines = re.split("\r\n|\r|\n", read_text(path))
+    for number, line in enumerate(lines, start=1):
+        if len(line) > LONGEST_LINE:
+            raise ValueError(
+                f"{path}, line {number}: has {len(line)} characters; expected one video a line. Is it the list?"
+            )
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_json(path: Path, expected: type[Any]) -> Any:
+    """Content of a JSON list.
+
+    Raises:
+        ValueError: if it is no JSON, or something else than was expected.
+    """
+    try:
+        content = json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path}: is no JSON ({error}); get the list anew.") from error
+    if not isinstance(content, expected):
+        kind = "a mapping {...}" if expected is dict else "a list [...]"
+        raise ValueError(
+            f"{path}: expected {kind} at the top, got {type(content).__name__}; get the list anew."
+        )
+    return content
+
+
+def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
+    """Rows of a csv list, by the names in its first line.
+
+    Raises:
+        ValueError: if it is no csv, a column is missing, or a row is too short.
+    """
+    text = "\n".join(read_lines(path))
+    lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        missing = columns - set(lines.fieldnames or ())
+        if missing:
+            raise ValueError(
+                f"{path}: the columns {', '.join(sorted(missing))} are missing; the first line of the official list "
+                "names them."
+            )
+        rows = []
+        for row in lines:
+            if any(row[name] is None for name in columns):
+                raise ValueError(
+                    f"{path}, line {lines.line_num}: is too short, cut off perhaps; get the list anew."
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {lines.line_num}: is no csv ({error}); a quotation mark may be open."
+        ) from error
+    return rows
+
+
+def check_classes(root: str, names: list[str]) -> None:
+    """Look at the names of classes.
+
+    Raises:
+        ValueError: if one is none, or stands there twice.
+    """
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(
+                f"root={root}: the class {name!r} stands {count} times in the list of classes; give each its own name."
+            )
+        if not name.strip() or "\0" in name or not _is_encodable(name):
+            raise ValueError(
+                f"root={root}: {name!r} in the list of classes is no name; get the list anew."
+            )
+
+
+def what_is_wrong_with(name: str) -> str:
+    """Why a name in a list cannot be that of a video below the folder of the dataset; empty if it can.
+
+    Example:
+        >>> what_is_wrong_with("Surfing/v_1.avi"), what_is_wrong_with("")
+        ('', 'is empty; expected the name of a video')
+    """
+    path = PurePosixPath(name)
+    if not name.strip() or name == ".":
+        return "is empty; expected the name of a video"
+    if "\0" in name:
+        return "holds a NUL; get the list anew"
+    if path.is_absolute() or ".." in path.parts:
+        return "leads out of the folder of the dataset; a video that lies elsewhere can be linked into it"
+    if not _is_encodable(name):
+        return "holds half a character; get the list anew"
+    longest = max(len(os.fsencode(part)) for part in path.parts)
+    return "is longer than a file's can be; get the list anew" if longest > LONGEST_NAME else ""
+
+
+def _is_encodable(name: str) -> bool:
+    """Whether a name can be one of a file: JSON can spell halves of characters."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
