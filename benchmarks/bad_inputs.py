@@ -33,7 +33,8 @@ LONGEST = 420
 HEAD = """# What the program says to bad input
 
 Written by `python benchmarks/bad_inputs.py` from the running program; a test fails where this page is not what it says
-now, where a message has no next step in it, and where a traceback comes. `DIR` stands for a folder.
+now, where a message has no next step in it, and where a traceback comes. `DIR` stands for a folder; before each message
+stands the command that says it.
 A traceback is a bug: please report it.
 """
 
@@ -116,7 +117,8 @@ def page(answers: Sequence[Answer]) -> str:
         ]
         for answer in answers:
             if answer.case.kind == kind:
-                said = answer.said.replace("|", "\\|").replace("`", "'")
+                said = re.sub(r"^hcml[\w ]*: (error: )?", "", answer.said)
+                said = said.replace("|", "\\|").replace("`", "'")
                 lines.append(f"| {answer.case.what} | `{said}` |")
     return "\n".join([*lines, f"\n{len(answers)} cases.\n"])
 
