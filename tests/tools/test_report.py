@@ -114,12 +114,15 @@ def test_a_single_stage_and_a_moved_run(run: Path, tmp_path: Path):
     stage = shutil.copytree(run / "flow", tmp_path / "elsewhere")
     config = yaml.safe_load((stage / "config.yaml").read_text())
     config["data"]["init_args"]["root"] = "/no/such <folder>"
+    config["trainer"]["logger"] = [{"class_path": "pytorch_lightning.loggers.WandbLogger"}]
+    shutil.rmtree(stage / "version_0")
     (stage / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["report", str(stage), "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "<h1>elsewhere</h1>" in page
     assert "No pictures of the flow: " in page
     assert "/no/such &lt;folder&gt;" in page
+    assert "elsewhere left no metrics.csv: it logged to WandbLogger." in page
     assert '<h2 id="test' not in page
 
 

@@ -48,6 +48,7 @@ def render(title: str, stages: Sequence[StageRun], flow_videos: int = 4) -> str:
         seconds=sum(stage.seconds or 0.0 for stage in stages),
         ended=max((e["ended"] for _, e in environments), default=""),
         with_curves=[(s, found) for s in stages if (found := charts(s.curves))],
+        elsewhere=[s for s in stages if "fit" in s.records and s.config and not s.curves],
         flows=flows,
         flow_notes=notes,
         tests=[(s, confusion(s.videos)) for s in stages if s.videos],

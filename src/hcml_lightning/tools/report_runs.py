@@ -62,6 +62,16 @@ class StageRun:
         return str((self.settings.get("model") or {}).get("class_path", "")).rpartition(".")[2]
 
     @property
+    def logger(self) -> str:
+        """Name of the class that it logged to."""
+        logger = (self.settings.get("trainer") or {}).get("logger")
+        loggers = logger if isinstance(logger, list) else [logger]
+        names = [
+            str(one["class_path"]).rpartition(".")[2] for one in loggers if isinstance(one, dict)
+        ]
+        return " and ".join(names) or "no logger"
+
+    @property
     def checkpoint(self) -> Path | None:
         """Weights after the last epoch."""
         path = self.folder / "checkpoints" / "last.ckpt"
