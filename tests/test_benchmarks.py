@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -75,3 +76,52 @@ def test_draws_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "argv", words)
     importlib.import_module("roofline").main()
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_aims_are_judged_by_the_newest_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    subject = "cost_volume,both,8x32x16x56x56,bfloat16,a GPU"
+    numbers = "1,1,{mb},0.1,2.11.0,3.6.0,abc,2026-01-01"
+    rows = [
+        f"{subject},ours,9,{numbers.format(mb=5)}",
+        f"{subject},ours,2,{numbers.format(mb=5)}",
+        f"{subject},eager,30,{numbers.format(mb=90)}",
+        f"{subject},localcorr,19,{numbers.format(mb=9)}",
+    ]
+    (tmp_path / "cost_volume.csv").write_text("\n".join([COLUMNS, *rows]))
+    monkeypatch.setattr(sys, "argv", ["targets", "--results", str(tmp_path)])
+    importlib.import_module("targets").main()
+    name = "cost_volume 8x32x16x56x56 bfloat16"
+    assert capsys.readouterr().out.splitlines() == [
+        f"ok         15 ≥ 10     {name}: times faster than eager",
+        f"MISS      9.5 ≥ 10     {name}: times faster than localcorr",
+        f"MISS   0.0556 ≤ 0.05   {name}: share of eager's memory",
+    ]
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="tried on the GPU itself")
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_other_tilings_give_the_same_numbers(direction: str) -> None:
+    tune = importlib.import_module("tune")
+    layout = torch.channels_last_3d
+    features, grad = tune.drawn((1, 3, 2, 5, 4), torch.float32, "cpu", layout, seed=0)
+    target = grad if direction == "forward" else features
+    results = [
+        tune.launch(direction, change, features, grad, torch.full_like(target, torch.nan))
+        for change in ({}, {"ROWS": 1, "NY": 4, "num_warps": 2, "num_stages": 1})
+    ]
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_times_what_a_user_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    startup = importlib.import_module("startup")
+    program = ("-c", "sum(range(10**6))")
+    monkeypatch.setattr(startup, "PROGRAMS", {startup.TORCH: program, "python": ("-c", "pass")})
+    table = tmp_path / "startup.csv"
+    monkeypatch.setattr(sys, "argv", ["startup", "--repeats", "1", "--output", str(table)])
+    startup.main()
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert [row["what"] for row in rows] == ["import torch", "python"]
+    assert float(rows[0]["of_torch"]) == 1
+    assert all(float(row["seconds"]) > 0 for row in rows)

@@ -29,3 +29,9 @@ class VideoBatch(TypedDict):
     index: Tensor
     video_id: list[str]
     flow: NotRequired[Tensor]
+
+
+def middle_view(batch: VideoBatch) -> VideoBatch:
+    """The batch of a multi-view test with the middle one of its views alone; any other batch as it is."""
+    clip = batch["video"]
+    return {**batch, "video": clip[:, clip.shape[1] // 2]} if clip.ndim == 6 else batch

@@ -66,11 +66,8 @@ class MotionHierarchy(nn.Module):
         num_classes: K.
         levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block; any subset. The lowest one is
             bootstrapped by flow, each higher one predicts the one below it in this list. `()` is the plain baseline.
-        max_displacement: d of the cost volumes, cells; the backbone's where None.
-        stride: s of the cost volumes, cells; the backbone's where None.
         max_offset: K of f_δ, frames of the level below.
-        dropout: probability before the classifier.
-        recompute: whether blocks that train keep no activations and are run once more in the backward pass.
+        max_displacement, stride, dropout, recompute: as in `MotionNetwork`.
 
     Raises:
         ValueError: if the backbone or a level is unknown.

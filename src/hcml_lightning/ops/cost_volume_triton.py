@@ -126,15 +126,7 @@ def _unit(features: Tensor, tiles: Tiling, eps: float) -> tuple[Tensor, Tensor]:
 def write_costs(
     features: Tensor, costs: Tensor, max_displacement: int, stride: int, eps: float
 ) -> None:
-    """Write the cost volume of `features` into `costs`.
-
-    Args:
-        features: shape (B, C, T, H, W), any strides.
-        costs: overwritten, shape (B, M, T, H, W), any strides.
-        max_displacement: d, in pixels.
-        stride: s, in pixels.
-        eps: the smallest norm that a vector is divided by.
-    """
+    """As `cost_volume_cpu.write_costs`, by two kernels."""
     batch, _, frames, height, width = features.shape
     tiles = tiling(features, max_displacement, stride)
     with torch.cuda.device_of(features):
@@ -156,16 +148,7 @@ def write_gradient(
     stride: int,
     eps: float,
 ) -> None:
-    """Write the gradient with respect to `features` into `grad_features`.
-
-    Args:
-        grad: gradient with respect to the costs, shape (B, M, T, H, W), any strides.
-        features: shape (B, C, T, H, W), any strides.
-        grad_features: overwritten, shape (B, C, T, H, W), any strides.
-        max_displacement: d, in pixels.
-        stride: s, in pixels.
-        eps: the smallest norm that a vector is divided by.
-    """
+    """As `cost_volume_cpu.write_gradient`, by two kernels; without atomics, so with the same bits every time."""
     batch, channels, frames, height, width = features.shape
     tiles = tiling(features, max_displacement, stride)
     limit = torch.finfo(torch.float16).max if features.dtype == torch.float16 else None

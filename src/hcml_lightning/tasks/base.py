@@ -4,7 +4,6 @@ The base of all tasks: the model, its warm start, optimizer and schedule, and th
 """
 
 import inspect
-from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple, Self
 
 import pytorch_lightning as pl
@@ -29,6 +28,7 @@ from hcml_lightning.optim import (
     make_schedule,
     parameter_groups,
 )
+from hcml_lightning.tasks.description import describe
 from hcml_lightning.tasks.finite import FiniteNumbers
 from hcml_lightning.tasks.warm_start import load_warm_start
 
@@ -193,21 +193,7 @@ class MotionTask(pl.LightningModule):
 
     def describe(self) -> dict[str, object]:
         """What a summary at the start of a stage tells: task, what trains, what is frozen, parameters."""
-        trained = {id(m) for m in self.trained_modules()}
-        names = [name for name, module in self.named_modules() if id(module) in trained]
-        parameters = {p: p.numel() for m in self.trained_modules() for p in m.parameters()}
-        total = sum(p.numel() for p in self.parameters())
-        return {
-            "task": type(self).__name__,
-            "trains": names,
-            "frozen": [
-                name
-                for name in _parts(self)
-                if not any(_within(name, t) or _within(t, name) for t in names)
-            ],
-            "trained_parameters": sum(parameters.values()),
-            "total_parameters": total,
-        }
+        return describe(self)
 
     @property
     def side(self) -> SideBranch:
@@ -277,18 +263,3 @@ class MotionTask(pl.LightningModule):
         if self.trainer.training:
             self.terms = values
         self.log_dict(values, batch_size=batch_size, sync_dist=not self.trainer.training)
-
-
-def _parts(module: nn.Module) -> Iterable[str]:
-    """Names at the depth at which stages are frozen: stages of the backbone, halves of motion blocks, predictors."""
-    for name, child in module.named_modules():
-        depth = name.count(".")
-        if name.startswith("model.network.motion"):
-            if depth == 4 and any(True for _ in child.children()):
-                yield name
-        elif depth == 2 and name.startswith("model."):
-            yield name
-
-
-def _within(name: str, parent: str) -> bool:
-    return name == parent or name.startswith(f"{parent}.")

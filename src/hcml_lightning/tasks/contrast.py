@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import pytorch_lightning as pl
 from torch import Tensor, nn
 
-from hcml_lightning.batch import VideoBatch
+from hcml_lightning.batch import VideoBatch, middle_view
 from hcml_lightning.callbacks import StopOnCollapse
 from hcml_lightning.losses import contrastive_accuracy, contrastive_loss
 from hcml_lightning.metrics import feature_health
@@ -67,10 +67,7 @@ class ContrastTask(MotionTask):
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """As validation, on the middle view."""
-        clip = batch["video"]
-        if clip.ndim == 6:
-            batch = {**batch, "video": clip[:, clip.shape[1] // 2]}
-        self._step(batch, "test")
+        self._step(middle_view(batch), "test")
 
     def _step(self, batch: VideoBatch, stage: str) -> Tensor:
         clip = batch["video"]

@@ -11,7 +11,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hcml_lightning.batch import VideoBatch
+from hcml_lightning.batch import VideoBatch, middle_view
 from hcml_lightning.callbacks import StopOnCollapse
 from hcml_lightning.metrics import EndPointError, feature_health
 from hcml_lightning.models.backbones import fold_time
@@ -88,9 +88,7 @@ class FlowTask(MotionTask):
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """As validation, on the middle view."""
-        clip = batch["video"]
-        if clip.ndim == 6:
-            batch = {**batch, "video": clip[:, clip.shape[1] // 2]}
+        batch = middle_view(batch)
         flow, _ = self._step(batch, "test")
         self._update_errors(flow, batch, "test")
 

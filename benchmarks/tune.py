@@ -1,0 +1,182 @@
+"""Ways of cutting the maps for the Triton kernels of the cost volume, timed against each other.
+
+`python benchmarks/tune.py --device cuda --dtype bfloat16` tries, for every level of R2D-50, other tilings than the
+one that `cost_volume_triton.tiling` chooses ("chosen"), forward and backward by themselves. What does not compile or
+gives wrong numbers is left out. All candidates are compiled first, in many processes. On a CPU it needs Triton's
+interpreter (TRITON_INTERPRET=1), and tells whether this program works, not which tiling is good.
+"""
+
+import itertools
+import multiprocessing
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import measure
+import report
+import torch
+from cost_volume import LEVELS, REACH, STRIDE, floors, inputs
+from torch import Tensor
+
+from hcml_lightning.ops import cost_volume_reference
+from hcml_lightning.ops import cost_volume_triton as kernels
+from hcml_lightning.ops.cost_volume import NORM_EPS
+
+Change = dict[str, int]
+AXES = {
+    "ROWS": (2, 4, 8),
+    "NY": (8, 4, 2),
+    "num_warps": (2, 4, 8),
+    "num_stages": (1, 2),
+}
+# Where a launch takes longer than its work there is less to find.
+SMALL_AXES = {"ROWS": (1, 2, 4), "NY": (8, 4), "num_warps": (2, 4, 8)}
+DIRECTIONS = ("forward", "backward")
+SETS = 5
+
+
+def candidates(level: int) -> dict[str, Change]:
+    """Tilings to try at a level, by their names; the first is the one that is chosen now."""
+    axes = AXES if level == 0 else SMALL_AXES
+    changes = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    return {"chosen": {}, **{" ".join(f"{k}={v}" for k, v in c.items()): c for c in changes}}
+
+
+def changed(tiles: kernels.Tiling, change: Change, height: int) -> kernels.Tiling:
+    """A tiling with other numbers, and all that follows from them."""
+    options = {k: v for k, v in change.items() if k.startswith("num_")}
+    constants = {**tiles.constants, **{k: v for k, v in change.items() if k not in options}}
+    backward = {**tiles.backward_options, **change}
+    window = 2 * constants["RADIUS"] + 1
+    tiles_y = -(-height // (constants["STRIDE"] * constants["ROWS"]))
+    seen = (constants["NY"], backward.get("NY", constants["NY"]))
+    last_row_seen = max(-(-window // rows) * rows - 1 for rows in seen)
+    return tiles._replace(
+        constants=constants,
+        forward_options={**tiles.forward_options, **options},
+        backward_options=backward,
+        tiles_y=tiles_y,
+        rows=tiles_y * constants["ROWS"] + last_row_seen,
+    )
+
+
+def launch(
+    direction: str, change: Change, features: Tensor, grad: Tensor, target: Tensor
+) -> Tensor:
+    """One pass with a changed tiling, into `target`."""
+    usual = kernels.tiling
+    try:
+        tiles = usual(features, REACH, STRIDE)
+        if change:
+            tiles = changed(tiles, change, features.shape[3])
+        kernels.tiling = lambda *_: tiles
+        if direction == "forward":
+            kernels.write_costs(features, target, REACH, STRIDE, NORM_EPS)
+        else:
+            kernels.write_gradient(grad, features, target, REACH, STRIDE, NORM_EPS)
+    finally:
+        kernels.tiling = usual
+    return target
+
+
+def drawn(
+    shape: tuple[int, ...], dtype: torch.dtype, device: str, layout: torch.memory_format, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Features and the gradient of their costs in a memory format."""
+    features, grad = inputs(shape, dtype, device, seed)
+    return features.contiguous(memory_format=layout), grad.contiguous(memory_format=layout)
+
+
+def compile_one(
+    job: tuple[tuple[int, ...], torch.dtype, torch.memory_format, str, Change],
+) -> None:
+    """Fill Triton's cache on disk with one candidate; what fails will fail again, and be told of, when it is timed."""
+    shape, dtype, layout, direction, change = job
+    small = (1, shape[1], 2, *shape[3:])
+    features, grad = drawn(small, dtype, "cuda", layout, 0)
+    target = torch.empty_like(grad if direction == "forward" else features)
+    try:
+        launch(direction, change, features, grad, target)
+        torch.cuda.synchronize()
+    except Exception:
+        return
+
+
+def compile_all(jobs: list[Any]) -> None:
+    """Compile in as many processes as there are cores."""
+    cores = min(14, os.cpu_count() or 1)
+    with multiprocessing.get_context("spawn").Pool(cores) as pool:
+        for _ in pool.imap_unordered(compile_one, jobs):
+            pass
+
+
+def benchmark(
+    subject: report.Subject,
+    tried: dict[str, Change],
+    layout: torch.memory_format,
+    limits: tuple[float, float],
+    repeats: int,
+) -> list[dict[str, object]]:
+    """Check and time all candidates of one shape."""
+    sets = [
+        drawn(subject.shape, subject.dtype, subject.device, layout, seed)
+        for seed in range(SETS if subject.device == "cuda" else 1)
+    ]
+    features, grad = sets[0]
+    leaf = features.double().requires_grad_()
+    costs = cost_volume_reference(leaf, REACH, STRIDE)
+    (gradient,) = torch.autograd.grad(costs, leaf, grad.double())
+    expected = {"forward": costs.detach(), "backward": gradient}
+    del costs, gradient, leaf
+    made = []
+    for direction in DIRECTIONS:
+        target = torch.empty_like(grad if direction == "forward" else features)
+        works: dict[str, list[measure.Work]] = {}
+        for name, change in tried.items():
+            one = partial(launch, direction, change)
+            try:
+                result = one(features, grad, target.fill_(torch.nan))
+                measure.require_close(name, [result], [expected[direction]])
+            except Exception as error:
+                if name == "chosen":
+                    raise
+                print(f"{direction} {name} is left out: {str(error)[:100]}", file=sys.stderr)
+                continue
+            works[name] = [measure.Work(partial(one, *pair, target)) for pair in sets]
+        samples = measure.measure(works, subject.device, repeats, graphs=True)
+        samples = {name: {direction: times["forward"]} for name, times in samples.items()}
+        floor = measure.roofline_ms(floors(subject.shape, subject.dtype)[direction], limits)
+        peaks = dict.fromkeys(samples, float("nan"))
+        made += report.rows(subject, samples, peaks, {direction: floor})
+    return made
+
+
+def main() -> None:
+    """Try all candidates and record all rows."""
+    parser = report.parser(__doc__, "tune")
+    parser.add_argument("--contiguous", action="store_true", help="instead of channels last")
+    options = parser.parse_args()
+    dtype = getattr(torch, options.dtype)
+    layout = torch.contiguous_format if options.contiguous else torch.channels_last_3d
+    shapes = options.shapes or [(8, *level) for level in LEVELS]
+    tried = [candidates(0 if shape[-1] > 32 else 1) for shape in shapes]
+    tried = [{n: one[n] for n in report.chosen(one, options.providers)} for one in tried]
+    if options.device == "cuda":
+        jobs = [
+            (shape, dtype, layout, direction, change)
+            for shape, one in zip(shapes, tried, strict=True)
+            for direction in DIRECTIONS
+            for change in one.values()
+        ]
+        compile_all(jobs)
+    limits = measure.ceilings(options.device, dtype)
+    for shape, one in zip(shapes, tried, strict=True):
+        op = "cost_volume tiling, contiguous" if options.contiguous else "cost_volume tiling"
+        subject = report.Subject(op, shape, dtype, options.device)
+        rows = benchmark(subject, one, layout, limits, options.repeats)
+        report.record(rows, options.output)
+
+
+if __name__ == "__main__":
+    main()
