@@ -1,8 +1,9 @@
 """A picture of how far the cost volume is from what the machine allows.
 
-`python benchmarks/roofline.py [--results benchmarks/results/cost_volume.csv] [--output roofline.png]` draws, for each
+`python benchmarks/roofline.py [--results benchmarks/results/cost_volume.csv] [--output picture.png]` draws, for each
 device in the table, the last forward and backward pass of every provider: operations a second over operations for each
 byte that has to be moved, under the roof of memory. The slope of the roof is the bandwidth that was measured beside it.
+Without options it draws the picture of docs/performance.md.
 """
 
 import argparse
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import torch
 from cost_volume import floors
+from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 from report import FOLDER, shape
 
 MARKERS = {"forward": "o", "backward": "^"}
@@ -56,7 +59,10 @@ def draw(devices: dict[str, list[dict[str, str]]]) -> Figure:
             xscale="log", yscale="log", title=f"{device}\n○ forward, △ backward",
             xlabel="operations for each byte", ylabel="10⁹ operations a second",
         )  # fmt: skip
-        panel.legend(fontsize="small")
+        panel.set_xticks([2**power for power in range(1, 8) if ends[0] < 2**power < ends[1]])
+        panel.xaxis.set_major_formatter(ScalarFormatter())
+        panel.xaxis.set_minor_formatter(NullFormatter())
+        panel.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -64,9 +70,14 @@ def main() -> None:
     """Draw the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=FOLDER / "results" / "cost_volume.csv")
-    parser.add_argument("--output", type=Path, default=Path("roofline.png"))
+    parser.add_argument(
+        "--output", type=Path, default=FOLDER.parent / "docs" / "_static" / "roofline.svg"
+    )
     options = parser.parse_args()
-    draw(last_rows(options.results)).savefig(options.output, dpi=120)
+    # Text as text and no date: a picture that is the same for the same table.
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "hcml"}):
+        metadata = {"Date": None} if options.output.suffix == ".svg" else {}
+        draw(last_rows(options.results)).savefig(options.output, dpi=120, metadata=metadata)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_aims_are_judged_by_the_newest_rows(
 def test_other_tilings_give_the_same_numbers(direction: str) -> None:
     tune = importlib.import_module("tune")
     layout = torch.channels_last_3d
-    features, grad = tune.drawn((1, 3, 2, 5, 4), torch.float32, "cpu", layout, seed=0)
+    features, grad = tune.drawn((1, 3, 1, 3, 4), torch.float32, "cpu", layout, seed=0)
     target = grad if direction == "forward" else features
     results = [
         tune.launch(direction, change, features, grad, torch.full_like(target, torch.nan))

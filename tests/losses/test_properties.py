@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.strategies import HALVES, dtypes, few, layouts, normal, seeds, sizes
 from torch import Tensor
@@ -28,12 +28,14 @@ def compare(
     torch.testing.assert_close(loss.double(), slow, rtol=VALUE[dtype], atol=VALUE[dtype])
     actual = torch.autograd.grad(loss, leaves)
     expected = torch.autograd.grad(slow, slow_leaves)
-    largest = torch.finfo(dtype).max
+    finfo = torch.finfo(dtype)
+    # A dtype holds nothing above its largest number, and all that is near zero as multiples of its smallest.
+    largest, smallest = finfo.max, finfo.smallest_normal * finfo.eps
     for one, wanted in zip(actual, expected, strict=True):
         assert one.dtype == dtype
         assert one.isfinite().all()
         wanted = wanted.clamp(-largest, largest) / unit
-        error = (one.double() / unit - wanted).abs().max()
+        error = ((one.double() / unit - wanted).abs() - smallest / unit).max()
         assert (error / wanted.abs().max().clamp_min(SMALLEST)).item() < GRADIENT[dtype]
 
 
@@ -45,12 +47,12 @@ def similarities(predicted: Tensor, targets: Tensor, eps: float) -> Tensor:
     return F.normalize(predicted, dim=1, eps=eps) @ F.normalize(targets, dim=1, eps=eps).T
 
 
-@few
+@settings(few, max_examples=40)
 @given(
     sizes(20, 9, 12),
     dtypes,
     layouts,
-    st.sampled_from([1e-12, 1e-4, 1.0, 1e4]),
+    st.sampled_from([1e-12, 3e-7, 3e-4, 1.0, 1e4]),
     st.sampled_from([1e-12, 1.0, 1e4]),
     st.sampled_from([0.07, 0.005, 10.0]),
     st.sampled_from([1, 30, 1 << 20]),
