@@ -1,14 +1,24 @@
 """Freezing, apart from any stage."""
 
+import csv
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from hcml_lightning.callbacks import CollapseError, StopOnCollapse, TrainOnly
+from hcml_lightning.callbacks import (
+    CollapseError,
+    GradientNorm,
+    StopOnCollapse,
+    Throughput,
+    TrainOnly,
+)
 
 
 class TwoLayers(pl.LightningModule):
@@ -75,3 +85,73 @@ def test_a_collapse_stops_training_and_names_level_and_remedy(tmp_path: Any) -> 
     with pytest.raises(CollapseError, match=r"epoch 2: .* level 1 have collapsed: .*Lower lr"):
         fit(task, TrainOnly([task.high]), tmp_path)
     assert task.trainer.current_epoch == 1
+
+
+class Slow(DataLoader):
+    """Makes the trainer wait for each batch."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            time.sleep(0.02)
+            yield {"video": batch[0]}
+
+
+class OnClips(TwoLayers):
+    """Takes clips by their name, and validates nothing."""
+
+    validation_step = pl.LightningModule.validation_step
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        time.sleep(0.01)
+        return 3 * super().training_step([batch["video"]], _)
+
+
+@pytest.mark.parametrize(("every", "accumulate", "logged"), [(2, 1, 4), (2, 2, 2), (3, 1, 2)])
+def test_speed_and_gradient_are_logged(
+    every: int, accumulate: int, logged: int, tmp_path: Any
+) -> None:
+    trainer = pl.Trainer(
+        max_epochs=2,
+        accelerator="cpu",
+        logger=CSVLogger(tmp_path, name="", version=""),
+        log_every_n_steps=every,
+        accumulate_grad_batches=accumulate,
+        gradient_clip_val=1e-3,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[Throughput(), GradientNorm()],
+    )
+    trainer.fit(OnClips(), Slow(TensorDataset(torch.randn(8, 4)), batch_size=2))
+    with (tmp_path / "metrics.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    norms = [float(row["train/grad_norm"]) for row in rows if row.get("train/grad_norm")]
+    assert len(norms) == logged
+    # Before they are clipped.
+    assert all(norm > 1e-2 for norm in norms)
+    # The last window of an epoch is told too, however few steps it has.
+    speeds = [float(row["train/clips_per_second"]) for row in rows if row.get("train/data_wait")]
+    assert len(speeds) >= 2
+    assert all(0 < speed < 2 / 0.03 for speed in speeds)
+    waits = [float(row["train/data_wait"]) for row in rows if row.get("train/data_wait")]
+    assert all(0 < wait < 1 for wait in waits)
+
+
+def test_the_norm_is_that_of_all_gradients_whatever_the_scale() -> None:
+    task = TwoLayers()
+    task.low[0].weight.grad = torch.full((4, 4), 3.0)
+    task.high[0].bias.grad = torch.full((4,), 4.0)
+    logged: dict[str, float] = {}
+    task.log = lambda name, value: logged.update({name: float(value)})  # type: ignore[assignment]
+    trainer = SimpleNamespace(
+        global_step=0, log_every_n_steps=1, precision_plugin=SimpleNamespace(scaler=None)
+    )
+    optimizer = torch.optim.SGD(task.parameters(), lr=0.1)
+    GradientNorm().on_before_optimizer_step(trainer, task, optimizer)  # type: ignore[arg-type]
+    expected = (16 * 9 + 4 * 16) ** 0.5
+    assert logged["train/grad_norm"] == pytest.approx(expected)
+    # Fused, it would itself divide by the scale.
+    trainer.precision_plugin.scaler = SimpleNamespace(get_scale=lambda: 8.0)
+    optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
+    GradientNorm().on_before_optimizer_step(trainer, task, optimizer)  # type: ignore[arg-type]
+    assert logged["train/grad_norm"] == pytest.approx(expected / 8)

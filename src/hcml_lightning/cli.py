@@ -4,7 +4,11 @@
 a command is chosen, so `hcml --help` answers at once.
 """
 
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
@@ -61,7 +65,8 @@ def main(args: "ArgsType" = None) -> int:
         Exit status; 0 means that the command did its work.
 
     Raises:
-        SystemExit: for `--help`, and with status 2 for arguments that make no sense.
+        SystemExit: for `--help`; with status 2 for arguments that make no sense; with a message for expected trouble,
+            unless `--debug` is among the words or HCML_DEBUG is set, which let every exception through as it is.
     """
     if args is not None and not isinstance(args, list):
         import_module("hcml_lightning.tools.training").train(args)
@@ -70,7 +75,21 @@ def main(args: "ArgsType" = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if args is None else [str(word) for word in args]
-    command = words[0] if words else "--help"
+    with _debugging("--debug" in words) as debug:
+        words = [word for word in words if word != "--debug"]
+        try:
+            return _run(words[0] if words else "--help", words)
+        except Exception as error:
+            # Only what is expected becomes a message; a bug keeps its traceback.
+            message = (
+                None if debug else import_module("hcml_lightning.tools.trouble").explain(error)
+            )
+            if message is None:
+                raise
+            raise SystemExit(f"hcml {words[0]}: {message}") from error
+
+
+def _run(command: str, words: list[str]) -> int:
     if command in ("-h", "--help"):
         print(usage())
     elif command == "--version":
@@ -80,7 +99,22 @@ def main(args: "ArgsType" = None) -> int:
     elif command in TOOL_COMMANDS:
         return int(import_module(f"hcml_lightning.tools.{command}").main(words[1:]))
     else:
+        close = get_close_matches(command, [*TRAINER_COMMANDS, *TOOL_COMMANDS], 1)
+        guess = f"; did you mean '{close[0]}'?" if close else ""
         print(usage(), file=sys.stderr)
-        print(f"\nhcml: no command '{command}'", file=sys.stderr)
+        print(f"\nhcml: no command '{command}'{guess}", file=sys.stderr)
         raise SystemExit(2)
     return 0
+
+
+@contextmanager
+def _debugging(asked: bool) -> Iterator[bool]:
+    """Say whether every traceback is wanted; processes that are started inside the block know it too."""
+    if asked and not os.environ.get("HCML_DEBUG"):
+        os.environ["HCML_DEBUG"] = "1"
+        try:
+            yield True
+        finally:
+            del os.environ["HCML_DEBUG"]
+    else:
+        yield bool(os.environ.get("HCML_DEBUG"))

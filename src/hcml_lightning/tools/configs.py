@@ -41,7 +41,7 @@ def read_config(config: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file, here or among the package's recipes.
-        ValueError: if it holds something else than a mapping.
+        ValueError: if it is no YAML, or holds something else than a mapping.
     """
     inline = is_inline(str(config))
     try:
@@ -114,8 +114,10 @@ def order_words(words: Sequence[str]) -> list[str]:
 
     Raises:
         FileNotFoundError: if a config is found nowhere.
+        ValueError: if configs stand in an order in which a more general one would win.
     """
     configs, rest = split_words(words)
+    check_order(configs)
     ordered: list[str] = []
     classes: dict[str, dict[str, str]] = {}
     for config in configs:
@@ -127,6 +129,54 @@ def order_words(words: Sequence[str]) -> list[str]:
         ordered += ["--config", config if is_inline(config) else str(find_config(config))]
     first = ["--config", inline(classes)] if classes else []
     return [*first, *ordered, *rest]
+
+
+def check_order(configs: Sequence[str]) -> None:
+    """Refuse a config of a stage after data or extras, and one of the data after extras, where it matters.
+
+    The later wins: the schedule of a stage would replace that which the data asks for, or its logger that of W&B,
+    without a word.
+
+    Raises:
+        ValueError: with the two configs, and the setting that would be lost.
+    """
+    before: list[tuple[str, int, dict[str, Any]]] = []
+    for config in configs:
+        content = read_config(config)
+        rank, settings = _rank(content), flatten(content)
+        for other, other_rank, others in before:
+            lost = [n for n in settings if n in others and others[n] != settings[n]]
+            if other_rank > rank and lost:
+                raise ValueError(
+                    f"-c {other} stands before -c {config}, so that {lost[0]} would be {settings[lost[0]]} and not "
+                    f"{others[lost[0]]}. The later wins: name the stage first, then the data, then extras. What is to "
+                    f"win over all of them is an option: --{lost[0]} {settings[lost[0]]}"
+                )
+        before.append((config, rank, settings))
+
+
+def _rank(content: Mapping[str, Any]) -> int:
+    """0 for what names a task, 1 for what names data, 2 for all else."""
+    sections = [content.get("model"), content.get("data")]
+    named = [isinstance(section, Mapping) and "class_path" in section for section in sections]
+    return [*named, True].index(True)
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping with dotted names; `init_args` is left out of them.
+
+    Example:
+        >>> flatten({"model": {"class_path": "A", "init_args": {"lr": 0.1}}})
+        {'model.class_path': 'A', 'model.lr': 0.1}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping):
+            flat |= flatten(value, name)
+        else:
+            flat[name] = value
+    return flat
 
 
 def inline(content: Mapping[str, Any]) -> str:

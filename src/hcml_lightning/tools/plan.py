@@ -8,7 +8,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from hcml_lightning.tools.configs import inline, option_pairs, read_config, split_words
+from hcml_lightning.tools.configs import (
+    check_order,
+    flatten,
+    inline,
+    option_pairs,
+    read_config,
+    split_words,
+)
 
 # What may change between two starts of a run without another result.
 HARMLESS = ("num_workers", "enable_progress_bar")
@@ -71,9 +78,10 @@ class Plan(NamedTuple):
         """Read configs and options from a command line.
 
         Raises:
-            ValueError: if a word belongs to no option.
+            ValueError: if a word belongs to no option, or configs stand in the wrong order.
         """
         configs, rest = split_words(words)
+        check_order(configs)
         pairs = tuple((name, tuple(given)) for name, given in option_pairs(rest))
         return cls(tuple(configs), pairs)
 
@@ -124,23 +132,6 @@ def config_parts(content: Mapping[str, Any], sections: Sequence[str]) -> list[di
     common = {key: value for key, value in content.items() if key not in NAMES}
     parts = [common] if common or not content else []
     return [*parts, *(dict(content[name]) for name in sections if content.get(name))]
-
-
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping with dotted names; `init_args` is left out of them.
-
-    Example:
-        >>> flatten({"model": {"class_path": "A", "init_args": {"lr": 0.1}}})
-        {'model.class_path': 'A', 'model.lr': 0.1}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
-        if isinstance(value, Mapping):
-            flat |= flatten(value, name)
-        else:
-            flat[name] = value
-    return flat
 
 
 def assign(settings: dict[str, Any], name: str, value: Any) -> None:

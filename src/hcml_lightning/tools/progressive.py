@@ -17,6 +17,7 @@ from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.launch import launch_with, locked
 from hcml_lightning.tools.output import format_metrics, print_table, write_json
 from hcml_lightning.tools.plan import NAMES, PAPER, TRAINING, Plan, Stage
+from hcml_lightning.tools.wandb_runs import group_words
 
 # Runs the command line with these words, and returns its exit status.
 Launch = Callable[[list[str]], int]
@@ -128,6 +129,7 @@ class _Run:
         if isinstance(logger, str) or logger is True:
             words.append(f"--trainer.logger.init_args.save_dir={self.folder.parent}")
             words.append(f"--trainer.logger.init_args.name={self.name}")
+            words += group_words(self.settings, self.folder.parent)
         if self.name == "test":
             words.append(f"--ckpt_path={self.previous.checkpoint if self.previous else ''}")
         elif self.last.is_file():

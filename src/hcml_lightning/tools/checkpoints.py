@@ -1,0 +1,85 @@
+"""[checkpoint + task + data → **whether they belong together**]
+
+What a checkpoint must have in common with the run that resumes or evaluates it, said in words before PyTorch would say
+it in a thousand keys.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from hcml_lightning.tasks import MotionTask
+from hcml_lightning.tasks.checkpoint import read_checkpoint
+
+# Settings that shape a network.
+SHAPING = ("backbone", "level", "levels", "max_displacement", "stride", "max_offset", "hidden")
+OTHER_STAGE = "--ckpt_path resumes or evaluates the same stage; to start another one from it, use --model.init_from"
+
+
+def check_checkpoint(path: Path, task: MotionTask, class_names: Sequence[str]) -> None:
+    """Compare what a checkpoint was written by with the run that is to go on with it.
+
+    Args:
+        path: of the checkpoint.
+        task: of the run.
+        class_names: of the data of the run.
+
+    Raises:
+        ValueError: if it cannot be read, or comes from another stage, network or data set.
+    """
+    checkpoint = read_checkpoint(path, mmap=True)
+    written_by = checkpoint.get("task", type(task).__name__)
+    if written_by != type(task).__name__:
+        raise ValueError(
+            f"{path} was written by {written_by}, and this run is {type(task).__name__}. {OTHER_STAGE}."
+        )
+    stored = checkpoint.get("hyper_parameters", {})
+    _check_classes(path, checkpoint, class_names)
+    for name in SHAPING:
+        ours, theirs = _plain(task.hparams.get(name)), _plain(stored.get(name))
+        if name in stored and name in task.hparams and ours != theirs:
+            raise ValueError(
+                f"{path} was written with {name} {theirs}, and this run has {ours}. Give --model.{name} {theirs}, "
+                f"or the config.yaml beside the checkpoints (-c). {OTHER_STAGE}."
+            )
+    _check_shapes(path, checkpoint["state_dict"], task.state_dict())
+
+
+def _check_classes(path: Path, checkpoint: Mapping[str, Any], class_names: Sequence[str]) -> None:
+    number = checkpoint.get("hyper_parameters", {}).get("num_classes", len(class_names))
+    known = checkpoint.get("class_names")
+    if number != len(class_names):
+        raise ValueError(
+            f"{path} was written with num_classes {number}, and the data of this run has {len(class_names)} classes: "
+            "another data set, or another list of classes. Give the data that it was trained on (--data.root, -c); to "
+            "train a new classifier on this data, start from the file with --model.init_from."
+        )
+    if known is not None and list(known) != list(class_names):
+        place = next(
+            i for i, pair in enumerate(zip(known, class_names, strict=True)) if len(set(pair)) > 1
+        )
+        raise ValueError(
+            f"{path} was trained on other classes than those of the data of this run: number {place} was "
+            f"{known[place]!r}, and is {class_names[place]!r} here. Give the data that it was trained on (--data.root, "
+            "-c); to train a new classifier on this data, start from the file with --model.init_from."
+        )
+
+
+def _check_shapes(path: Path, stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    differing = [
+        name
+        for name in sorted(stored.keys() | own.keys())
+        if name not in stored or name not in own or stored[name].shape != own[name].shape
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} does not fit the network of this run: {len(differing)} weights are missing, too many or of "
+            f"another shape, the first of them {differing[0]}. Give the config.yaml beside the checkpoints (-c). "
+            f"{OTHER_STAGE}."
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,183 @@
+"""[words of the command line → **parser** → settings]
+
+A parser of jsonargparse whose errors are the error: which option, what came, what it takes, and the nearest name.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any, NoReturn
+
+import pytorch_lightning as pl
+from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.loggers import Logger
+
+from hcml_lightning.data import VideoDataModule
+from hcml_lightning.tasks import MotionTask
+
+# Of the keys that hold a class, which classes they take.
+BASES: dict[str, type] = {
+    "model": MotionTask,
+    "data": VideoDataModule,
+    "trainer.logger": Logger,
+    "trainer.callbacks": pl.Callback,
+}
+KINDS = {
+    "<class 'int'>": "a whole number",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "a text",
+    "<class 'tuple'>": "a list such as [0, 1]",
+    "<class 'NoneType'>": "null",
+}
+
+
+class HcmlParser(LightningArgumentParser):
+    """A parser whose errors are the error, without a hundred lines of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message and exit with status 2."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", self)
+        command = parser.prog.replace(" [options]", "")
+        sys.stderr.write(f"{command}: error: {in_short(message, parser)}\n")
+        sys.stderr.write(
+            "Options: `hcml fit --help`; those of a class: `hcml fit --model.help ContrastTask`.\n"
+        )
+        self.exit(2)
+
+
+def in_short(message: str, parser: LightningArgumentParser) -> str:
+    """Say a message of jsonargparse in a line or two, with the nearest name where one was mistyped.
+
+    Args:
+        message: as jsonargparse gives it.
+        parser: of the command.
+
+    Returns:
+        The message itself where it is of a kind that is not known here.
+    """
+    key = _first(r'Parser key "([^"]+)"', message) or ""
+    if words := _first(r"unrecognized arguments: (.*)", message, re.IGNORECASE):
+        return _unknown_option(words.split()[0], parser)
+    if name := _first(r"does not accept option '([^']+)'", message):
+        return f"no option '{name}', which a config names{nearest(name, _option_names(parser))}"
+    if name := _first(r"Option '([^']+)' is not accepted", message):
+        cls = _class(_first(r"Problem with given class_path '([^']+)'", message) or "")
+        names = parameters(cls) if cls is not None else []
+        title = cls.__name__ if cls is not None else key
+        return f"{title} has no option '{name}'{nearest(name, names)}"
+    unknown = _first(r"Expected a dot import path string: (\S+)", message)
+    unknown = unknown or _first(r"class_path '([^']+)':\s+(?:module|No module|Unable)", message)
+    if unknown and key in BASES:
+        names = [cls.__name__ for cls in subclasses(BASES[key]) - {BASES[key]}]
+        return f"--{key}: no class '{unknown}'{nearest(unknown.rpartition('.')[2], names)}"
+    return _wrong_value(key, message) or message.strip()
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Say which name was meant, or which names there are where that is hard to tell.
+
+    Example:
+        >>> nearest("temprature", ["temperature", "lr"])
+        "; did you mean 'temperature'?"
+        >>> nearest("zetta", ["temperature", "lr"])
+        '; there are lr, temperature'
+    """
+    names = sorted(set(names))
+    if close := get_close_matches(name, names, 1, 0.6):
+        return f"; did you mean '{close[0]}'?"
+    return f"; there are {', '.join(names)}" if 0 < len(names) <= MOST_NAMES else ""
+
+
+# Names that still fit into a few lines.
+MOST_NAMES = 40
+
+
+def parameters(cls: type) -> list[str]:
+    """Names of a constructor's arguments, those that it hands on to its bases too."""
+    found: dict[str, None] = {}
+    for base in cls.__mro__:
+        constructor = vars(base).get("__init__")
+        signature = inspect.signature(constructor) if constructor else None
+        arguments = list(signature.parameters.values())[1:] if signature else []
+        found |= {a.name: None for a in arguments if a.kind is not a.VAR_KEYWORD}
+        if signature and not any(a.kind is a.VAR_KEYWORD for a in arguments):
+            break
+    return list(found)
+
+
+def subclasses(base: type) -> set[type]:
+    """A class and all below it, as far as they were imported."""
+    below: list[type] = base.__subclasses__()
+    return {base}.union(*(subclasses(cls) for cls in below))
+
+
+def _unknown_option(word: str, parser: LightningArgumentParser) -> str:
+    name = word.partition("=")[0].lstrip("-")
+    names = {f"--{known}" for known in _option_names(parser)}
+    # The part of it that is not right is most often the one before the last.
+    same = {known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]}
+    dashes = "" if word.startswith("--") else "; an option begins with two dashes"
+    guess = f"; did you mean '{same.pop()}'?" if len(same) == 1 else nearest(f"--{name}", names)
+    return f"no option '{word}'{dashes}{guess}"
+
+
+def _option_names(parser: LightningArgumentParser) -> list[str]:
+    names = [
+        string[2:]
+        for action in parser._actions
+        for string in action.option_strings
+        if string.startswith("--")
+    ]
+    for key in ("model", "data"):
+        for cls in subclasses(BASES[key]):
+            names += [f"{key}.{name}" for name in parameters(cls)]
+    return names
+
+
+def _wrong_value(key: str, message: str) -> str | None:
+    """Say what a value should have been; the innermost key is the one that counts."""
+    inner = re.findall(r'Parser key "([^"]+)":\n\s+Expected an? (.+)\. Got value: (.*)', message)
+    if inner:
+        name, kind, value = inner[-1]
+        path = name if name.startswith(key) or not key else f"{key}.{name}"
+        return f"--{path}: expected {_in_words([kind])}, got '{value}'{_nearest_literal(value, [kind])}"
+    kinds = re.findall(r"- Expected an? (.+)", message)
+    value = _first(r"Given value: (.*)", message)
+    if key and kinds and value is not None:
+        return (
+            f"--{key}: expected {_in_words(kinds)}, got '{value}'{_nearest_literal(value, kinds)}"
+        )
+    return None
+
+
+def _in_words(kinds: list[str]) -> str:
+    words = [word for kind in kinds for word in _literals(kind) or [KINDS.get(kind, kind)]]
+    words = list(dict.fromkeys(words))
+    return " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
+
+
+def _literals(kind: str) -> list[str]:
+    inside = _first(r"typing\.Literal\[(.*)\]", kind)
+    return [part.strip().strip("'") for part in inside.split(",")] if inside else []
+
+
+def _nearest_literal(value: str, kinds: list[str]) -> str:
+    known = [literal for kind in kinds for literal in _literals(kind)]
+    close = get_close_matches(value, known, 1, 0.6)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def _class(path: str) -> type | None:
+    found = (cls for base in BASES.values() for cls in subclasses(base))
+    name = path.rpartition(".")[2]
+    return next((cls for cls in found if cls.__name__ == name), None)
+
+
+def _first(pattern: str, text: str, flags: int = 0) -> Any:
+    found = re.search(pattern, text, flags)
+    return found[1] if found else None

@@ -1,0 +1,88 @@
+"""[run → **its folder**]
+
+What a run leaves beside its checkpoints: config.yaml, curves, and which run of W&B it is.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+from hcml_lightning.tools.summary import run_folder
+from hcml_lightning.tools.wandb_runs import RUN_ID, note_run, without_run
+
+
+class RunConfigCallback(SaveConfigCallback):
+    """Write one config.yaml into the folder of every run, and give it to every logger.
+
+    The folder that Lightning would choose is shared by all runs of a W&B logger, where the second run
+    dies on the first one's config: https://github.com/Lightning-AI/pytorch-lightning/issues/7679.
+
+    Args:
+        parser: the parser that read the config.
+        config: the config.
+        run_id: of the run of W&B that was chosen for this run alone, and does not belong into its config.
+        kwargs: the remaining arguments of SaveConfigCallback.
+    """
+
+    def __init__(
+        self,
+        parser: LightningArgumentParser,
+        config: Any,
+        run_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(parser, config, **{**kwargs, "save_to_log_dir": False})
+        self.run_id = run_id
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the file and tell the loggers, on the first process."""
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        if self.run_id is not None:
+            config["trainer"]["logger"] = without_run(config["trainer"]["logger"], self.run_id)
+        text = yaml.safe_dump(config, sort_keys=False)
+        folders = [Path(trainer.default_root_dir)] if not trainer.loggers else []
+        for logger in trainer.loggers:
+            # Under one key, which no parameter of a sweep can meet.
+            logger.log_hyperparams({"cli": config})
+            folders.append(_folder_of(logger, trainer))
+        if (folder := run_folder(trainer)) is not None:
+            folders.append(folder)
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = folder / ".config.yaml.part"
+            partial.write_text(text)
+            partial.replace(folder / "config.yaml")
+
+
+class WandbNote(pl.Callback):
+    """Note in the folder of a run which run of W&B it is, so that it goes on in that one when it is resumed."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The run exists, and its folder is known."""
+        ids = [x.version for x in trainer.loggers if isinstance(x, WandbLogger)]
+        folder = run_folder(trainer)
+        if trainer.is_global_zero and folder is not None and ids and ids[0] is not None:
+            note_run(folder, ids[0])
+
+
+def keep_curves(trainer: pl.Trainer) -> None:
+    """Let a run that is logged to W&B write its metrics.csv too, into its own folder."""
+    first = trainer.loggers[0] if trainer.loggers else None
+    if not isinstance(first, WandbLogger) or any(isinstance(x, CSVLogger) for x in trainer.loggers):
+        return
+    folder = run_folder(trainer)
+    if folder is None:
+        run_id = first.version or os.environ[RUN_ID]
+        folder = Path(first.save_dir or trainer.default_root_dir, str(first.name), run_id)
+    trainer.loggers = [*trainer.loggers, CSVLogger(folder.parent, folder.name)]
+
+
+def _folder_of(logger: Logger, trainer: pl.Trainer) -> Path:
+    version = logger.version
+    run = f"version_{version}" if isinstance(version, int) else str(version)
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), run)

@@ -1,0 +1,116 @@
+"""[run folder → **run of Weights & Biases**]
+
+Which run of W&B a run of ours is: a resumed one goes on in its own, and the stages of one `hcml progressive` share a
+group. W&B itself is imported by Lightning's logger alone, when it is used.
+"""
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from hcml_lightning.tools.output import write_json
+
+# Set by `wandb agent`, which chooses the runs of a sweep.
+RUN_ID = "WANDB_RUN_ID"
+# In the folder of a run, its id; in that of `hcml progressive`, the group of its stages.
+NOTE = "wandb.json"
+
+
+@contextmanager
+def own_run() -> Iterator[None]:
+    """End the run that is begun inside the block with the block."""
+    before, failed = _active_run(), True
+    try:
+        yield
+        failed = False
+    finally:
+        run = _active_run()
+        if run is not None and run is not before:
+            run.finish(exit_code=int(failed))
+
+
+def choose_run(logger: Any, resumed: Path | None) -> str | None:
+    """Write into the settings of W&B's logger which run it writes to, unless they or an agent say it already.
+
+    Args:
+        logger: `trainer.logger` of a config.
+        resumed: checkpoint that a run goes on from.
+
+    Returns:
+        The id of the run, if it was chosen here.
+
+    Raises:
+        ValueError: if W&B is not installed.
+    """
+    settings = [s for s in (logger if isinstance(logger, list) else [logger]) if is_wandb(s)]
+    if not settings:
+        return None
+    if find_spec("wandb") is None:
+        raise ValueError(
+            "the config asks for Weights & Biases (WandbLogger), which is not installed.\n"
+            "Either pip install 'hcml-lightning[wandb]', or leave out -c configs/wandb.yaml: without it curves go to "
+            "metrics.csv in the folder of the run."
+        )
+    arguments = settings[0]["init_args"]
+    if arguments.get("id") or arguments.get("version") or RUN_ID in os.environ:
+        return None
+    known = _read(resumed.parents[1] / NOTE) if resumed is not None else {}
+    arguments["id"] = known.get("id") or secrets.token_hex(4)
+    # Without it a run that goes on would be replaced by what it goes on with.
+    arguments["resume"] = arguments.get("resume") or "allow"
+    return str(arguments["id"])
+
+
+def without_run(logger: Any, run_id: str) -> Any:
+    """Return the settings of loggers without a run that was chosen for them: who starts from them makes another."""
+    if isinstance(logger, list):
+        return [without_run(one, run_id) for one in logger]
+    if not is_wandb(logger) or logger["init_args"].get("id") != run_id:
+        return logger
+    return {**logger, "init_args": {**logger["init_args"], "id": None, "resume": None}}
+
+
+def is_wandb(logger: Any) -> bool:
+    """Whether the settings of a logger are of W&B's.
+
+    Example:
+        >>> is_wandb({"class_path": "pytorch_lightning.loggers.WandbLogger"}), is_wandb(True)
+        (True, False)
+    """
+    path = logger.get("class_path") if hasattr(logger, "get") else logger
+    return str(path).rpartition(".")[2] == "WandbLogger"
+
+
+def group_words(settings: Mapping[str, Any], run_dir: Path) -> list[str]:
+    """Return the option that puts a stage into the group of its run: the run's name, and what no other folder has.
+
+    Args:
+        settings: of the stage, flat.
+        run_dir: folder of all stages.
+    """
+    by_hand = "trainer.logger.group" in settings or "WANDB_RUN_GROUP" in os.environ
+    if by_hand or not is_wandb(settings.get("trainer.logger.class_path")):
+        return []
+    if "group" not in (note := _read(run_dir / NOTE)):
+        note = {"group": f"{run_dir.resolve().name}-{secrets.token_hex(3)}"}
+        write_json(run_dir / NOTE, note)
+    return [f"--trainer.logger.init_args.group={note['group']}"]
+
+
+def note_run(folder: Path, run_id: str) -> None:
+    """Keep the id of a run in its folder, for the day when it is resumed."""
+    write_json(folder / NOTE, {"id": run_id})
+
+
+def _read(note: Path) -> dict[str, str]:
+    return dict(json.loads(note.read_text())) if note.is_file() else {}
+
+
+def _active_run() -> Any:
+    return getattr(sys.modules.get("wandb"), "run", None)

@@ -1,0 +1,255 @@
+"""[validation → **pictures, videos, tables** → loggers]
+
+What a run looks like while it trains, on the same few validation clips every time. The callbacks are named by
+`configs/wandb.yaml`, and work in any `pl.Trainer` whose logger takes pictures: W&B's, and images in TensorBoard's.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+from torchmetrics.utilities import dim_zero_cat
+
+from hcml_lightning.batch import VideoBatch
+from hcml_lightning.tasks import MotionTask, ProbeTask, RecognitionTask
+from hcml_lightning.tools.drawing import estimate_flow, flow_rows, heat_row, write_mp4
+from hcml_lightning.tools.grad_cam import grad_cam
+
+
+class Picture(NamedTuple):
+    """What is shown of one clip.
+
+    Attributes:
+        image: uint8, (3, rows of pixels, columns of pixels).
+        caption: one line.
+    """
+
+    image: Tensor
+    caption: str
+
+
+class Watch(pl.Callback):
+    """Draw something after validation: first of all, then every so many epochs, and at the end of training.
+
+    Args:
+        num_clips: clips of the validation split, evenly spread over it.
+        every_n_epochs: epochs from one drawing to the next.
+    """
+
+    def __init__(self, num_clips: int = 4, every_n_epochs: int = 5) -> None:
+        self.num_clips, self.every_n_epochs = num_clips, every_n_epochs
+        self._batch: VideoBatch | None = None
+        self._next_epoch = 0
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """On every device, since what is drawn may have to be gathered."""
+        ends = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
+        due = trainer.current_epoch >= self._next_epoch or ends
+        training = trainer.state.fn == "fit" and not trainer.sanity_checking
+        # A saved config names them already, and configs/wandb.yaml after it once more.
+        first = self is next(c for c in trainer.callbacks if type(c) is type(self))  # type: ignore[attr-defined]
+        if not (
+            first and due and training and trainer.loggers and isinstance(pl_module, MotionTask)
+        ):
+            return
+        self._next_epoch = trainer.current_epoch + self.every_n_epochs
+        with trainer.precision_plugin.forward_context():
+            self.show(trainer, pl_module)
+
+    def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
+        """Draw, and hand it to the loggers.
+
+        Raises:
+            NotImplementedError: in the base class.
+        """
+        raise NotImplementedError
+
+    def clips(self, trainer: pl.Trainer) -> VideoBatch:
+        """Give the clips, always the same, on the CPU."""
+        if self._batch is None:
+            loader: Any = trainer.val_dataloaders
+            total = len(loader.dataset)
+            chosen = range(0, total, max(1, total // self.num_clips))[: self.num_clips]
+            # What is made in inference mode could not be used where gradients are asked for.
+            with torch.inference_mode(False):
+                self._batch = loader.collate_fn([loader.dataset[i] for i in chosen])
+        return self._batch
+
+
+class FlowPictures(Watch):
+    """Draw the flow that is trained: frame, next frame, (true flow,) flow, frame rebuilt from the next.
+
+    Args:
+        num_clips: clips of the validation split, evenly spread over it.
+        every_n_epochs: epochs from one drawing to the next.
+    """
+
+    def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
+        """In stages that train the flow decoder."""
+        if trainer.is_global_zero:
+            batch = self.clips(trainer)
+            estimate = estimate_flow(task, batch["video"].to(task.device))
+            if estimate is not None:
+                rows = zip(flow_rows(batch, estimate), batch["video_id"], strict=True)
+                log_pictures(trainer, "pictures/flow", [Picture(*row) for row in rows])
+
+
+class GradCamPictures(Watch):
+    """Draw what speaks for the class that the network prefers (Grad-CAM++), below the frames.
+
+    Args:
+        num_clips: clips of the validation split, evenly spread over it.
+        every_n_epochs: epochs from one drawing to the next.
+    """
+
+    def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
+        """In recognition."""
+        if not trainer.is_global_zero or not isinstance(task, RecognitionTask):
+            return
+        batch = self.clips(trainer)
+        clip = batch["video"].to(task.device)
+        probability = _probability(task, clip)
+        try:
+            heat = grad_cam(task.model.network, clip, probability.argmax(dim=1))
+        except ImportError as error:
+            rank_zero_warn(f"no pictures of Grad-CAM++: {error}")
+            self._next_epoch = trainer.max_epochs or 2**31
+            return
+        images = map(heat_row, batch["video"], heat)
+        captions = _captions(task, batch, probability)
+        pictures = [Picture(*both) for both in zip(images, captions, strict=True)]
+        log_pictures(trainer, "pictures/grad_cam", pictures)
+
+
+class SampleVideos(Watch):
+    """Log clips as videos with their classes, the true one and the one that was found.
+
+    Args:
+        num_clips: clips of the validation split, evenly spread over it.
+        every_n_epochs: epochs from one drawing to the next.
+    """
+
+    def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
+        """In recognition and probing."""
+        if not trainer.is_global_zero or not isinstance(task, RecognitionTask | ProbeTask):
+            return
+        batch = self.clips(trainer)
+        captions = _captions(task, batch, _probability(task, batch["video"].to(task.device)))
+        with TemporaryDirectory() as folder:
+            paths = [Path(folder, f"{i}.mp4") for i in range(len(captions))]
+            for path, clip in zip(paths, batch["video"], strict=True):
+                write_mp4(path, clip)
+            for logger in trainer.loggers:
+                if hasattr(logger, "log_video"):
+                    videos = [str(path) for path in paths]
+                    logger.log_video(
+                        "pictures/samples", videos, trainer.global_step, caption=captions
+                    )
+
+
+class TopConfusions(Watch):
+    """Log which classes are taken for which others most often, over the whole validation split.
+
+    Args:
+        most: rows of the table.
+        every_n_epochs: epochs from one table to the next.
+    """
+
+    def __init__(self, most: int = 20, every_n_epochs: int = 5) -> None:
+        super().__init__(every_n_epochs=every_n_epochs)
+        self.most = most
+
+    def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
+        """In recognition and probing."""
+        if not isinstance(task, RecognitionTask | ProbeTask):
+            return
+        top1: Any = task.val_accuracy["top1"]
+        found, labels = dim_zero_cat(top1.scores).argmax(dim=1), dim_zero_cat(top1.labels)
+        pairs = labels * task.num_classes + found
+        # Counted on the processor: on a GPU bincount is not the same in every run.
+        counts = torch.bincount(pairs.cpu(), minlength=task.num_classes**2).to(task.device)
+        counts = trainer.strategy.reduce(counts, reduce_op="sum")
+        rows = top_confusions(counts.view(task.num_classes, -1).cpu(), _names(task), self.most)
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            if hasattr(logger, "log_table"):
+                logger.log_table(
+                    "val/confusions", CONFUSION_COLUMNS, rows, step=trainer.global_step
+                )
+
+
+CONFUSION_COLUMNS = ["true class", "taken for", "videos", "share of the true class"]
+
+
+def top_confusions(
+    counts: Tensor, class_names: Sequence[str], most: int
+) -> list[list[str | int | float]]:
+    """List the largest entries beside the diagonal of a confusion matrix.
+
+    Args:
+        counts: videos of each true class (row) that were taken for each class (column), int64, (K, K).
+        class_names: length K.
+        most: entries.
+
+    Returns:
+        Rows of `CONFUSION_COLUMNS`, the most frequent first.
+
+    Example:
+        >>> top_confusions(torch.tensor([[3, 1], [0, 2]]), ["run", "walk"], 5)
+        [['run', 'walk', 1, 0.25]]
+    """
+    wrong = counts - torch.diag(counts.diagonal())
+    largest = wrong.flatten().argsort(descending=True, stable=True)[:most].tolist()
+    places = [divmod(place, len(class_names)) for place in largest]
+    return [
+        [class_names[i], class_names[j], int(wrong[i, j]), float(wrong[i, j] / counts[i].sum())]
+        for i, j in places
+        if wrong[i, j] > 0
+    ]
+
+
+def log_pictures(trainer: pl.Trainer, key: str, pictures: Sequence[Picture]) -> None:
+    """Give pictures to all loggers that take some.
+
+    Args:
+        trainer: whose loggers.
+        key: name of the series.
+        pictures: one for each clip.
+    """
+    loggers: list[Logger] = trainer.loggers
+    for logger in loggers:
+        if hasattr(logger, "log_image"):
+            images = [picture.image.movedim(0, -1).numpy() for picture in pictures]
+            captions = [picture.caption for picture in pictures]
+            logger.log_image(key, images, trainer.global_step, caption=captions)
+        elif isinstance(logger, TensorBoardLogger):
+            for number, picture in enumerate(pictures):
+                logger.experiment.add_image(f"{key}/{number}", picture.image, trainer.global_step)
+
+
+def _probability(task: RecognitionTask | ProbeTask, clip: Tensor) -> Tensor:
+    """Class probabilities, (B, K), on the CPU."""
+    logits: Tensor = task(clip) if isinstance(task, ProbeTask) else task.model.network(clip)
+    return logits.detach().float().softmax(dim=1).cpu()
+
+
+def _captions(task: MotionTask, batch: VideoBatch, probability: Tensor) -> list[str]:
+    names = _names(task)
+    captions = []
+    for name, label, row in zip(
+        batch["video_id"], batch["label"].tolist(), probability, strict=True
+    ):
+        found = int(row.argmax())
+        true = names[label] if label >= 0 else "unknown"
+        verdict = "right" if found == label else "wrong"
+        captions.append(f"{name}: {true}; found {names[found]} ({row[found]:.0%}), {verdict}")
+    return captions
+
+
+def _names(task: MotionTask) -> list[str]:
+    return task.class_names or [str(i) for i in range(task.num_classes)]
