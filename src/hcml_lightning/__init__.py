@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         ProbeTask,
         RecognitionTask,
     )
+    from hcml_lightning.tools.recognizer import Recognizer
+    from hcml_lightning.tools.runs import Run, load_run
 
 __all__ = [
     "ContrastTask",
@@ -35,18 +37,25 @@ __all__ = [
     "MotionTask",
     "ProbeTask",
     "RecognitionTask",
+    "Recognizer",
+    "Run",
     "SomethingDataModule",
     "UCF101DataModule",
     "VideoDataModule",
     "VideoFolderDataModule",
     "__version__",
+    "load_run",
 ]
+# Where those names live whose end does not tell.
+_HOMES = {"Recognizer": "tools.recognizer", "Run": "tools.runs", "load_run": "tools.runs"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'hcml_lightning' has no attribute '{name}'")
-    if name.endswith("Task"):
+    if name in _HOMES:
+        home = _HOMES[name]
+    elif name.endswith("Task"):
         home = "tasks"
     elif name.endswith("DataModule"):
         home = "data"

@@ -28,8 +28,9 @@ TRAINER_COMMANDS = {
 TOOL_COMMANDS = {
     "progressive": "all stages and the test in order; resumes what was cut off",
     "data": "check, prepare and time the videos of a dataset",
-    "predict": "the top classes of your own videos, as csv",
+    "predict": "the top classes of your own videos, and when, as csv or json",
     "report": "one html page about a run: curves, flow, confusions, settings",
+    "export": "the recogniser for use without this package: .pt2, ONNX, safetensors",
     "synthesize": "write videos of shapes in known motion",
     "flops": "multiply-adds beside the paper's",
     "demo": "the whole method on synthetic videos, in minutes on a CPU",

@@ -1,4 +1,5 @@
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -7,52 +8,49 @@ import pytest
 import torch
 
 from hcml_lightning.cli import main
+from hcml_lightning.data.decode import probe, read_frames
 from hcml_lightning.data.synthetic import CLASSES
-from hcml_lightning.tools.predict import Prediction, write_csv
+from hcml_lightning.tools.predict import find_videos, predict
+from hcml_lightning.tools.prediction_files import Prediction, write_csv
+from hcml_lightning.tools.recognizer import Recognition, Recognizer
 
 
 @pytest.fixture(scope="module")
-def checkpoints(
-    synthetic_root: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    """A checkpoint of a recognition stage, and one that knows no classes."""
-    found = {}
-    for stage in ("baseline", "1_flow"):
-        folder = tmp_path_factory.mktemp(stage)
-        words = ["fit", "-c", f"stages/{stage}.yaml", "-c", "data/ucf101.yaml"]
-        words += [f"--data.root={synthetic_root('ucf101')}", "--model.backbone=r2d_tiny"]
-        words += ["--data.clip_length=4", "--data.short_side=[32,32]", "--data.crop_size=32"]
-        words += ["--data.test_crop_size=32", "--data.test_clips=2", "--data.num_workers=0"]
-        words += ["--data.flip=none", "--trainer.accelerator=cpu", "--trainer.logger=false"]
-        words += ["--trainer.max_epochs=1", f"--checkpoint.dirpath={folder}"]
-        assert main(words) == 0
-        found[stage] = folder / "last.ckpt"
-    return found
+def videos(synthetic_root: Callable[[str], Path]) -> list[Path]:
+    """Two videos of 12 frames and 64 × 48 pixels."""
+    return sorted((synthetic_root("ucf101") / "videos" / "left").glob("*.avi"))
+
+
+def run(words: list[str | Path]) -> int:
+    return main(["predict", *map(str, words), "--num_workers=0", "--device=cpu"])
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_good_and_broken_files(
     checkpoints: dict[str, Path],
-    synthetic_root: Callable[[str], Path],
+    videos: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ):
-    left = synthetic_root("ucf101") / "videos" / "left"
-    videos = sorted(left.glob("*.avi"))
     mine = tmp_path / "mine"
     mine.mkdir()
     shutil.copy(videos[0], mine / "good.avi")
     (mine / "cut.avi").write_bytes(videos[0].read_bytes()[:1500])
     output = tmp_path / "out" / "found.csv"
-    words = ["predict", "--ckpt_path", str(checkpoints["baseline"]), str(mine), str(videos[1])]
-    assert main([*words, "--output", str(output), "--num_workers", "0", "--device", "cpu"]) == 0
-    with output.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    checkpoint = checkpoints["recognition"]
+    assert run(["--ckpt_path", checkpoint, mine, videos[1], "--output", output]) == 0
+    rows = read_csv(output)
     good = [row for row in rows if "good.avi" in row["video"]]
     assert [row["rank"] for row in good] == ["1", "2", "3", "4", "5"]
     assert {row["class"] for row in good} < set(CLASSES)
     probabilities = [float(row["probability"]) for row in good]
     assert probabilities == sorted(probabilities, reverse=True)
     assert 0 < sum(probabilities) <= 1
+    assert {(row["start"], row["end"]) for row in good} == {("0.000", f"{12 / 25:.3f}")}
     [broken] = [row for row in rows if row["error"]]
     assert "cut.avi" in broken["video"]
     assert len([row for row in rows if videos[1].name in row["video"]]) == 5
@@ -62,25 +60,99 @@ def test_good_and_broken_files(
     assert [path.name for path in output.parent.iterdir()] == ["found.csv"]
 
 
-@pytest.mark.parametrize(
-    ("stage", "message"), [("1_flow", "was written by FlowTask"), ("none", "there is no file")]
-)
-def test_a_checkpoint_that_cannot_be_used(
-    stage: str, message: str, checkpoints: dict[str, Path], capsys: pytest.CaptureFixture[str]
+def test_windows_as_json_and_as_annotated_video(
+    checkpoints: dict[str, Path],
+    videos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    path = checkpoints.get(stage, Path("nowhere.ckpt"))
+    folder = videos[0].parent
+    monkeypatch.chdir(tmp_path)
+    words = ["--ckpt_path", checkpoints["recognition"], f"{folder}/*", "--output=found.json"]
+    words += ["--window=0.32", "--hop=0.12", "--top_k=2", "--annotate=seen"]
+    assert run(words) == 0
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert content["class_names"] == list(CLASSES)
+    assert [entry["video"] for entry in content["videos"]] == [str(video) for video in videos]
+    for entry in content["videos"]:
+        assert entry["error"] is None
+        times = [(span["start"], span["end"]) for span in entry["spans"]]
+        # 12 frames, 25 in a second: windows of 8 frames, 3 apart, the last one at the end.
+        assert times == [(0.0, 0.32), (0.12, 0.44), (0.16, 0.48)]
+        for span in entry["spans"]:
+            assert len(span["classes"]) == 2
+            assert span["classes"][0]["probability"] >= span["classes"][1]["probability"]
+    seen = sorted((tmp_path / "seen").iterdir())
+    assert [path.name for path in seen] == [f"{video.stem}.mp4" for video in videos]
+    info = probe(seen[0])
+    assert (info.num_frames, info.fps, info.width, info.height) == (12, 25.0, 64, 48)
+    drawn, plain = (read_frames(path, [5]).float() for path in (seen[0], videos[0]))
+    # The names stand above; below them the picture is the same, but for its compression.
+    assert (drawn - plain)[:, :16].abs().mean() > 3 * (drawn - plain)[:, -8:].abs().mean()
+
+
+def test_a_video_that_breaks_off_keeps_what_was_read(
+    checkpoints: dict[str, Path], videos: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    recognizer = Recognizer.from_checkpoint(checkpoints["recognition"])
+    monkeypatch.setattr("hcml_lightning.tools.recognizer.FRAMES_AT_A_TIME", 4)
+    path = str(videos[0])
+    [whole] = predict(recognizer, [path], (0.32, 0.12))
+    assert len(whole.found) == 3
+    frames = "hcml_lightning.tools.spans.read_frames"
+
+    def damaged(path: str, numbers: list[int]) -> torch.Tensor:
+        return read_frames(path, numbers if max(numbers) < 9 else [99])
+
+    monkeypatch.setattr(frames, damaged)
+    [part] = predict(recognizer, [path], (0.32, 0.12))
+    assert len(part.found) == 1
+    assert torch.equal(part.found[0].probability, whole.found[0].probability)
+    assert "frame 99" in part.error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ckpt_path=flow"], "was written by FlowTask"),
+        (["--ckpt_path=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
+        (["--output=found.txt"], "must end in .csv or .json"),
+        (["--hop=1"], "give --window too"),
+        (["--window=-1"], "window and hop must be seconds above 0"),
+        (["none/*.mp4"], "none/*.mp4 does not exist"),
+    ],
+)
+def test_what_makes_no_sense(
+    words: list[str],
+    message: str,
+    checkpoints: dict[str, Path],
+    videos: list[Path],
+    capsys: pytest.CaptureFixture[str],
+):
+    given = [f"--ckpt_path={checkpoints['recognition']}", str(videos[0]), *words]
     with pytest.raises(SystemExit) as stopped:
-        main(["predict", "x.avi", "--ckpt_path", str(path)])
+        run([word.replace("=flow", f"={checkpoints['flow']}") for word in given])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
 
+def test_paths_folders_and_patterns(videos: list[Path], tmp_path: Path):
+    odd = tmp_path / "what [1080p].avi"
+    shutil.copy(videos[0], odd)
+    below = tmp_path / "a" / "b"
+    below.mkdir(parents=True)
+    shutil.copy(videos[0], below / "c.avi")
+    assert find_videos([str(odd), f"{tmp_path}/**/*.avi"]) == [str(odd), str(below / "c.avi")]
+    assert find_videos([str(tmp_path)]) == [str(below / "c.avi"), str(odd)]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no videos"):
+        find_videos([str(tmp_path / "empty")])
+
+
 def test_csv_has_no_more_ranks_than_classes(tmp_path: Path):
-    predictions = [Prediction("a,b.avi", torch.tensor([0.25, 0.75]), "")]
-    write_csv(tmp_path / "p.csv", predictions, ["up", "down"], top_k=5)
-    with (tmp_path / "p.csv").open(newline="") as file:
-        rows = [tuple(row.values()) for row in csv.DictReader(file)]
-    assert rows == [
-        ("a,b.avi", "1", "down", "0.750000", ""),
-        ("a,b.avi", "2", "up", "0.250000", ""),
+    found = Recognition(0.0, 1.5, torch.tensor([0.25, 0.75]), ("up", "down"))
+    write_csv(tmp_path / "p.csv", [Prediction("a,b.avi", [found], "")], top_k=5)
+    assert [tuple(row.values()) for row in read_csv(tmp_path / "p.csv")] == [
+        ("a,b.avi", "0.000", "1.500", "1", "down", "0.750000", ""),
+        ("a,b.avi", "0.000", "1.500", "2", "up", "0.250000", ""),
     ]

@@ -220,7 +220,7 @@ class VideoDataModule(pl.LightningDataModule):
             if split not in self._datasets:
                 self._datasets[split] = VideoDataset(
                     self._usable(split),
-                    self._recipe(split),
+                    self.recipe(split),
                     self.seed,
                     skip_broken=self.on_error == "skip" and split == "train",
                     cache=self._cache,
@@ -294,7 +294,8 @@ class VideoDataModule(pl.LightningDataModule):
             refuse_links(self.root, [record.path for record in records])
         return usable_records(self.root, split, records, self.on_error, probe_unknown)
 
-    def _recipe(self, split: Split) -> ClipRecipe:
+    def recipe(self, split: Split) -> ClipRecipe:
+        """How clips are cut out of the videos of a split."""
         if split in ("test", "predict"):
             return self._test_clip
         return replace(

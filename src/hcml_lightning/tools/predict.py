@@ -1,158 +1,137 @@
-"""[your own videos + checkpoint → **top classes**]
+"""[your own videos + checkpoint → **top classes, and when**]
 
-`hcml predict`: task, clips and class names come from the checkpoint; a file that cannot be read is
-named, and the others go on.
+`hcml predict`: network, clips and class names come from the checkpoint; a file that cannot be read is named, and the
+others go on.
 """
 
 import argparse
-import csv
+import glob
+import os
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from hcml_lightning.data import VideoFolderDataModule
+from hcml_lightning.data.annotations import is_video, walk_videos
+from hcml_lightning.data.dataset import ClipRecipe
 from hcml_lightning.data.decode import VideoError
-from hcml_lightning.tasks import RecognitionTask
-from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
+from hcml_lightning.tools.annotate import annotate
 from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.output import printable
-
-# Of the settings of the training data, those that say how a clip is cut out of a video.
-CLIP_SETTINGS = (
-    "clip_length",
-    "frame_stride",
-    "short_side",
-    "crop_size",
-    "test_crop_size",
-    "test_clips",
-    "test_crops",
-)
+from hcml_lightning.tools.output import printable, write_json
+from hcml_lightning.tools.prediction_files import Prediction, json_content, write_csv
+from hcml_lightning.tools.recognizer import Recognition, Recognizer
+from hcml_lightning.tools.spans import Span, SpanViews, read_spans
 
 
-class Prediction(NamedTuple):
-    """What was found in one video.
-
-    Attributes:
-        video: its name.
-        probability: of each class, shape (K,); None if it could not be read.
-        error: why not, else empty.
-    """
+class _Seen(NamedTuple):
+    """Some spans of a video, or what is wrong with it."""
 
     video: str
-    probability: Tensor | None
+    spans: list[SpanViews]
     error: str
 
 
-class _Readable(Dataset[tuple[str, Tensor | None, str]]):
-    """The views of each video (V, 3, T, H, W), or what is wrong with it, instead of an error."""
+class _Reading(Dataset[_Seen]):
+    """The views of some spans of a video at a time; what is wrong with a video is no error here, but a result."""
 
-    def __init__(self, samples: Any) -> None:
-        self.samples = samples
+    def __init__(self, work: Sequence[tuple[str, list[Span] | None]], recipe: ClipRecipe) -> None:
+        self.work, self.recipe = work, recipe
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.work)
 
-    def __getitem__(self, index: int) -> tuple[str, Tensor | None, str]:
-        name = str(self.samples.records[index].video_id)
+    def __getitem__(self, index: int) -> _Seen:
+        video, spans = self.work[index]
         try:
-            return name, self.samples[index].video, ""
+            return _Seen(video, read_spans(video, spans, self.recipe), "")
         except VideoError as error:
-            return name, None, str(error)
+            return _Seen(video, [], str(error))
 
 
-def load_task(path: Path) -> tuple[RecognitionTask, list[str], dict[str, Any]]:
-    """Rebuild what a checkpoint was written by.
+def find_videos(paths: Sequence[str]) -> list[str]:
+    """List what is to be recognised, in the given order.
 
     Args:
-        path: checkpoint of a RecognitionTask.
-
-    Returns:
-        The task, the names of its classes, and the settings of the data it was trained on.
+        paths: video files, folders of frames, folders of videos, and patterns with `*`, `?` and `**` of all of these.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if another stage wrote it, or it is broken.
+        FileNotFoundError: if a path does not exist, or a pattern or a folder holds no video.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"--ckpt_path: there is no file '{path}'; name a .ckpt of a stage")
-    checkpoint = read_checkpoint(path, mmap=True)
-    written_by = checkpoint.get("task")
-    if written_by != "RecognitionTask":
-        raise ValueError(
-            f"--ckpt_path: {path} was written by {written_by}, which knows no classes; expected the "
-            "checkpoint of a recognition stage"
-        )
-    check_finite(path, checkpoint["state_dict"])
-    try:
-        task = RecognitionTask.load_from_checkpoint(path, map_location="cpu")
-    except (RuntimeError, TypeError) as error:
-        said = " ".join(str(error).split())
-        raise ValueError(
-            f"--ckpt_path: {path} does not fit what this release makes of its settings ({said[:200]}); give a "
-            "checkpoint that this release wrote, unchanged"
-        ) from error
-    names = checkpoint.get("class_names") or [str(i) for i in range(task.num_classes)]
-    return task.eval(), list(names), dict(checkpoint.get("datamodule_hyper_parameters", {}))
+    videos: list[str] = []
+    for path in paths:
+        # A name may look like a pattern: "what [1080p].mp4".
+        matches = [path] if os.path.exists(path) else _matches(path)
+        found = [v for m in matches for v in (walk_videos(m) if os.path.isdir(m) else [m])]
+        if not found:
+            what = "holds no videos and no frames" if matches else "does not exist"
+            raise FileNotFoundError(
+                f"{path} {what}; name video files, folders of them, or a pattern such as 'videos/**/*.mp4'"
+            )
+        videos += found
+    return list(dict.fromkeys(videos))
+
+
+def _matches(pattern: str) -> list[str]:
+    """Folders and videos; a pattern such as `*` also meets what lies beside them."""
+    paths = sorted(glob.glob(pattern, recursive=True))
+    return [path for path in paths if os.path.isdir(path) or is_video(os.path.basename(path))]
 
 
 def predict(
-    task: RecognitionTask, data: VideoFolderDataModule, device: torch.device
+    recognizer: Recognizer,
+    videos: Sequence[str],
+    window: tuple[float, float] | None = None,
+    num_workers: int = 0,
 ) -> Iterator[Prediction]:
-    """Yield the mean class probabilities over all views of each video.
+    """Yield what is found in each video.
 
     Args:
-        task: in evaluation mode.
-        data: with `predict_paths`.
-        device: where to compute.
+        recognizer: of the videos.
+        videos: paths of files, or of folders of frames.
+        window: length of windows and hop from one to the next, seconds; None for one result for each whole video.
+        num_workers: processes that decode.
+
+    Raises:
+        ValueError: if window or hop is not positive.
     """
-    data.setup("predict")
-    samples = _Readable(data.predict_dataloader().dataset)
-    loader = DataLoader(samples, batch_size=None, num_workers=min(data.num_workers, len(samples)))
-    task = task.to(device)
-    for name, views, error in tqdm(loader, desc="predict", disable=None):
-        if views is None:
-            yield Prediction(name, None, error)
+    work: list[tuple[str, list[Span] | None]] = []
+    for video in videos:
+        try:
+            groups = recognizer.window_groups(video, *window) if window else [None]
+        except VideoError:
+            # Whoever reads it will meet and name the same fault.
+            groups = [None]
+        work += [(video, group) for group in groups]
+    reading = _Reading(work, recognizer.recipe)
+    loader = DataLoader(reading, batch_size=None, num_workers=min(num_workers, len(work)))
+    seen = tqdm(loader, desc="predict", disable=None)
+    for video, parts in groupby(seen, key=lambda part: part.video):
+        found: list[Recognition] = []
+        error = ""
+        for part in parts:
+            found += [recognizer.recognise(span) for span in part.spans]
+            error = error or part.error
+        yield Prediction(video, found, error)
+
+
+def annotate_all(predictions: Sequence[Prediction], folder: Path) -> None:
+    """Write an mp4 of each video that was read, under its own name, with what was found drawn into it."""
+    taken: set[str] = set()
+    for video, found, _ in predictions:
+        if not found:
             continue
-        batch = {"video": views[None].to(device), "video_id": [name]}
-        with torch.inference_mode():
-            found = task.predict_step(batch, 0)  # type: ignore[arg-type]
-        yield Prediction(name, found["probability"][0].cpu(), "")
-
-
-def write_csv(
-    path: Path, predictions: Sequence[Prediction], class_names: Sequence[str], top_k: int
-) -> None:
-    """Write `video, rank, class, probability, error`: one row for each rank, or for an error.
-
-    The file appears when it is complete.
-
-    Args:
-        path: to write to.
-        predictions: of all videos.
-        class_names: in the order of the probabilities.
-        top_k: ranks of each video.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(["video", "rank", "class", "probability", "error"])
-        for prediction in predictions:
-            if prediction.probability is None:
-                writer.writerow([prediction.video, "", "", "", prediction.error])
-                continue
-            top = prediction.probability.topk(min(top_k, len(class_names)))
-            found = zip(top.values.tolist(), top.indices.tolist(), strict=True)
-            writer.writerows(
-                [prediction.video, rank, class_names[label], f"{probability:.6f}", ""]
-                for rank, (probability, label) in enumerate(found, start=1)
-            )
-    partial.replace(path)
+        stem = name = Path(video).stem
+        while name in taken:
+            name = f"{stem}_{len(taken)}"
+        taken.add(name)
+        try:
+            annotate(video, found, folder / f"{name}.mp4")
+        except VideoError as error:
+            print(f"could not be annotated: {printable(str(error))}")
 
 
 def main(words: Sequence[str]) -> int:
@@ -164,59 +143,73 @@ def main(words: Sequence[str]) -> int:
     Returns:
         0 if at least one video was read, else 1.
     """
+    parser = _parser()
+    options = parser.parse_args(words)
+    if options.output.suffix not in (".csv", ".json"):
+        parser.error(f"--output must end in .csv or .json, got {options.output}")
+    if options.hop is not None and options.window is None:
+        parser.error("--hop says how far windows are apart: give --window too")
+    if options.top_k < 1:
+        parser.error(f"--top_k must be at least 1, but is {options.top_k}")
+    window = (options.window, options.hop or options.window / 2) if options.window else None
+    try:
+        videos = find_videos(options.paths)
+        recognizer = Recognizer.from_checkpoint(options.ckpt_path, options.device)
+        with quiet():
+            predictions = list(predict(recognizer, videos, window, options.num_workers))
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    if options.output.suffix == ".csv":
+        write_csv(options.output, predictions, options.top_k)
+    else:
+        content = json_content(predictions, recognizer.class_names, options.top_k)
+        write_json(options.output, content)
+    if options.annotate is not None:
+        annotate_all(predictions, options.annotate)
+    for prediction in predictions:
+        if prediction.error:
+            print(f"could not be read: {printable(prediction.error)}")
+    if any(prediction.error for prediction in predictions):
+        print("Get these anew, or leave them out; what any player shows, ffmpeg can convert.")
+    read = sum(bool(prediction.found) for prediction in predictions)
+    print(f"{read} of {len(predictions)} videos -> {options.output}")
+    return 0 if read else 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hcml predict",
-        description="The top classes of videos, as csv. Settings come from the checkpoint.",
+        description="The top classes of videos, as csv or json. Settings come from the checkpoint.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="video, frame folder, or folder")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="video, folder of frames, folder of videos, or pattern",
+    )
     parser.add_argument("--ckpt_path", type=Path, required=True, help="of a recognition stage")
-    parser.add_argument("--output", type=Path, default=Path("predictions.csv"), help="csv to write")
-    parser.add_argument("--top_k", type=int, default=5, help="classes of each video")
+    parser.add_argument(
+        "--output", type=Path, default=Path("predictions.csv"), help=".csv or .json to write"
+    )
+    parser.add_argument("--top_k", type=int, default=5, help="classes of each video or window")
+    parser.add_argument(
+        "--window",
+        type=float,
+        help="seconds; look at a long video window by window, not as a whole",
+    )
+    parser.add_argument(
+        "--hop",
+        type=float,
+        help="seconds from one window to the next; half a window where not given",
+    )
+    parser.add_argument(
+        "--annotate", type=Path, metavar="DIR", help="also write videos with the classes drawn in"
+    )
     parser.add_argument("--num_workers", type=int, default=2, help="processes that decode")
     parser.add_argument(
         "--device",
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="where to compute",
     )
-    options = parser.parse_args(words)
-    try:
-        if options.top_k < 1:
-            raise ValueError(f"--top_k must be at least 1, but is {options.top_k}")
-        device = _device(options.device)
-        task, names, settings = load_task(options.ckpt_path)
-        data = VideoFolderDataModule(
-            root=".",
-            predict_paths=options.paths,
-            class_names=names,
-            num_workers=options.num_workers,
-            **{key: settings[key] for key in CLIP_SETTINGS if key in settings},
-        )
-        with quiet():
-            predictions = list(predict(task, data, device))
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
-    write_csv(options.output, predictions, names, options.top_k)
-    broken = [p for p in predictions if p.probability is None]
-    for prediction in broken:
-        print(f"could not be read: {printable(prediction.error)}")
-    if broken:
-        print("Get these anew, or leave them out; what any player shows, ffmpeg can convert.")
-    print(f"{len(predictions) - len(broken)} of {len(predictions)} videos -> {options.output}")
-    return 0 if len(broken) < len(predictions) else 1
-
-
-def _device(name: str) -> torch.device:
-    """Find a device.
-
-    Raises:
-        ValueError: if it does not exist, or not here.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"--device: there is no {name!r} here; expected cpu, cuda or cuda:N"
-        ) from error
-    return device
+    return parser

@@ -55,6 +55,17 @@ def copy_size(info: VideoInfo, short_side: int) -> tuple[int, int]:
     return min(width, info.width // 2 * 2 or 2), min(height, info.height // 2 * 2 or 2)
 
 
+def frame_rate(info: VideoInfo) -> Fraction:
+    """Frames in a second; that of Something-Something V1 where the file says none, or none that could be true.
+
+    Example:
+        >>> frame_rate(VideoInfo(1, 29.97002997, 64, 48)), frame_rate(VideoInfo(1, 0.0, 64, 48))
+        (Fraction(30000, 1001), Fraction(12, 1))
+    """
+    known = LOWEST_RATE <= info.fps <= HIGHEST_RATE
+    return Fraction(info.fps if known else RATE_OF_IMAGES).limit_denominator(1001)
+
+
 def encode(path: str, encoding: Encoding) -> tuple[bytes, int]:
     """Decode a video and encode its copy, in memory.
 
@@ -78,8 +89,7 @@ def encode(path: str, encoding: Encoding) -> tuple[bytes, int]:
 
 
 def _encode_into(content: io.BytesIO, path: str, info: VideoInfo, encoding: Encoding) -> int:
-    known = LOWEST_RATE <= info.fps <= HIGHEST_RATE
-    rate = Fraction(info.fps if known else RATE_OF_IMAGES).limit_denominator(1001)
+    rate = frame_rate(info)
     width, height = copy_size(info, encoding.short_side)
     count = 0
     with av.open(content, "w", format="mp4", options={"fflags": "+bitexact"}) as container:

@@ -1,0 +1,39 @@
+"""[features → **cost volume in a few portable operators** → exported network]
+
+The same numbers as `cost_volume` by a dozen operators that every runtime has, where there are neither our kernels nor
+this package. It multiplies each row with all of a row of the next frame and keeps the band of displacements: more
+products than needed, for a graph forty times smaller than one node for each displacement.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hcml_lightning.ops.cost_volume import NORM_EPS, accumulation_dtype
+
+
+def cost_volume_portable(features: Tensor, max_displacement: int, stride: int) -> Tensor:
+    """Compute Eq. 1; see `cost_volume`, which also checks what it is given.
+
+    Args:
+        features: feature maps, shape (B, C, T, H, W).
+        max_displacement: d, in pixels of the feature map.
+        stride: s, in pixels of the feature map.
+
+    Returns:
+        Similarities, shape (B, M, T, H, W), contiguous, in the dtype of `features`.
+    """
+    height, width = features.shape[-2:]
+    reach = max_displacement // stride * stride
+    steps = torch.arange(0, 2 * reach + 1, stride, device=features.device)
+    unit = F.normalize(features.to(accumulation_dtype(features.dtype)), dim=1, eps=NORM_EPS)
+    following = torch.cat([unit[:, :, 1:], unit[:, :, -1:]], dim=2)
+    padded = F.pad(following, (reach, reach, reach, reach))
+    rows = steps[:, None] + torch.arange(height, device=features.device)
+    around = torch.unflatten(padded.index_select(3, rows.flatten()), 3, (len(steps), height))
+    # (B, T, 1, H, W, C) × (B, T, dy, H, C, W + 2·reach)
+    products = unit.permute(0, 2, 3, 4, 1).unsqueeze(2) @ around.permute(0, 2, 3, 4, 1, 5)
+    columns = torch.arange(width, device=features.device)[:, None] + steps
+    band = products.gather(5, columns.expand(*products.shape[:4], -1, -1))
+    costs: Tensor = band.permute(0, 2, 5, 1, 3, 4).flatten(1, 2).to(features.dtype)
+    return costs

@@ -1,0 +1,64 @@
+"""[video + what was recognised in it → **video with names drawn in**]"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from hcml_lightning.data.decode import VideoError, probe, upright_frames
+from hcml_lightning.tools.recognizer import Recognition
+from hcml_lightning.tools.transcode import frame_rate
+
+
+def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int = 3) -> None:
+    """Write a copy of a video with the likeliest classes of the moment in its corner; without sound.
+
+    Args:
+        video: video file, or folder of images.
+        found: what was recognised when; each frame shows that span whose middle is nearest to it.
+        path: mp4 to write; it appears when it is whole.
+        top_k: how many classes are shown.
+
+    Raises:
+        VideoError: if the video cannot be read, or cannot be encoded.
+    """
+    info = probe(video)
+    rate = frame_rate(info)
+    # H.264 stores colours for squares of four pixels: the last of an odd number of rows or columns goes.
+    width, height = info.width // 2 * 2, info.height // 2 * 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.part.mp4")
+    try:
+        with av.open(partial, "w") as container:
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            for number, frame in enumerate(upright_frames(video)):
+                seconds = number / float(rate)
+                now = min(found, key=lambda span: abs((span.start + span.end) / 2 - seconds))
+                picture = frame.to_ndarray(format="rgb24")[:height, :width]
+                image = Image.fromarray(picture)
+                draw_names(image, now.top(top_k))
+                drawn = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
+                container.mux(stream.encode(drawn))
+            container.mux(stream.encode(None))
+        partial.replace(path)
+    except av.error.FFmpegError as error:
+        raise VideoError(f"{video}: cannot be encoded ({error}).") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def draw_names(image: Image.Image, top: Sequence[tuple[str, float]]) -> None:
+    """Draw names and probabilities over bars as long as they are likely, into the upper third of a picture."""
+    size = max(10, image.height // 18)
+    font = ImageFont.load_default(size)
+    draw = ImageDraw.Draw(image, "RGBA")
+    rows = max(1, image.height // 3 // (size + 6))
+    for row, (name, probability) in enumerate(top[:rows]):
+        above = row * (size + 6)
+        draw.rectangle((0, above, image.width, above + size + 5), fill=(0, 0, 0, 110))
+        length = round(image.width * probability)
+        draw.rectangle((0, above, length, above + size + 5), fill=(30, 110, 200, 150))
+        draw.text((4, above + 1), f"{name}  {probability:.0%}", font=font, fill="white")

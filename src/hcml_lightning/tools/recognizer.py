@@ -1,0 +1,198 @@
+"""[video + checkpoint → **what happens in it, and when**]
+
+The trained network as a plain thing: weights, names of the classes, and how a video is cut into clips. No Trainer.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hcml_lightning.data import VideoFolderDataModule
+from hcml_lightning.data.dataset import ClipRecipe
+from hcml_lightning.data.decode import probe
+from hcml_lightning.models import MotionNetwork
+from hcml_lightning.tasks import RecognitionTask
+from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
+from hcml_lightning.tools.spans import Span, SpanViews, read_spans, sliding_windows
+
+# Of the settings of the training data, those that say how a clip is cut out of a video.
+CLIP_SETTINGS = (
+    "clip_length",
+    "frame_stride",
+    "short_side",
+    "crop_size",
+    "test_crop_size",
+    "test_clips",
+    "test_crops",
+)
+# Of the settings of the task, those that shape the network.
+NETWORK_SETTINGS = ("backbone", "num_classes", "levels", "max_displacement", "stride")
+# Frames in memory at a time where windows slide over a long video: 0.4 GB of full HD.
+FRAMES_AT_A_TIME = 64
+
+
+class Recognition(NamedTuple):
+    """What was recognised in a video, or in a span of it.
+
+    Attributes:
+        start: seconds from the start of the video.
+        end: seconds from the start of the video.
+        probability: of each class, float32 on the CPU, (K,).
+        class_names: in the order of `probability`.
+    """
+
+    start: float
+    end: float
+    probability: Tensor
+    class_names: tuple[str, ...]
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """Return the k likeliest classes and their probabilities, best first; all, if there are fewer."""
+        values, labels = self.probability.topk(min(k, len(self.class_names)))
+        return [
+            (self.class_names[label], value)
+            for value, label in zip(values.tolist(), labels.tolist(), strict=True)
+        ]
+
+
+class Recognizer:
+    """Name what happens in videos.
+
+    Args:
+        network: the trained network; goes to evaluation mode.
+        class_names: in the order of its logits.
+        recipe: how clips are cut out of a video, with its number of clips and crops.
+        architecture: arguments from which `MotionNetwork` makes the network again; an export notes them.
+        views_per_forward: how many clips go through the network at a time; bounds the memory.
+
+    Raises:
+        ValueError: if there is not one name for each class.
+    """
+
+    def __init__(
+        self,
+        network: MotionNetwork,
+        class_names: Sequence[str],
+        recipe: ClipRecipe,
+        architecture: Mapping[str, Any] | None = None,
+        views_per_forward: int = 8,
+    ) -> None:
+        if len(class_names) != network.fc.out_features:
+            raise ValueError(
+                f"class_names: the network knows {network.fc.out_features} classes, got {len(class_names)} names"
+            )
+        self.network = network.eval()
+        self.class_names = tuple(class_names)
+        self.recipe = recipe
+        self.architecture = dict(architecture or {})
+        self.views_per_forward = views_per_forward
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike[str], device: str = "cpu") -> "Recognizer":
+        """Take the network of a recognition stage, without its side branch.
+
+        Args:
+            path: checkpoint, as `hcml fit` writes it.
+            device: where the network computes.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no checkpoint, or that of a stage that knows no classes, or broken; if there is no such
+                device.
+        """
+        checkpoint = read_checkpoint(Path(path), mmap=True)
+        written_by = checkpoint.get("task")
+        if written_by != "RecognitionTask":
+            raise ValueError(
+                f"{path} was written by {written_by}, which knows no classes; expected the checkpoint of a "
+                "recognition stage"
+            )
+        check_finite(Path(path), checkpoint["state_dict"])
+        place = _device(device)
+        try:
+            task = RecognitionTask.load_from_checkpoint(path, map_location="cpu")
+        except (RuntimeError, TypeError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(
+                f"{path} does not fit what this release makes of its settings ({said[:200]}); give a checkpoint that "
+                "this release wrote, unchanged"
+            ) from error
+        names = checkpoint.get("class_names") or [str(i) for i in range(task.num_classes)]
+        settings = checkpoint.get("datamodule_hyper_parameters", {})
+        # No videos are looked for: it is only asked how it cuts them.
+        data = VideoFolderDataModule(
+            root="",
+            class_names=list(names),
+            **{name: settings[name] for name in CLIP_SETTINGS if name in settings},
+        )
+        architecture = {name: task.hparams[name] for name in NETWORK_SETTINGS}
+        network = task.model.network.float().to(place)
+        return cls(network, names, data.recipe("test"), architecture, task.views_per_forward)
+
+    def __call__(self, video: str | os.PathLike[str]) -> Recognition:
+        """Recognise what a video shows, as a multi-view test does: mean probability over clips and crops.
+
+        Args:
+            video: video file, or folder of images.
+
+        Raises:
+            VideoError: if it cannot be read.
+        """
+        return self.recognise(read_spans(os.fspath(video), None, self.recipe)[0])
+
+    def windows(
+        self, video: str | os.PathLike[str], window: float, hop: float
+    ) -> Iterator[Recognition]:
+        """Recognise what each window of a long video shows, from its start to its end.
+
+        Args:
+            video: video file, or folder of images.
+            window: length of a window, seconds. One clip is taken from its middle; where the window is too short
+                for a clip, the clip reaches beyond it.
+            hop: from the start of one window to that of the next, seconds.
+
+        Raises:
+            ValueError: if window or hop is not positive.
+            VideoError: if the video cannot be read.
+        """
+        path = os.fspath(video)
+        for group in self.window_groups(path, window, hop):
+            for seen in read_spans(path, group, self.recipe):
+                yield self.recognise(seen)
+
+    def window_groups(self, path: str, window: float, hop: float) -> list[list[Span]]:
+        """The windows of a video, as many together as are read at a time; see `windows`."""
+        spans = sliding_windows(probe(path), window, hop)
+        size = max(1, FRAMES_AT_A_TIME // self.recipe.clip_length)
+        return [spans[i : i + size] for i in range(0, len(spans), size)]
+
+    @torch.inference_mode()
+    def recognise(self, seen: SpanViews) -> Recognition:
+        """Mean probability over the views of a span."""
+        device = self.network.fc.weight.device
+        logits = [
+            self.network(views.to(device))
+            for views in torch.split(seen.views, self.views_per_forward)
+        ]
+        probability = torch.cat(logits).float().softmax(dim=1).mean(dim=0).cpu()
+        return Recognition(seen.start, seen.end, probability, self.class_names)
+
+
+def _device(name: str) -> torch.device:
+    """Find a device.
+
+    Raises:
+        ValueError: if it does not exist, or not here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"--device: there is no {name!r} here; expected cpu, cuda or cuda:N"
+        ) from error
+    return device

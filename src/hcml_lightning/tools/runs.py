@@ -1,0 +1,164 @@
+"""[folder of a run → **model, data, settings, numbers**]
+
+A finished run, read back for a notebook: whatever `hcml fit`, `hcml test` and `hcml progressive` leave behind.
+"""
+
+import csv
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from hcml_lightning.data import VideoDataModule
+from hcml_lightning.tasks import MotionTask
+from hcml_lightning.tasks.checkpoint import read_checkpoint
+
+RESULTS = ("test.json", "validate.json", "fit.json")
+
+
+class Curve(NamedTuple):
+    """One metric over the training.
+
+    Attributes:
+        epoch: counted from 1, ascending.
+        value: the last one of each epoch.
+    """
+
+    epoch: list[int]
+    value: list[float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has ended; model and data are made when they are first asked for.
+
+    Attributes:
+        folder: where it lies.
+        config: all settings, as in its config.yaml: `model`, `data`, `trainer`, ….
+        metrics: numbers of its end, by name.
+        checkpoint: the weights it ended with; those it tested, for a test. None where the file is gone.
+        stages: the runs of all stages by name, in their order, where `hcml progressive` made them; else empty.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    checkpoint: Path | None
+    stages: dict[str, "Run"]
+
+    @cached_property
+    def model(self) -> MotionTask:
+        """The task with its trained weights, on the CPU, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: if the checkpoint is gone.
+        """
+        if self.checkpoint is None:
+            raise FileNotFoundError(
+                f"{self.folder}: the checkpoint of this run is gone; its metrics and config can still be read"
+            )
+        # The checkpoint itself says which task wrote it; a test may be another class's config.
+        name = read_checkpoint(self.checkpoint, mmap=True)["task"]
+        task: type[MotionTask] = getattr(import_module("hcml_lightning.tasks"), name)
+        return task.load_from_checkpoint(self.checkpoint, map_location="cpu").eval()
+
+    @cached_property
+    def datamodule(self) -> VideoDataModule:
+        """The data with the settings of the run; `setup` is not called yet.
+
+        Raises:
+            FileNotFoundError: if the data is not where it was.
+        """
+        module, _, name = self.config["data"]["class_path"].rpartition(".")
+        data: VideoDataModule = getattr(import_module(module), name)(
+            **self.config["data"]["init_args"]
+        )
+        return data
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """Each metric over the epochs, from all starts of the run; empty where no CSVLogger wrote them."""
+        values: dict[str, dict[int, float]] = {}
+        starts = self.folder.glob("version_*/metrics.csv")
+        files = [self.folder / "metrics.csv", *sorted(starts, key=_version)]
+        for file in filter(Path.is_file, files):
+            with file.open(newline="") as lines:
+                for row in csv.DictReader(lines):
+                    for name, cell in row.items():
+                        if cell and row["epoch"] and name not in ("epoch", "step"):
+                            values.setdefault(name, {})[int(row["epoch"]) + 1] = float(cell)
+        return {
+            name: Curve(sorted(points), [points[epoch] for epoch in sorted(points)])
+            for name, points in sorted(values.items())
+        }
+
+
+def load_run(folder: str | os.PathLike[str]) -> Run:
+    """Read the folder of a finished run.
+
+    Args:
+        folder: that of `hcml fit` or `hcml test` (`runs/flow/version_0`), or of `hcml progressive`, which gives the run
+            of its last stage, with all of them in `stages`.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or no run has ended in it.
+
+    Example:
+        >>> load_run("runs/nowhere")
+        Traceback (most recent call last):
+        FileNotFoundError: runs/nowhere: there is no such folder
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: there is no such folder")
+    if _result(path) is not None:
+        return _one_run(path, {})
+    ended = [child for child in path.iterdir() if child.is_dir() and _result(child) is not None]
+    stages = {child.name: _one_run(child, {}) for child in sorted(ended, key=_end)}
+    if not stages:
+        raise FileNotFoundError(
+            f"{path}: no run has ended here; expected {', '.join(RESULTS)}, or the folders of the stages with one "
+            "of these in each. `hcml fit` and `hcml test` say at their end where they wrote"
+        )
+    return _one_run(path / list(stages)[-1], stages)
+
+
+def _one_run(folder: Path, stages: dict[str, Run]) -> Run:
+    result = json.loads(_result_of(folder).read_text())
+    configs = [folder / "config.yaml", *sorted(folder.glob("version_*/config.yaml"), key=_version)]
+    found = [path for path in configs if path.is_file()]
+    if not found:
+        raise FileNotFoundError(f"{folder}: config.yaml, which every run writes, is missing")
+    config = yaml.safe_load(found[0].read_text())
+    return Run(folder, config, result["metrics"], _checkpoint(folder, result), stages)
+
+
+def _checkpoint(folder: Path, result: dict[str, Any]) -> Path | None:
+    """The checkpoint that the run noted; if it was moved since, that of this stage, or of another moved with it."""
+    noted = Path(result["checkpoint"] or "last.ckpt")
+    moved = [folder / "checkpoints" / noted.name, folder.parent.joinpath(*noted.parts[-3:])]
+    return next((path for path in (noted, *moved) if path.is_file()), None)
+
+
+def _result(folder: Path) -> Path | None:
+    return next((folder / name for name in RESULTS if (folder / name).is_file()), None)
+
+
+def _result_of(folder: Path) -> Path:
+    result = _result(folder)
+    if result is None:
+        raise FileNotFoundError(f"{folder}: expected one of {', '.join(RESULTS)}")
+    return result
+
+
+def _end(folder: Path) -> float:
+    return _result_of(folder).stat().st_mtime
+
+
+def _version(file: Path) -> int:
+    return int(file.parent.name.removeprefix("version_"))

@@ -1,0 +1,118 @@
+"""[video → **views of spans of it** → probabilities]
+
+Which parts of a video are looked at, a whole one or windows that slide over a long one, and their frames.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hcml_lightning.data.dataset import ClipRecipe
+from hcml_lightning.data.decode import VideoInfo, probe, read_frames
+from hcml_lightning.data.sampling import clip_frames
+from hcml_lightning.data.transforms import apply_view, even_views
+from hcml_lightning.tools.transcode import frame_rate
+
+
+class Span(NamedTuple):
+    """A part of a video.
+
+    Attributes:
+        first: its first frame.
+        end: the frame after its last one.
+    """
+
+    first: int
+    end: int
+
+
+class SpanViews(NamedTuple):
+    """What the network sees of a span.
+
+    Attributes:
+        start: seconds from the start of the video.
+        end: seconds from the start of the video.
+        views: RGB, uint8, (V, 3, T, H, W).
+    """
+
+    start: float
+    end: float
+    views: Tensor
+
+
+def sliding_windows(info: VideoInfo, window: float, hop: float) -> list[Span]:
+    """Lay windows over a video, from its first frame to its last.
+
+    Args:
+        info: of the video; one that does not say how many frames it has in a second counts as having 12.
+        window: length of each window, seconds.
+        hop: from the start of one to that of the next, seconds.
+
+    Returns:
+        Spans of equal length; the last one ends with the video, whatever its distance from the one before. A video
+        that is shorter than the window is one span.
+
+    Raises:
+        ValueError: if window or hop is not positive.
+
+    Example:
+        >>> sliding_windows(VideoInfo(100, 25.0, 64, 48), window=2.0, hop=1.5)
+        [Span(first=0, end=50), Span(first=38, end=88), Span(first=50, end=100)]
+    """
+    if window <= 0 or hop <= 0:
+        raise ValueError(f"window and hop must be seconds above 0, got {window} and {hop}")
+    rate = float(frame_rate(info))
+    length = min(max(1, round(window * rate)), info.num_frames)
+    last = info.num_frames - length
+    # Rounded one by one, so that they do not drift from the clock.
+    starts = [round(i * hop * rate) for i in range(int(last / (hop * rate)) + 1)]
+    starts = sorted({min(start, last) for start in starts} | {last})
+    return [Span(start, start + length) for start in starts]
+
+
+def read_spans(path: str, spans: Sequence[Span] | None, recipe: ClipRecipe) -> list[SpanViews]:
+    """Read the views of spans of a video.
+
+    Args:
+        path: video file, or folder of images.
+        spans: parts of the video, each of which gets one clip; None for the whole video, with the clips of the recipe.
+        recipe: how clips are cut out.
+
+    Returns:
+        The views of each span, clip by clip.
+
+    Raises:
+        VideoError: if the video cannot be read.
+    """
+    info = probe(path)
+    rate = float(frame_rate(info))
+    if spans is None:
+        spans, num_clips = [Span(0, info.num_frames)], recipe.num_clips
+    else:
+        num_clips = 1
+    clips = [clip for span in spans for clip in _clips(span, info.num_frames, num_clips, recipe)]
+    frames = read_frames(path, [number for clip in clips for number in clip])
+    views = even_views(
+        info.height, info.width, recipe.short_side[0], recipe.crop_size, recipe.num_crops
+    )
+    crops = [apply_view(clip, view) for clip in frames.chunk(len(clips)) for view in views]
+    groups = torch.stack(crops).chunk(len(spans))
+    return [
+        SpanViews(span.first / rate, span.end / rate, group)
+        for span, group in zip(spans, groups, strict=True)
+    ]
+
+
+def _clips(span: Span, num_frames: int, num_clips: int, recipe: ClipRecipe) -> list[list[int]]:
+    """Frame numbers of the clips of a span; one too short for a clip is widened, as far as the video goes."""
+    if recipe.frame_stride != "spread":
+        needed = min((recipe.clip_length - 1) * recipe.frame_stride + 1, num_frames)
+        lack = max(0, needed - (span.end - span.first))
+        first = min(max(0, span.first - lack // 2), num_frames - max(needed, span.end - span.first))
+        span = Span(first, first + max(needed, span.end - span.first))
+    clips = clip_frames(
+        span.end - span.first, recipe.clip_length, recipe.frame_stride, num_clips=num_clips
+    )
+    return [[span.first + number for number in clip] for clip in clips]

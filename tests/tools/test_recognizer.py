@@ -1,0 +1,104 @@
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+import hcml_lightning
+from hcml_lightning import RecognitionTask, Recognizer, UCF101DataModule
+from hcml_lightning.data.dataset import ClipRecipe
+from hcml_lightning.data.decode import VideoError, VideoInfo, probe, read_frames
+from hcml_lightning.models import MotionNetwork
+from hcml_lightning.tools.spans import Span, read_spans, sliding_windows
+
+
+@pytest.fixture(scope="module")
+def recognizer(checkpoints: dict[str, Path]) -> Recognizer:
+    return Recognizer.from_checkpoint(checkpoints["recognition"])
+
+
+def test_sees_and_says_the_same_as_the_task_in_its_test(
+    recognizer: Recognizer, checkpoints: dict[str, Path], synthetic_root: Callable[[str], Path]
+):
+    """The slow twin: loaders of the data module and the task's own step."""
+    settings = torch.load(checkpoints["recognition"])["datamodule_hyper_parameters"]
+    data = UCF101DataModule(**{k: v for k, v in settings.items() if not k.startswith("_")})
+    data.setup("test")
+    sample = data.dataset("test")[3]
+    task = RecognitionTask.load_from_checkpoint(checkpoints["recognition"]).eval()
+    assert sample is not None
+    batch = {"video": sample.video[None], "video_id": [sample.video_id]}
+    with torch.inference_mode():
+        expected = task.predict_step(batch, 0)["probability"][0]
+    path = data.dataset("test").records[3].path
+    assert torch.equal(read_spans(path, None, recognizer.recipe)[0].views, sample.video)
+    found = recognizer(path)
+    assert torch.allclose(found.probability, expected, atol=1e-6)
+    assert found.class_names == tuple(data.class_names)
+    label = int(expected.argmax())
+    assert found.top(1) == [(data.class_names[label], pytest.approx(float(expected[label])))]
+    assert len(found.top(99)) == 8
+    assert (found.start, found.end) == (0.0, 12 / 25)
+
+
+def test_leaves_the_side_branch_behind(recognizer: Recognizer, checkpoints: dict[str, Path]):
+    state = torch.load(checkpoints["recognition"])["state_dict"]
+    kept = {k.removeprefix("model.network.") for k in state if k.startswith("model.network.")}
+    assert recognizer.network.state_dict().keys() == kept
+    assert any(key.startswith("model.side.") for key in state)
+    assert not recognizer.network.training
+    again = MotionNetwork(**recognizer.architecture)
+    again.load_state_dict(recognizer.network.state_dict())
+
+
+def test_windows_say_when(recognizer: Recognizer, synthetic_root: Callable[[str], Path]):
+    path = next((synthetic_root("ucf101") / "videos" / "up").glob("*.avi"))
+    found = list(recognizer.windows(path, window=0.32, hop=0.16))
+    assert [(span.start, span.end) for span in found] == [(0.0, 0.32), (0.16, 0.48)]
+    # By hand: four frames, every second one, in the middle of frames 4 to 11.
+    clip = read_frames(path, [4, 6, 8, 10]).permute(3, 0, 1, 2)[None, :, :, :, 8:56]
+    small = torch.nn.functional.interpolate(
+        clip[0].transpose(0, 1), (32, 32), mode="bilinear", antialias=True
+    ).transpose(0, 1)
+    [_, seen] = read_spans(str(path), [Span(0, 8), Span(4, 12)], recognizer.recipe)
+    # Of three crops, that in the middle.
+    assert torch.equal(seen.views[1], small)
+    views = recognizer.network(seen.views).softmax(dim=1).mean(dim=0)
+    assert torch.allclose(found[1].probability, views, atol=1e-6)
+
+
+def test_windows_cover_the_video_and_never_leave_it():
+    for frames, window, hop in ((100, 2.0, 1.0), (7, 2.0, 1.0), (1000, 0.5, 0.3), (51, 2.0, 2.0)):
+        spans = sliding_windows(VideoInfo(frames, 25.0, 64, 48), window, hop)
+        length = min(round(window * 25), frames)
+        assert spans[0].first == 0
+        assert spans[-1].end == frames
+        assert {span.end - span.first for span in spans} == {length}
+        assert all(0 < b.first - a.first <= round(hop * 25) + 1 for a, b in pairwise(spans))
+    assert sliding_windows(VideoInfo(24, 0.0, 64, 48), 1.0, 1.0) == [Span(0, 12), Span(12, 24)]
+    with pytest.raises(ValueError, match="above 0"):
+        sliding_windows(VideoInfo(24, 0.0, 64, 48), 1.0, 0.0)
+
+
+def test_a_window_too_short_for_a_clip_reaches_beyond_it(synthetic_root: Callable[[str], Path]):
+    path = str(next((synthetic_root("ucf101") / "videos" / "up").glob("*.avi")))
+    recipe = ClipRecipe(4, 2, (48, 48), 48)
+    assert probe(path).num_frames == 12
+    expected = {0: [0, 2, 4, 6], 5: [3, 5, 7, 9], 10: [5, 7, 9, 11]}
+    for first, numbers in expected.items():
+        [seen] = read_spans(path, [Span(first, first + 2)], recipe)
+        frames = read_frames(path, numbers)[:, :, 8:56].permute(3, 0, 1, 2)
+        assert torch.equal(seen.views[0], frames), first
+    [seen] = read_spans(path, [Span(2, 6)], ClipRecipe(4, "spread", (48, 48), 48))
+    assert torch.equal(
+        seen.views[0], read_frames(path, [2, 3, 4, 5])[:, :, 8:56].permute(3, 0, 1, 2)
+    )
+
+
+def test_errors(recognizer: Recognizer, tmp_path: Path):
+    with pytest.raises(VideoError, match=r"nothing\.mp4"):
+        recognizer(tmp_path / "nothing.mp4")
+    with pytest.raises(ValueError, match="knows 8 classes, got 1 names"):
+        Recognizer(recognizer.network, ["one"], recognizer.recipe)
+    assert "Recognizer" in dir(hcml_lightning)

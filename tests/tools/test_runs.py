@@ -1,0 +1,80 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hcml_lightning import FlowTask, RecognitionTask, UCF101DataModule, load_run
+from hcml_lightning.cli import main
+
+
+@pytest.fixture(scope="module")
+def run_dir(
+    fitted: Path, synthetic_root: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Two stages and a test of the second, moved away from where they were made."""
+    path = tmp_path_factory.mktemp("before") / "run"
+    shutil.copytree(fitted, path)
+    words = ["test", "-c", str(path / "recognition" / "version_0" / "config.yaml")]
+    words += [f"--ckpt_path={path / 'recognition' / 'checkpoints' / 'last.ckpt'}"]
+    words += [f"--trainer.logger.init_args.save_dir={path}", "--trainer.logger.init_args.name=test"]
+    assert main([*words, f"--checkpoint.dirpath={path / 'test' / 'checkpoints'}"]) == 0
+    moved = tmp_path_factory.mktemp("after") / "run"
+    path.rename(moved)
+    return moved
+
+
+def test_one_stage(run_dir: Path):
+    run = load_run(run_dir / "flow")
+    assert run.config["model"]["class_path"].endswith("FlowTask")
+    assert run.config["trainer"]["max_epochs"] == 2
+    assert run.stages == {}
+    assert isinstance(run.model, FlowTask)
+    assert not run.model.training
+    stored = torch.load(run_dir / "flow" / "checkpoints" / "last.ckpt")["state_dict"]
+    assert torch.equal(stored["model.network.conv1.weight"], run.model.model.network.conv1.weight)
+    curve = run.curves["val/photometric"]
+    assert curve.epoch == [1, 2]
+    assert curve.value[-1] == pytest.approx(run.metrics["val/photometric"])
+    assert "step" not in run.curves
+
+
+def test_data_as_it_was(run_dir: Path):
+    data = load_run(run_dir / "recognition").datamodule
+    assert isinstance(data, UCF101DataModule)
+    data.setup("test")
+    sample = data.dataset("test")[0]
+    assert sample is not None
+    assert sample.video.shape == (6, 3, 4, 32, 32)
+
+
+def test_all_stages_together(run_dir: Path):
+    run = load_run(run_dir)
+    assert list(run.stages) == ["flow", "recognition", "test"]
+    assert run.metrics == run.stages["test"].metrics
+    assert 0 <= run.metrics["test/top1"] <= 1
+    assert isinstance(run.model, RecognitionTask)
+    # What was tested is what the stage before ended with, though both were moved.
+    assert run.checkpoint == run_dir / "recognition" / "checkpoints" / "last.ckpt"
+    assert run.stages["flow"].metrics == load_run(run_dir / "flow").metrics
+
+
+def test_what_is_no_run(run_dir: Path, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match=r"no run has ended here; expected test\.json"):
+        load_run(tmp_path)
+    kept = tmp_path / "flow"
+    shutil.copytree(run_dir / "flow", kept)
+    shutil.rmtree(kept / "checkpoints")
+    noted = kept / "fit.json"
+    noted.write_text(noted.read_text().replace("last.ckpt", "gone.ckpt"))
+    run = load_run(kept)
+    assert run.metrics["val/photometric"] > 0
+    with pytest.raises(FileNotFoundError, match="the checkpoint of this run is gone"):
+        _ = run.model
+    for config in kept.rglob("config.yaml"):
+        config.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"config\.yaml, which every run writes, is missing"
+    ):
+        load_run(kept)
