@@ -202,7 +202,7 @@ def test_python_on_a_page_names_what_there_is(page: Path):
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 made = getattr(hcml_lightning, node.func.id, None)
                 if made is not None:
-                    given = {word.arg for word in node.keywords}
+                    given = {word.arg for word in node.keywords if word.arg}
                     taken = {
                         name
                         for parent in made.__mro__

@@ -5,6 +5,7 @@ safetensors, each with class names and preprocessing inside. Programs are run on
 """
 
 import argparse
+import copy
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -106,7 +107,10 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
 
 def export_program(recognizer: Recognizer) -> ExportedProgram:
     """Trace the network for clips of any batch size, down to operators that PyTorch itself knows."""
-    network = recognizer.network.eval()
+    network = copy.deepcopy(recognizer.network).eval()
+    # A file of PyTorch takes weights in another memory format for slices of larger ones.
+    for weight in network.parameters():
+        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
     program = torch.export.export(
         network,
         (_random_clips(recognizer, EXPORTED_BATCH),),
