@@ -153,8 +153,8 @@ def main(words: Sequence[str]) -> int:
         parser.error(f"--top_k must be at least 1, but is {options.top_k}")
     window = (options.window, options.hop or options.window / 2) if options.window else None
     try:
-        videos = find_videos(options.paths)
         recognizer = Recognizer.from_checkpoint(options.ckpt_path, options.device)
+        videos = find_videos(options.paths)
         with quiet():
             predictions = list(predict(recognizer, videos, window, options.num_workers))
     except (ValueError, FileNotFoundError) as error:
