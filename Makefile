@@ -20,6 +20,7 @@ docs: $(STAMP)
 bench: $(STAMP)
 	for name in cost_volume contrastive_loss train_step inference; do \
 	  $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
+	$(BIN)/python benchmarks/targets.py
 
 # Known holes in what is installed. Asks a public service, so it is no part of the tests; see SECURITY.md.
 audit: $(STAMP)

@@ -69,11 +69,11 @@ PYTHON
   # shellcheck disable=SC2046
   part 120 python3 -m pytest -q -m gpu -p no:cacheprovider -o filterwarnings=default --continue-on-collection-errors \
     $(python3 -c 'import xdist' 2>/dev/null && echo "-n 8 --dist worksteal") $(grep -rlE 'mark\.gpu' tests --include='test_*.py')
-  bench 60 cost_volume --dtype bfloat16 --repeats 25 "${volumes[@]}" --providers "ours*" eager localcorr
-  bench 100 tune --dtype bfloat16 --repeats 9 "${tunes[@]}"
-  bench 80 train_step --dtype bfloat16 --repeats 10 --backbone "$backbone" "${clips[@]}" --providers \
-    ours "ours without motion blocks" resnet50 "ours motion blocks only" "ours + contiguous weights" \
-    r2plus1d_18 r3d_18 "ours flow" "ours contrast ?"
+  bench 140 tune --dtype bfloat16 --repeats 9 "${tunes[@]}"
+  bench 90 cost_volume --dtype bfloat16 --repeats 25 "${volumes[@]}" --providers "ours*" eager localcorr
+  bench 110 train_step --dtype bfloat16 --repeats 10 --backbone "$backbone" "${clips[@]}" --providers \
+    ours "ours without motion blocks" resnet50 "ours motion blocks only" "ours + searched convolutions" \
+    "ours + contiguous weights" r2plus1d_18 r3d_18 "ours flow" "ours contrast ?"
   bench 40 contrastive_loss --repeats 15 "${losses[@]}"
   bench 60 train_step --dtype bfloat16 --repeats 6 --backbone "$long" "${long_clips[@]}" --providers \
     ours "ours without motion blocks" "ours motion blocks only"

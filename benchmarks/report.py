@@ -22,6 +22,10 @@ COLUMNS = (
 )
 
 
+# Stands between the name of a provider and how it was changed.
+VARIANT = " + "
+
+
 class Subject(NamedTuple):
     """What a row of the results is about.
 
@@ -156,7 +160,9 @@ def parser(description: str, name: str) -> argparse.ArgumentParser:
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     options.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     options.add_argument("--shapes", nargs="*", type=shape, help="for example 8x32x16x56x56")
-    options.add_argument("--providers", nargs="*", help="only these; * matches all")
+    options.add_argument(
+        "--providers", nargs="*", help="only these; '*' matches all, variants (+) too"
+    )
     options.add_argument("--repeats", type=int, default=9, help="turns")
     options.add_argument("--threads", type=int, default=1, help="of a CPU")
     options.add_argument("--output", type=Path, default=FOLDER / "results" / f"{name}.csv")
@@ -169,5 +175,9 @@ def shape(text: str) -> tuple[int, ...]:
 
 
 def chosen(names: Iterable[str], patterns: Sequence[str] | None) -> list[str]:
-    """Those names that match one of the patterns, all of them where there are none."""
-    return [n for n in names if patterns is None or any(fnmatchcase(n, p) for p in patterns)]
+    """Those names that match a pattern, in the order of the patterns; all but the variants where there are none."""
+    names = list(names)
+    if patterns is None:
+        return [name for name in names if VARIANT not in name]
+    found = [name for pattern in patterns for name in names if fnmatchcase(name, pattern)]
+    return list(dict.fromkeys(found))

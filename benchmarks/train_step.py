@@ -34,7 +34,7 @@ TASKS: dict[str, Callable[[str], MotionTask]] = {
     "ours contrast 2": lambda b: ContrastTask(level=2, backbone=b),
 }
 PEERS = ("resnet50", "r3d_18", "r2plus1d_18")
-VARIANTS = ("", " + contiguous weights", " + compiled")
+VARIANTS = ("", " + contiguous weights", " + compiled", " + searched convolutions")
 
 Batch = dict[str, Any]
 
@@ -90,6 +90,8 @@ def step_of(name: str, backbone: str, device: str) -> nn.Module:
 
 def work(name: str, backbone: str, subject: report.Subject) -> measure.Work:
     """Forward, and backward with the optimizer's step."""
+    # What `--trainer.benchmark true` sets.
+    torch.backends.cudnn.benchmark = VARIANTS[3] in name
     step = step_of(name, backbone, subject.device)
     forward = measure.compiled(step) if VARIANTS[2] in name else step
     trained = [p for p in step.parameters() if p.requires_grad]

@@ -93,8 +93,8 @@ def compile_one(
 ) -> None:
     """Fill Triton's cache on disk with one candidate; what fails will fail again, and be told of, when it is timed."""
     shape, dtype, layout, direction, change = job
-    small = (1, shape[1], 2, *shape[3:])
-    features, grad = drawn(small, dtype, "cuda", layout, 0)
+    # Triton specialises on sizes, of which only the number of samples is none of the kernels'.
+    features, grad = drawn((1, *shape[1:]), dtype, "cuda", layout, 0)
     target = torch.empty_like(grad if direction == "forward" else features)
     try:
         launch(direction, change, features, grad, target)

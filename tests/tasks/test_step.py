@@ -81,6 +81,7 @@ def test_reads_nothing_back_from_the_device(stage: str, tiny: dict[str, Any]) ->
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @stages
 def test_never_waits_for_the_gpu(stage: str, tiny: dict[str, Any]) -> None:
