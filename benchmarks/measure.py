@@ -1,10 +1,9 @@
 """How everything here is timed and checked; `report.py` records it.
 
-The providers of an operator take turns in one process, so that neighbours on the machine disturb all of them alike, and
-medians and quantiles are over the turns; whole networks, which would not fit beside each other, go one by one. On a CPU
-the time is that of the one thread, or wall time where there are several. On a GPU
-the time is that of CUDA events, around replayed CUDA graphs where a provider can be captured, over enough input sets
-that the cache does not hold them.
+Providers take turns in one process, so that neighbours on the machine disturb all of them alike, and medians and
+quantiles are over the turns; training steps, which would not fit beside each other, go one by one. On a CPU the time is
+that of the one thread, or wall time where there are several. On a GPU it is that of CUDA events, around replayed CUDA
+graphs where a provider can be captured, over enough input sets that the cache does not hold them.
 """
 
 import ctypes
