@@ -1,11 +1,13 @@
 """Videos whose frames bear their own number, in every format, whole and damaged."""
 
+import io
 import os
 import random
 import re
 import struct
 import wave
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -15,6 +17,7 @@ import torch
 from PIL import Image
 
 from hcml_lightning.data.decode import VideoError, check_video, probe, read_frames
+from hcml_lightning.tools.check import examine
 
 NUM_FRAMES = 60
 # Frames bear their own number, as a pattern of black and white blocks that survives any codec.
@@ -157,6 +160,57 @@ def test_no_numbers_give_no_frames(coded):
 def test_a_number_out_of_range_is_refused(coded, name, number):
     with pytest.raises(VideoError, match=rf"{name}: frame {number} .* 0 to {NUM_FRAMES - 1}"):
         read_frames(coded[name], [0, number])
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "frames"])
+def test_the_content_of_a_file_gives_what_its_path_gives(coded, name):
+    content, numbers = coded[name].read_bytes(), [50, 3, 3, 41]
+    expected = read_frames(coded[name], numbers)
+    stored = examine(str(coded[name])).stored()
+    assert probe(content) == probe(coded[name])
+    assert torch.equal(read_frames(content, numbers), expected)
+    assert torch.equal(read_frames(content, numbers, stored), expected)
+    with coded[name].open("rb") as file:
+        assert probe(file) == probe(coded[name])
+        assert torch.equal(read_frames(file, numbers), expected)
+    # What is known of another file is not believed.
+    other = replace(stored, size=stored.size + 1, index="0;;0;0;0;0")
+    assert torch.equal(read_frames(content, numbers, other), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "what"), [(b"", "empty"), (b"words\n", "text"), (b"\xff" * 99, "no video")]
+)
+def test_content_that_is_no_video_is_named_by_its_length(content, what):
+    with pytest.raises(VideoError, match=f"given as {len(content)} bytes: .*{what}"):
+        read_frames(content, [0])
+    with pytest.raises(VideoError, match=f"given as {len(content)} bytes: .*{what}"):
+        probe(io.BytesIO(content))
+
+
+def test_half_a_content_is_named(coded):
+    with pytest.raises(VideoError, match=r"given as .* bytes: .*cut short"):
+        probe(half(coded["h264.mp4"]))
+    with pytest.raises(VideoError, match=r"given as .* bytes: frame 60 was asked for"):
+        read_frames(coded["h264.mp4"].read_bytes(), [60])
+
+
+def test_flipped_bits_in_vp9_are_found(coded, tmp_path):
+    whole, draw = coded["vp9.webm"].read_bytes(), random.Random(0)
+    truth, found = read_all(coded["vp9.webm"]).astype(int), []
+    for _ in range(12):
+        content = bytearray(whole)
+        # Behind the headers, and before the index at the end.
+        content[draw.randrange(1000, len(whole) - 600)] ^= 1 << draw.randrange(8)
+        path = tmp_path / "flipped.webm"
+        path.write_bytes(content)
+        try:
+            frames = read_frames(path, range(NUM_FRAMES)).numpy()
+            found.append("same" if np.abs(frames - truth).max() <= 2 else "WRONG")
+        except VideoError:
+            found.append("named")
+    assert found.count("named") >= 10
+    assert "WRONG" not in found
 
 
 def test_a_file_that_is_written_anew_is_read_anew(tmp_path):

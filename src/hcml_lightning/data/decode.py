@@ -1,7 +1,7 @@
 """[**video file → frames** → batch → model → loss → metric]
 
-A path and frame numbers become uint8 frames, through PyAV: exactly the frames asked for, each recognised by its time
-stamp, or an error that names the file. A folder of images is a video too.
+A path, or the content of a file, and frame numbers become uint8 frames, through PyAV: exactly the frames asked for,
+each recognised by its time stamp, or an error that names the file. A folder of images is a video too.
 
 Decoding starts at the key frame before the first frame wanted, leaves out the frames that nobody needs, and ends at the
 last one wanted.
@@ -9,12 +9,16 @@ last one wanted.
 
 import os
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import BinaryIO, TypeGuard, cast
 
 import av
 import numpy as np
 import torch
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 from torch import Tensor
 
 from hcml_lightning.data.image_folder import probe_images, read_images
@@ -23,17 +27,22 @@ from hcml_lightning.data.video_index import (
     VideoError,
     VideoIndex,
     VideoInfo,
+    exact_decoder,
+    name_of,
     open_video,
 )
 
-__all__ = ["VideoError", "VideoInfo", "check_video", "probe", "read_frames"]
+__all__ = ["VideoError", "VideoInfo", "VideoSource", "check_video", "probe", "read_frames"]
+
+VideoSource = str | os.PathLike[str] | bytes | BinaryIO
 
 
-def probe(path: str | os.PathLike[str], stored: StoredVideo | None = None) -> VideoInfo:
+def probe(path: VideoSource, stored: StoredVideo | None = None) -> VideoInfo:
     """Count the frames of a video and find their size, decoding only the first.
 
     Args:
-        path: video file, or folder of images.
+        path: video file, or folder of images; or the content of a video file, as bytes or as a binary file object,
+            of which all is read, from its start.
         stored: what a manifest knows of a file; used as long as the file is the same.
 
     Returns:
@@ -42,17 +51,17 @@ def probe(path: str | os.PathLike[str], stored: StoredVideo | None = None) -> Vi
     Raises:
         VideoError: if the file is missing, empty, cut short or no video.
     """
-    path = os.fspath(path)
-    return probe_images(path) if os.path.isdir(path) else find_index(path, stored).info
+    path = _path_or_content(path)
+    return probe_images(path) if _is_folder(path) else find_index(path, stored).info
 
 
 def read_frames(
-    path: str | os.PathLike[str], numbers: Sequence[int], stored: StoredVideo | None = None
+    path: VideoSource, numbers: Sequence[int], stored: StoredVideo | None = None
 ) -> Tensor:
     """Decode frames by their numbers.
 
     Args:
-        path: video file, or folder of images.
+        path: video file, folder of images, or content of a video file, as in `probe`.
         numbers: frame numbers from 0, in any order; repetitions are allowed.
         stored: what a manifest knows of a file; used as long as the file is the same.
 
@@ -62,15 +71,13 @@ def read_frames(
     Raises:
         VideoError: if the video is missing, damaged where it is read, or no video, or has no such frame.
     """
-    path = os.fspath(path)
-    index = None if os.path.isdir(path) else find_index(path, stored)
-    info = probe_images(path) if index is None else index.info
-    for number in numbers:
-        if not 0 <= number < info.num_frames:
-            raise VideoError(
-                f"{path}: frame {number} was asked for, but the video has the frames 0 to {info.num_frames - 1}."
-            )
-    return read_images(path, numbers) if index is None else _read_video(path, index, numbers)
+    path = _path_or_content(path)
+    if _is_folder(path):
+        _refuse_others(path, numbers, probe_images(path))
+        return read_images(path, numbers)
+    index = find_index(path, stored)
+    _refuse_others(path, numbers, index.info)
+    return _read_video(path, index, numbers)
 
 
 def check_video(path: str | os.PathLike[str]) -> VideoInfo:
@@ -122,7 +129,29 @@ def upright_frames(path: str | os.PathLike[str]) -> Iterator[av.VideoFrame]:
     _raise_if_lost(path, sorted(lost))
 
 
-def _read_video(path: str, index: VideoIndex, numbers: Sequence[int]) -> Tensor:
+def _path_or_content(path: VideoSource) -> str | bytes:
+    if isinstance(path, bytes):
+        return path
+    if isinstance(path, str | os.PathLike):
+        return os.fspath(path)
+    path.seek(0)
+    return path.read()
+
+
+def _is_folder(path: str | bytes) -> TypeGuard[str]:
+    return isinstance(path, str) and os.path.isdir(path)
+
+
+def _refuse_others(path: str | bytes, numbers: Sequence[int], info: VideoInfo) -> None:
+    for number in numbers:
+        if not 0 <= number < info.num_frames:
+            raise VideoError(
+                f"{name_of(path)}: frame {number} was asked for, but the video has the frames 0 to "
+                f"{info.num_frames - 1}."
+            )
+
+
+def _read_video(path: str | bytes, index: VideoIndex, numbers: Sequence[int]) -> Tensor:
     rows: dict[int, list[int]] = {}
     for row, number in enumerate(numbers):
         rows.setdefault(int(index.pts[number]), []).append(row)
@@ -149,16 +178,16 @@ def _pixels(
     return np.rot90(lines[:, : width * 3].reshape(height, width, 3), index.rotation)
 
 
-def _raise_if_lost(path: str, numbers: list[int]) -> None:
+def _raise_if_lost(path: str | bytes, numbers: list[int]) -> None:
     if numbers:
         raise VideoError(
-            f"{path}: the file is damaged: frame {min(numbers)} cannot be decoded "
+            f"{name_of(path)}: the file is damaged: frame {min(numbers)} cannot be decoded "
             f"({len(numbers)} such frames were asked for)."
         )
 
 
 def _decode(
-    path: str, index: VideoIndex, stamps: Collection[int]
+    path: str | bytes, index: VideoIndex, stamps: Collection[int]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yield the frames with the given time stamps, each once, in the order in which they are shown.
 
@@ -172,7 +201,7 @@ def _decode(
     for pts, frame in frames:
         if frame.is_corrupt:
             number = int(np.searchsorted(index.pts, pts))
-            raise VideoError(f"{path}: the file is damaged at frame {number}.")
+            raise VideoError(f"{name_of(path)}: the file is damaged at frame {number}.")
         if pts in wanted:
             wanted.remove(pts)
             yield pts, frame
@@ -180,30 +209,50 @@ def _decode(
             return
 
 
-def _count_frames(path: str) -> Iterator[tuple[int, av.VideoFrame]]:
+def _count_frames(path: str | bytes) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decode from the start, and number the frames as they come."""
     with open_video(path) as (container, stream):
         yield from enumerate(container.decode(stream))
 
 
 def _stamped_frames(
-    path: str, index: VideoIndex, wanted: Collection[int]
+    path: str | bytes, index: VideoIndex, wanted: Collection[int]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decode from the key frame before the first wanted frame, leaving out others that no frame is predicted from."""
     last_key = max(bisect_right([pts for pts, _ in index.keys], min(wanted)) - 1, 0)
     start, seek_to = index.keys[last_key] if index.keys else (int(index.pts[0]), 0)
-    wanted = frozenset(wanted)
     with open_video(path) as (container, stream):
-        context = stream.codec_context
+        decoder = exact_decoder(stream)
         if last_key > 0:
             container.seek(seek_to, stream=stream, backward=True)
-        for packet in container.demux(stream):
-            if packet.size:
-                # AVI loses the time stamps of presentation after a seek.
-                if packet.dts in index.pts_of_dts:
-                    packet.pts = index.pts_of_dts[packet.dts]
-                context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-            for frame in packet.decode():
+        for packet in _needed(container.demux(stream), decoder, index, frozenset(wanted)):
+            for frame in decoder.decode(packet):
                 # Frames before the key frame lack what they are predicted from.
                 if frame.pts is not None and frame.pts >= start:
                     yield frame.pts, frame
+
+
+def _needed(
+    packets: "Iterable[Packet[VideoStream]]",
+    decoder: VideoCodecContext,
+    index: VideoIndex,
+    wanted: Collection[int],
+) -> "Iterator[Packet[VideoStream] | None]":
+    """Yield packets up to the last wanted one, then None, for which a decoder gives what it still holds back."""
+    missing = set(wanted)
+    skips = None
+    for packet in packets:
+        if packet.size:
+            # AVI loses the time stamps of presentation after a seek.
+            if packet.dts in index.pts_of_dts:
+                packet.pts = index.pts_of_dts[packet.dts]
+            is_wanted = packet.pts in wanted
+            # The two fields of an interlaced frame may come one by one, with one time stamp or one without any.
+            if not missing and packet.pts is not None and not is_wanted:
+                break
+            missing.discard(cast(int, packet.pts))
+            if skips is not (not is_wanted):
+                skips = not is_wanted
+                decoder.skip_frame = "NONREF" if skips else "DEFAULT"
+            yield packet
+    yield None

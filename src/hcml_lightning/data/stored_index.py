@@ -31,7 +31,7 @@ class StoredVideo:
     index: str
 
 
-def find_index(path: str, stored: StoredVideo | None = None) -> VideoIndex:
+def find_index(path: str | bytes, stored: StoredVideo | None = None) -> VideoIndex:
     """Give the index of a video file: the stored one if the file is still the same, else by a pass over its packets.
 
     Raises:
@@ -39,6 +39,10 @@ def find_index(path: str, stored: StoredVideo | None = None) -> VideoIndex:
     """
     if stored is None or not stored.index:
         return index_video(path)
+    if isinstance(path, bytes):
+        # What was found in a file holds for its content, wherever that is now.
+        same = len(path) == stored.size
+        return unpack_index(stored.index, stored.info) if same else index_video(path)
     try:
         stat = os.stat(path)
     except OSError as error:

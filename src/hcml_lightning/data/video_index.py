@@ -4,6 +4,7 @@ What a video file holds, found by one pass over its packets: headers lie (a file
 of its frames), and some formats have no frame count at all. Nothing is decoded but the first frame.
 """
 
+import io
 import os
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 
@@ -64,12 +66,16 @@ class VideoIndex:
     sequential: bool
 
 
-def index_video(path: str) -> VideoIndex:
-    """Find the frames of a video file; remembered until the file changes.
+def index_video(path: str | bytes) -> VideoIndex:
+    """Find the frames of a video file, remembered until the file changes, or of the content of one.
 
     Raises:
         VideoError: if the file is missing, empty, no video or cut short.
     """
+    if isinstance(path, bytes):
+        if not path:
+            raise VideoError(f"{name_of(path)}: the file is empty (0 bytes).")
+        return _scan(path)
     try:
         stat = os.stat(path)
     except OSError as error:
@@ -98,26 +104,38 @@ FORMATS = ",".join(
 LARGEST_FRAME = 2**26
 
 
+def name_of(path: str | bytes) -> str:
+    """What messages call a video.
+
+    Example:
+        >>> name_of("a.mp4"), name_of(b"...")
+        ('a.mp4', 'a video given as 3 bytes')
+    """
+    return path if isinstance(path, str) else f"a video given as {len(path)} bytes"
+
+
 @contextmanager
-def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: str | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file to decode it in one thread; what FFmpeg raises becomes an error with the name of the file."""
     try:
         # Some genuine files have metadata that is not UTF-8. Without `file:` a name may be taken for a URL.
+        file = io.BytesIO(path) if isinstance(path, bytes) else f"file:{path}"
         with av.open(
-            f"file:{path}",
+            file,
+            "r",
             metadata_errors="ignore",
             options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
         ) as container:
             if not container.streams.video:
-                raise VideoError(f"{path}: the file has no video stream.")
+                raise VideoError(f"{name_of(path)}: the file has no video stream.")
             stream = container.streams.video[0]
-            check_size(path, stream.codec_context.width, stream.codec_context.height)
-            # Parallelism belongs to the workers of the data loader; threads of FFmpeg would compete with them.
-            stream.codec_context.thread_type = "NONE"
-            stream.codec_context.thread_count = 1
+            context = stream.codec_context
+            check_size(name_of(path), context.width, context.height)
+            _use_one_thread(context)
             yield container, stream
     except (av.error.FFmpegError, OSError) as error:
-        raise VideoError(f"{path}: {_what_is_wrong(path)} ({error.strerror}).") from error
+        problem = f"{_what_is_wrong(path)} ({error.strerror})"
+        raise VideoError(f"{name_of(path)}: {problem}.") from error
 
 
 def check_size(path: str, width: int, height: int) -> None:
@@ -133,9 +151,29 @@ def check_size(path: str, width: int, height: int) -> None:
         )
 
 
-def _what_is_wrong(path: str) -> str:
-    with open(path, "rb") as file:
-        start = file.read(256)
+def exact_decoder(stream: VideoStream) -> VideoCodecContext:
+    """Give the decoder that tells damage, where there are several.
+
+    VP9 has no checksums. Only libvpx looks whether the data of a tile end where they should, and after nearly every
+    flipped bit they do not; FFmpeg's own decoder goes on with other pictures. Both give the same ones of a whole file.
+    """
+    context = stream.codec_context
+    if context.name != "vp9" or "libvpx-vp9" not in av.codecs_available:
+        return context
+    exact = av.CodecContext.create("libvpx-vp9", "r")
+    exact.extradata = context.extradata
+    _use_one_thread(exact)
+    return exact
+
+
+def _use_one_thread(context: VideoCodecContext) -> None:
+    # Parallelism belongs to the workers of the data loader; threads of FFmpeg would compete with them.
+    context.thread_type = "NONE"
+    context.thread_count = 1
+
+
+def _what_is_wrong(path: str | bytes) -> str:
+    start = path[:256] if isinstance(path, bytes) else _start_of(path)
     if start.lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconcat")):
         return "the file is a playlist, which names other files; give those themselves"
     if start.startswith(b"version https://git-lfs"):
@@ -145,17 +183,26 @@ def _what_is_wrong(path: str) -> str:
     return "the file is no video, or it is damaged or cut short"
 
 
+def _start_of(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(256)
+
+
 @lru_cache(maxsize=2048)
 def _cached_index(path: str, size: int, modified: int) -> VideoIndex:
+    return _scan(path)
+
+
+def _scan(path: str | bytes) -> VideoIndex:
     with open_video(path) as (container, stream):
-        return _Scan(path, container, stream).index()
+        return _Scan(name_of(path), container, stream).index()
 
 
 class _Scan:
     """One pass over the packets of a file."""
 
-    def __init__(self, path: str, container: InputContainer, stream: VideoStream) -> None:
-        self.path = path
+    def __init__(self, name: str, container: InputContainer, stream: VideoStream) -> None:
+        self.name = name
         self.container = container
         self.stream = stream
         self.is_avi = container.format.name == "avi"
@@ -169,7 +216,7 @@ class _Scan:
         for packet in self.container.demux():
             if packet.is_corrupt:
                 raise VideoError(
-                    f"{self.path}: the file is cut short or damaged: packet {len(self.stamps)} is incomplete, and "
+                    f"{self.name}: the file is cut short or damaged: packet {len(self.stamps)} is incomplete, and "
                     f"its header promises {self.stream.frames or 'an unknown number of'} frames."
                 )
             if packet.dts is not None and packet.time_base is not None:
@@ -178,7 +225,7 @@ class _Scan:
             if packet.stream.index == self.stream.index:
                 self._take(cast("Packet[VideoStream]", packet))
         if self.first is None or not self.stamps:
-            raise VideoError(f"{self.path}: the file has no frames.")
+            raise VideoError(f"{self.name}: the file has no frames.")
         self._check_length()
         return self._result(self.first)
 
@@ -203,13 +250,13 @@ class _Scan:
         promised = self.stream.frames
         if promised - found > max(1, promised // 100):
             raise VideoError(
-                f"{self.path}: the file is cut short or damaged: its header promises {promised} "
+                f"{self.name}: the file is cut short or damaged: its header promises {promised} "
                 f"frames, but it holds {found}."
             )
         seconds = (self.container.duration or 0) / av.time_base
         if not promised and seconds - self.end > max(0.5, 0.05 * seconds):
             raise VideoError(
-                f"{self.path}: the file is cut short: its header promises {seconds:.1f} s, but it "
+                f"{self.name}: the file is cut short: its header promises {seconds:.1f} s, but it "
                 f"ends after {self.end:.1f} s."
             )
 
@@ -218,7 +265,7 @@ class _Scan:
         if self.packed:
             pts = list(range(self.decoded))
         rate = self.stream.average_rate
-        check_size(self.path, first.width, first.height)
+        check_size(self.name, first.width, first.height)
         turns = round(first.rotation / 90) % 4
         size = (first.width, first.height) if turns % 2 == 0 else (first.height, first.width)
         stores_pts = "matroska" in self.container.format.name
