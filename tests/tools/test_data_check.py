@@ -10,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import pytest
 
 from hcml_lightning.cli import main
-from hcml_lightning.data.manifest import MANIFEST_NAME, ManifestRow, read_manifest
+from hcml_lightning.data.manifest import MANIFEST_NAME, ManifestRow, digest_of, read_manifest
+from hcml_lightning.data.video_index import VideoError, index_video
 from hcml_lightning.tools.check_report import by_kind
 from hcml_lightning.tools.journal import Journal
 from hcml_lightning.tools.pool import Lost, run_each
@@ -106,6 +108,52 @@ def test_only_what_changed_is_scanned_again(layout_copy, capsys):
     assert "00003.jpg: the image is damaged" in said
     rows = read_manifest(root / MANIFEST_NAME)
     assert rows["20bn-something-something-v1/3"].info.num_frames == 11
+
+
+@pytest.mark.parametrize(
+    ("layout", "pattern"), [("something_v2", "3.webm"), ("something_v1", "3/00004.jpg")]
+)
+def test_content_that_changed_in_silence_is_named(layout_copy, layout, pattern, capsys):
+    root = layout_copy(layout)
+    assert check(layout, root) == 0
+    sound = (root / MANIFEST_NAME).read_bytes()
+    file = next(root.rglob(pattern))
+    stat, whole = file.stat(), file.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    file.write_bytes(damaged)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert check(layout, root) == 0
+    assert "looked at 0 of 16" in capsys.readouterr().out
+    for more in (["--verify"], [], ["--verify"]):
+        assert check(layout, root, *more) == 1
+        said = capsys.readouterr().out
+        assert "1 changed in silence:" in said
+        assert "the content is not the one that was checked" in said
+    (row,) = [row for row in read_manifest(root / MANIFEST_NAME).values() if row.error]
+    assert Path(pattern).parts[0] in row.path
+    assert row.stored() is None
+    file.write_bytes(whole)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert check(layout, root, "--verify") == 0
+    assert "looked at 1 of 16" in capsys.readouterr().out
+    assert (root / MANIFEST_NAME).read_bytes() == sound
+
+
+def test_a_file_that_may_not_be_read_is_named(layout_copy, monkeypatch):
+    # The superuser may read everything, so the refusal is played.
+    root = layout_copy("ucf101")
+    video = next((root / "videos").rglob("*.avi"))
+    assert digest_of(str(video)) != digest_of(str(video.parent / "none.avi")) == ""
+    error = av.error.PermissionError(13, "Permission denied", str(video))
+
+    def refuse(*_args, **_more):
+        raise error
+
+    monkeypatch.setattr(av, "open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(VideoError, match=r"\.avi: the file cannot be read \(Permission denied\)"):
+        index_video(str(video))
 
 
 def test_a_wrong_count_in_the_header_is_odd_but_readable(layout_copy, capsys):

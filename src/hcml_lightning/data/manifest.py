@@ -5,8 +5,10 @@ run after it, so that no run looks through the videos again. A row holds as long
 """
 
 import csv
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,7 @@ MANIFEST_NAME = "hcml_manifest.csv"
 NAME_ERRORS = "surrogateescape"
 
 COLUMNS = (
-    "id", "path", "label", "frames", "fps", "width", "height", "bytes", "modified", "error", "note", "index",
+    "id", "path", "label", "frames", "fps", "width", "height", "bytes", "modified", "digest", "error", "note", "index",
 )  # fmt: skip
 
 
@@ -35,6 +37,7 @@ class ManifestRow:
         size: bytes of the file, of all images of a folder together; -1 if it is missing.
         modified: time of change of the file or folder, nanoseconds; -1 if it is missing.
         info: frames and size; None if it cannot be read.
+        digest: of the content of the file or of all images of a folder; empty where it could not be read.
         error: why it cannot be read, else empty.
         note: what is odd about it though it can be read, else empty.
         index: where its frames are, as `pack_index` writes it.
@@ -46,6 +49,7 @@ class ManifestRow:
     size: int = -1
     modified: int = -1
     info: VideoInfo | None = None
+    digest: str = ""
     error: str = ""
     note: str = ""
     index: str = ""
@@ -58,7 +62,7 @@ class ManifestRow:
             found = [str(info.num_frames), repr(info.fps), str(info.width), str(info.height)]
         place = [str(self.size), str(self.modified)]
         return [
-            self.video_id, self.path, self.label, *found, *place, self.error, self.note, self.index,
+            self.video_id, self.path, self.label, *found, *place, self.digest, self.error, self.note, self.index,
         ]  # fmt: skip
 
     @classmethod
@@ -68,9 +72,10 @@ class ManifestRow:
         Raises:
             ValueError: if it has not the columns of a manifest.
         """
-        name, path, label, frames, fps, width, height, size, modified, error, note, index = cells
+        name, path, label, frames, fps, width, height, size, modified, *rest = cells
+        digest, error, note, index = rest
         info = VideoInfo(int(frames), float(fps), int(width), int(height)) if frames else None
-        return cls(name, path, label, int(size), int(modified), info, error, note, index)
+        return cls(name, path, label, int(size), int(modified), info, digest, error, note, index)
 
     def stored(self) -> StoredVideo | None:
         """What the reader needs to know, None if the video cannot be read."""
@@ -90,6 +95,23 @@ def state_of(path: str) -> tuple[int, int]:
         return sum(sizes), stat.st_mtime_ns
     except FileNotFoundError:
         return -1, -1
+
+
+def digest_of(path: str) -> str:
+    """Digest of the content of a video file, or of all images of a folder with their names; empty if unreadable."""
+    digest = hashlib.blake2b(digest_size=16)
+    files = [path]
+    try:
+        if os.path.isdir(path):
+            names = sorted(filter(is_image, os.listdir(path)))
+            digest.update("\n".join(names).encode())
+            files = [os.path.join(path, name) for name in names]
+        for name in files:
+            with open(name, "rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
+    except OSError:
+        return ""
+    return digest.hexdigest()
 
 
 def is_current(row: ManifestRow, path: str) -> bool:
@@ -127,20 +149,36 @@ def write_manifest(file: Path, rows: Iterable[ManifestRow]) -> None:
 
 
 def write_csv(file: Path, columns: Iterable[str], rows: Iterator[list[str]]) -> None:
-    """Write a csv file under another name, and give it its own name when it is on the disk."""
+    """Write a csv file under another name, and give it its own name when it is on the disk.
+
+    Raises:
+        OSError: if it cannot be written; the message names the file.
+    """
     partial = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with named_errors(file):
+        try:
+            # Never through a link that lies there under this name.
+            partial.unlink(missing_ok=True)
+            with partial.open("x", newline="", encoding="utf-8", errors=NAME_ERRORS) as lines:
+                writer = csv.writer(lines, lineterminator="\n")
+                quoting = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
+                writer.writerow(columns)
+                for row in rows:
+                    # The writer quotes a line feed, but not a carriage return, at which the reader would stop.
+                    (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
+                lines.flush()
+                os.fsync(lines.fileno())
+            partial.replace(file)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(file: Path) -> Iterator[None]:
+    """Name the file that cannot be written; a full disk alone does not say which one it is."""
     try:
-        # Never through a link that lies there under this name.
-        partial.unlink(missing_ok=True)
-        with partial.open("x", newline="", encoding="utf-8", errors=NAME_ERRORS) as lines:
-            writer = csv.writer(lines, lineterminator="\n")
-            quoting = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
-            writer.writerow(columns)
-            for row in rows:
-                # The writer quotes a line feed, but not a carriage return, at which the reader would stop.
-                (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
-            lines.flush()
-            os.fsync(lines.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{file} cannot be written: {error.strerror}. What was done so far is kept, and the same command goes on."
+        ) from error

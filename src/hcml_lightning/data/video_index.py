@@ -173,7 +173,10 @@ def _use_one_thread(context: VideoCodecContext) -> None:
 
 
 def _what_is_wrong(path: str | bytes) -> str:
-    start = path[:256] if isinstance(path, bytes) else _start_of(path)
+    try:
+        start = path[:256] if isinstance(path, bytes) else _start_of(path)
+    except OSError:
+        return "the file cannot be read"
     if start.lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconcat")):
         return "the file is a playlist, which names other files; give those themselves"
     if start.startswith(b"version https://git-lfs"):

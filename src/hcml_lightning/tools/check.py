@@ -5,86 +5,37 @@ runs on this dataset use from then on. A second check looks only at what is new 
 """
 
 import os
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 from tqdm import tqdm
 
-from hcml_lightning.data import VideoDataModule
-from hcml_lightning.data.datamodule import Split
-from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.decode import VideoError, VideoInfo, check_video
-from hcml_lightning.data.links import outside, refuse_links
 from hcml_lightning.data.manifest import (
     COLUMNS,
     MANIFEST_NAME,
     ManifestRow,
+    digest_of,
     read_manifest,
     state_of,
     write_manifest,
 )
 from hcml_lightning.data.stored_index import find_index, pack_index
-from hcml_lightning.data.usable import relative_names
 from hcml_lightning.data.video_index import open_video
 from hcml_lightning.tools.check_report import print_report
 from hcml_lightning.tools.data_options import data_parser
 from hcml_lightning.tools.journal import Journal
+from hcml_lightning.tools.listing import Listing, list_videos, raise_if_gone
 from hcml_lightning.tools.pool import Lost, run_each
 
-SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
 # A longer one, of an hour with uneven time stamps, would not fit into a cell that every csv reader takes.
 LONGEST_INDEX = 100_000
-
-
-class Listing(NamedTuple):
-    """All that the lists of a dataset say.
-
-    Attributes:
-        rows: one for each video, in the order of the lists, with nothing known yet.
-        paths: where each of them is, in the same order.
-        splits: number of videos in each split that has a list of its own.
-        faults: what is wrong with the lists themselves.
-        links: videos that lie outside of the folder, and are there by links.
-    """
-
-    rows: list[ManifestRow]
-    paths: list[str]
-    splits: dict[str, int]
-    faults: list[str]
-    links: list[str]
-
-
-def list_videos(data: VideoDataModule) -> Listing:
-    """Gather the videos of all splits, each once.
-
-    Raises:
-        FileNotFoundError: if not a single split has a list.
-        ValueError: if links lead out of the folder, and are not to be followed.
-    """
-    data.list_faults = faults = []
-    by_split = _own_lists(data)
-    for split, records in by_split.items():
-        faults += _repeated(split, records)
-    faults += _shared(by_split.get("train", []), by_split.get("val", []))
-    found: dict[str, VideoRecord] = {}
-    for record in [record for records in by_split.values() for record in records]:
-        # The lists of tests know no classes; another list may.
-        if found.setdefault(record.path, record).label == -1:
-            found[record.path] = record
-    names = relative_names(data.root, list(found))
-    rows = [
-        ManifestRow(record.video_id, name, _class_name(data, record.label))
-        for name, record in zip(names, found.values(), strict=True)
-    ]
-    counts = {str(split): len(records) for split, records in by_split.items()}
-    if not data.follow_links:
-        refuse_links(data.root, found)
-    links = [f"{path} -> {target}" for path, target in outside(data.root, found)]
-    return Listing(rows, list(found), counts, list(dict.fromkeys(faults)), links)
+CHANGED = (
+    "the content is not the one that was checked, though size and time are the same: copy the file again, or `touch` "
+    "it if the new content is right"
+)
 
 
 def examine(path: str) -> ManifestRow:
@@ -93,6 +44,7 @@ def examine(path: str) -> ManifestRow:
     row = ManifestRow("", "", "", size, modified)
     if size == -1:
         return replace(row, error="there is no such file")
+    row = replace(row, digest=digest_of(path))
     try:
         info = check_video(path)
         if os.path.isdir(path):
@@ -126,7 +78,7 @@ def _odd_header(path: str, info: VideoInfo) -> str:
 
 
 def scan(
-    listing: Listing, file: Path, num_processes: int, limit_s: float
+    listing: Listing, file: Path, num_processes: int, limit_s: float, verify: bool = False
 ) -> tuple[list[ManifestRow], int]:
     """Look at all videos that neither the manifest nor the journal of a check that was cut off knows as they are now.
 
@@ -135,6 +87,7 @@ def scan(
         file: the manifest, written at the end.
         num_processes: processes that decode.
         limit_s: seconds after which a video is given up.
+        verify: whether to compare the content of the others with what was checked.
 
     Returns:
         The rows of the manifest, and how many of the videos were looked at.
@@ -142,20 +95,26 @@ def scan(
     known = read_manifest(file) if file.is_file() else {}
     with Journal(file.with_name(f".{file.name}.journal"), len(COLUMNS)) as journal:
         known = known | {row.path: row for row in map(ManifestRow.from_cells, journal.rows)}
-        rows: dict[str, ManifestRow] = {}
         unknown: dict[str, ManifestRow] = {}
+        current: dict[str, ManifestRow] = {}
         for row, path in zip(listing.rows, listing.paths, strict=True):
             old = known.get(row.path)
             if old is not None and (old.size, old.modified) == state_of(path):
-                rows[row.path] = replace(old, video_id=row.video_id, label=row.label)
+                current[path] = replace(old, video_id=row.video_id, label=row.label)
             else:
                 unknown[path] = row
+        if verify:
+            current, again = verified(current, num_processes, limit_s)
+            unknown |= again
+        rows = {row.path: row for row in current.values()}
         results = run_each(examine, unknown, num_processes, limit_s)
         for path, result in tqdm(results, "check", len(unknown), unit=" videos", disable=None):
             row = unknown[path]
             if isinstance(result, Lost):
                 size, modified = state_of(path)
                 result = ManifestRow("", "", "", size, modified, error=result.reason)
+            if result.size == -1:
+                raise_if_gone(str(file.parent), row.path)
             result = replace(result, video_id=row.video_id, path=row.path, label=row.label)
             journal.add(result.cells())
             rows[row.path] = result
@@ -163,6 +122,35 @@ def scan(
         write_manifest(file, ordered)
         journal.remove()
     return ordered, len(unknown)
+
+
+def verified(
+    rows: Mapping[str, ManifestRow], num_processes: int, limit_s: float
+) -> tuple[dict[str, ManifestRow], dict[str, ManifestRow]]:
+    """Compare the content of videos with what was checked.
+
+    Args:
+        rows: what is known, by path.
+        num_processes: processes that read.
+        limit_s: seconds after which a video is given up.
+
+    Returns:
+        The rows, with an error where the content is another one; and those that are to be looked at again, since their
+        content is back.
+    """
+    kept = {path: row for path, row in rows.items() if not row.digest}
+    back: dict[str, ManifestRow] = {}
+    read = [path for path, row in rows.items() if row.digest]
+    results = run_each(digest_of, read, num_processes, limit_s)
+    for path, digest in tqdm(results, "verify", len(read), unit=" videos", disable=None):
+        row = rows[path]
+        if digest != row.digest:
+            kept[path] = replace(row, info=None, index="", note="", error=CHANGED)
+        elif row.error == CHANGED:
+            back[path] = row
+        else:
+            kept[path] = row
+    return kept, back
 
 
 def main(words: Sequence[str]) -> int:
@@ -185,51 +173,19 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--limit_s", type=float, default=900.0, help="seconds after which a video is given up"
     )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read all files, and name those that changed in silence",
+    )
     data, options = parser.read(words)
     file = Path(data.root) / MANIFEST_NAME
     try:
         listing = list_videos(data)
-        rows, scanned = scan(listing, file, max(1, options.num_workers), options.limit_s)
+        processes = max(1, options.num_workers)
+        rows, scanned = scan(listing, file, processes, options.limit_s, options.verify)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print_report(data, listing.splits, listing.faults, listing.links, rows)
     print(f"\nlooked at {scanned} of {len(rows)} videos -> {file}")
     return int(bool(listing.faults) or any(row.error for row in rows))
-
-
-def _own_lists(data: VideoDataModule) -> dict[Split, list[VideoRecord]]:
-    """The videos of each split that has a list, without splits which are another one under a second name."""
-    by_split: dict[Split, list[VideoRecord]] = {}
-    missing: list[str] = []
-    for split in SPLITS:
-        try:
-            records = data.records(split)
-        except FileNotFoundError as error:
-            missing.append(str(error))
-            continue
-        paths = [record.path for record in records]
-        if paths not in [[record.path for record in other] for other in by_split.values()]:
-            by_split[split] = records
-    if not by_split:
-        raise FileNotFoundError(missing[0])
-    return by_split
-
-
-def _class_name(data: VideoDataModule, label: int) -> str:
-    return data.class_names[label] if label >= 0 else ""
-
-
-def _repeated(split: str, records: Iterable[VideoRecord]) -> list[str]:
-    """What a split lists twice; the same video under two names is the same file."""
-    records = list(records)
-    by_name = Counter(record.video_id for record in records)
-    by_path = Counter(record.path for record in records)
-    twice = [f"the id {name!r}" for name, count in by_name.items() if count > 1]
-    named_twice = {r.path for r in records if by_name[r.video_id] > 1}
-    twice += [path for path, count in by_path.items() if count > 1 and path not in named_twice]
-    return [f"the {split} split lists {what} more than once" for what in twice]
-
-
-def _shared(train: Iterable[VideoRecord], val: Iterable[VideoRecord]) -> list[str]:
-    seen = {record.path for record in train}
-    return [f"{r.path} is in training and in validation" for r in val if r.path in seen]

@@ -20,6 +20,7 @@ KINDS = (
     ("not a video", "git-LFS|is text"),
     ("cut short", "cut short: |promises"),
     ("gave no answer", "^decoding it"),
+    ("changed in silence", "is not the one that was checked"),
     ("damaged or cut short", ""),
 )
 MOST_SHOWN = 5

@@ -4,13 +4,14 @@ Rows that survive the end of their process at any moment: each is appended as on
 the last whole one.
 """
 
-import errno
 import fcntl
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+
+from hcml_lightning.data.manifest import named_errors
 
 
 class Journal:
@@ -23,6 +24,7 @@ class Journal:
     Raises:
         BlockingIOError: on entering, if another process has it open.
         ValueError: on entering, if the file is a link.
+        OSError: on entering, if it cannot be written.
     """
 
     def __init__(self, file: Path, num_columns: int) -> None:
@@ -35,14 +37,12 @@ class Journal:
         """Read what is there, up to the last whole line."""
         # Not through a link: what it leads to would be cut and written to.
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-        try:
-            self._descriptor = os.open(self.file, flags, 0o644)
-        except OSError as error:
-            if error.errno != errno.ELOOP:
-                raise
+        if self.file.is_symlink():
             raise ValueError(
                 f"{self.file} is a link to {self.file.readlink()}, and would be written to; remove it."
-            ) from error
+            )
+        with named_errors(self.file):
+            self._descriptor = os.open(self.file, flags, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -57,10 +57,15 @@ class Journal:
         return self
 
     def add(self, row: Sequence[str]) -> None:
-        """Append a row, which may hold any characters."""
+        """Append a row, which may hold any characters.
+
+        Raises:
+            OSError: if it cannot be written; the message names the file.
+        """
         rest = memoryview(f"{json.dumps(list(row))}\n".encode())
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+        with named_errors(self.file):
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
 
     def _parse(self, line: bytes) -> list[str] | None:
         """A row, None for what is none."""

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from hcml_lightning.data.manifest import NAME_ERRORS, state_of, write_csv
-from hcml_lightning.tools.check import list_videos
 from hcml_lightning.tools.data_options import data_parser
 from hcml_lightning.tools.journal import Journal
+from hcml_lightning.tools.listing import list_videos, raise_if_gone
 from hcml_lightning.tools.output import printable
 from hcml_lightning.tools.pool import Lost, run_each
 from hcml_lightning.tools.prepare_jobs import Job, clear, convert, copy_lists, list_jobs, start_copy
@@ -78,10 +78,8 @@ def prepare(
         if isinstance(result, Lost):
             size, modified = state_of(job.source)
             row = [job.path, job.copy, str(size), str(modified), "", result.reason]
-        if row[-1] and not os.path.isdir(root):
-            raise FileNotFoundError(
-                f"{root}: the dataset is gone, at {job.path}; when it is back, the same command goes on."
-            )
+        if row[-1]:
+            raise_if_gone(root, job.path)
         journal.add(row)
         yield row
 

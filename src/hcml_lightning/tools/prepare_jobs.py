@@ -16,7 +16,7 @@ from hcml_lightning.data.decode import VideoError
 from hcml_lightning.data.image_folder import is_image, probe_image
 from hcml_lightning.data.links import refuse_links
 from hcml_lightning.data.manifest import state_of
-from hcml_lightning.tools.check import Listing
+from hcml_lightning.tools.listing import Listing
 from hcml_lightning.tools.transcode import Encoding, TargetError, make_copy
 
 SETTINGS_NAME = "hcml_prepare.json"
@@ -161,7 +161,13 @@ def _copy_folder(job: Job) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         partial.replace(target)
     except OSError as error:
-        raise TargetError(f"{target} cannot be written: {error}.") from error
+        if not os.path.isdir(job.source):
+            raise VideoError(f"{job.source}: the folder is gone.") from error
+        # One tuple of source, copy and reason for each file.
+        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
+        raise TargetError(f"{target} cannot be written: {reason}.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def clear(scratch: Path) -> None:
