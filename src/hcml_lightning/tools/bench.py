@@ -1,7 +1,7 @@
 """[a config of data → **how fast its clips come**]
 
 `hcml data bench`: times the loader of training as it is configured, in clips a second for each number of workers, says
-where the time goes, and how many cores keep a GPU busy.
+where the time goes, and how many cores keep a GPU busy, whose step takes as long as was said or measured.
 """
 
 import math
@@ -17,9 +17,11 @@ from hcml_lightning.data.dataset import Sample, VideoDataset, collate
 from hcml_lightning.data.decode import probe, read_frames
 from hcml_lightning.data.sampling import clip_frames
 from hcml_lightning.data.transforms import apply_view, random_view
+from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.data_options import data_parser
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.output import print_table
+from hcml_lightning.tools.step_time import step_seconds
 
 
 def clips_per_second(data: VideoDataModule, num_workers: int, seconds: float) -> float:
@@ -104,15 +106,24 @@ def main(words: Sequence[str]) -> int:
     parser = data_parser(
         "bench",
         "Time the loader of training: clips/s for each number of workers, where the time goes, and how many cores "
-        "a GPU needs whose step takes --step_ms.",
+        "a GPU needs whose step takes --step_ms; where there is a GPU and a config of a stage, the step is measured.",
     )
+    parser.taken = ("data", "model")
+    parser.add_subclass_arguments(MotionTask, "model", required=False)
+    parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
     cores = os.cpu_count() or 1
     parser.add_argument(
         "--workers", type=list[int], default=sorted({0, 1, 2, cores // 2, cores}), help="to try"
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="for each measurement")
     parser.add_argument(
-        "--step_ms", type=list[float], default=[100.0, 200.0, 400.0], help="of the GPU, for a batch"
+        "--step_ms",
+        type=list[float],
+        default=[],
+        help="of a GPU, for a batch; measured if not given",
+    )
+    parser.add_argument(
+        "--precision", default="32-true", help="of the step, as --trainer.precision"
     )
     data, options = parser.read(words)
     torch.set_num_threads(1)
@@ -139,10 +150,38 @@ def main(words: Sequence[str]) -> int:
         + ("no GPU here" if transfer is None else f"{1e3 * transfer:7.2f} ms")
     )
     print()
-    for step in options.step_ms:
+    for step in options.step_ms or measured_step(options.model, data, options.precision):
         needed = cores_needed(step, data.batch_size, 1 / total)
-        print(f"a GPU whose step takes {step:g} ms needs {needed} cores like these")
+        print(f"a GPU whose step takes {step:.4g} ms needs {needed} cores like these")
     return 0
+
+
+def measured_step(task: MotionTask | None, data: VideoDataModule, precision: str) -> list[float]:
+    """Measure the step of a task on the GPU here; where that cannot be, say why, and what to do.
+
+    Args:
+        task: of the stage; None where no config named one.
+        data: after `setup("fit")`.
+        precision: of the Trainer.
+
+    Returns:
+        Milliseconds, or nothing.
+    """
+    if not torch.cuda.is_available():
+        print(
+            "how many cores does a GPU need? There is none here to measure the step of: give the milliseconds that a "
+            "batch takes on yours, --step_ms '[250]'"
+        )
+        return []
+    if task is None:
+        print(
+            "how many cores does this GPU need? Name the stage whose step is to be measured, "
+            "-c configs/stages/4_recognition.yaml, or give --step_ms '[250]'"
+        )
+        return []
+    step = 1e3 * step_seconds(task, data, precision=precision)
+    print(f"a step of {type(task).__name__} takes {step:.1f} ms on {torch.cuda.get_device_name()}")
+    return [step]
 
 
 def _one_clip(dataset: VideoDataset, number: int) -> dict[str, float]:

@@ -16,6 +16,9 @@ from hcml_lightning.tools.configs import inline, read_config, split_words
 class DataParser(ArgumentParser):
     """A parser whose errors are the error, without the usage before it."""
 
+    # What of configs counts.
+    taken: tuple[str, ...] = ("data",)
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message and exit with status 2."""
         if not self.exit_on_error:
@@ -26,6 +29,8 @@ class DataParser(ArgumentParser):
     def read(self, words: Sequence[str]) -> tuple[VideoDataModule, Namespace]:
         """Build the data module, and give the options of the tool.
 
+        With a task among the options, the configs' part about the model counts too, and the task is built.
+
         Raises:
             SystemExit: with status 2 if the words make no sense, or the dataset is not there.
         """
@@ -33,10 +38,11 @@ class DataParser(ArgumentParser):
             self.parse_args(["--help"])
         try:
             configs, rest = split_words(words)
-            section = _data_section([read_config(config) for config in configs])
-            first = [f"--data={inline(section)}"] if section else []
-            options = self.parse_args([*first, *rest])
-            data = self.instantiate(options).data
+            contents = [read_config(config) for config in configs]
+            parts = {name: _section(contents, name) for name in ("data", "model")}
+            given = [f"--{k}={inline(v)}" for k, v in parts.items() if v and k in self.taken]
+            options = self.instantiate(self.parse_args([*given, *rest]))
+            data = options.data
         except (ValueError, FileNotFoundError) as error:
             self.error(str(error.__cause__ or error))
         if data is None:
@@ -57,12 +63,12 @@ def data_parser(name: str, description: str) -> DataParser:
     return parser
 
 
-def _data_section(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What configs say about data; of several the later wins."""
+def _section(configs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """What configs say about data or model; of several the later wins."""
     merged: dict[str, Any] = {}
     arguments: dict[str, Any] = {}
     for config in configs:
-        section = config.get("data") or {}
+        section = config.get(name) or {}
         arguments |= section.get("init_args") or {}
         merged |= section
     return {**merged, "init_args": arguments} if merged else {}
