@@ -5,6 +5,7 @@ lists the records of each split; that is all that is true of one dataset only.
 """
 
 import inspect
+import weakref
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -67,7 +68,7 @@ class VideoDataModule(pl.LightningDataModule):
             before the start, damaged ones of training when they are met (up to 5 % of the split), damaged ones of
             the other splits before the start, as far as they can be told without decoding.
         cache: decode every video once and keep it in memory: for a few hundred small videos, with `num_workers=0`.
-        true_flow: add the true flow of synthetic videos to the batches of training and validation.
+        true_flow: add the true flow of synthetic videos to the batches of validation.
         follow_links: whether symbolic links may lead to lists and videos outside of `root`, as on clusters they often
             do. False for what a stranger has packed: such links are refused then. What lists say never leads outside.
 
@@ -142,11 +143,18 @@ class VideoDataModule(pl.LightningDataModule):
         self.mirror_classes: dict[int, int] = {}
         self.list_faults: list[str] | None = None
         self._datasets: dict[Split, VideoDataset] = {}
+        self._training: weakref.ref[ResumableLoader] | None = None
+        self._resume: dict[str, Any] | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def clip_shape(self) -> tuple[int, int]:
+        """Frames of a training clip, and pixels of each of its sides."""
+        return self._clip.clip_length, self._clip.crop_size
 
     def set_classes(self, class_names: list[str]) -> None:
         """Name the classes, in the order of their labels; a subclass calls this in its constructor.
@@ -242,12 +250,31 @@ class VideoDataModule(pl.LightningDataModule):
                 f"but the split has {len(dataset)}, so that every epoch would be empty; lower batch_size."
             )
         sampler = EpochSampler(dataset, self.seed, ranks, rank)
-        return ResumableLoader(
+        loader = ResumableLoader(
             dataset,  # type: ignore[arg-type]
             sampler=sampler,
             drop_last=True,
             **self._settings(),
         )
+        state, self._resume = self._resume, None
+        if state is not None:
+            loader.load_state_dict(state)
+        # Not held: its workers end with it, and the trainer says when.
+        self._training = weakref.ref(loader)
+        return loader
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of the data: where in the epoch training is.
+
+        Lightning itself stores the same of each loader, but gives it back only to loaders that are made after the rest
+        of the checkpoint is read, and a task that asks how many steps there will be has its loader made before.
+        """
+        loader = None if self._training is None else self._training()
+        return {} if loader is None else loader.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Let the next training loader go on where the checkpoint was written."""
+        self._resume = state_dict or None
 
     def val_dataloader(self) -> DataLoader[VideoBatch]:
         """Load the centred clip of each video, (B, 3, T, H, W)."""
@@ -303,5 +330,6 @@ class VideoDataModule(pl.LightningDataModule):
             flip=self.flip,
             mirror_classes=self.mirror_classes,
             random=split == "train",
-            true_flow=self.true_flow,
+            # Nobody trains on it.
+            true_flow=self.true_flow and split == "val",
         )

@@ -1,7 +1,7 @@
 """[plan → stage → checkpoint → next stage → **test number**]
 
 `hcml progressive`: all stages in order, each from the checkpoint of the one before. A run that was
-cut off, whatever by, goes on from its last epoch when it is started again.
+cut off, whatever by, goes on from its last checkpoint when it is started again.
 """
 
 import argparse
@@ -214,7 +214,7 @@ def main(words: Sequence[str]) -> int:
         prog="hcml progressive",
         usage="hcml progressive --run_dir DIR -c configs/data/DATA.yaml [-c EXTRA.yaml] [options of hcml fit]",
         description="Run all stages and the test, each stage from the checkpoint of the one before. Started again, "
-        "it skips what is done and goes on from the last epoch of what was cut off.",
+        "it skips what is done and goes on from the last checkpoint of what was cut off.",
         epilog="Options and configs hold for all stages. An option whose first part is the name of a stage, and what "
         "stands under that name in a config, holds for this stage alone: --flow.trainer.max_epochs 10. "
         f"Recipes lie in {CONFIGS.resolve()}.",

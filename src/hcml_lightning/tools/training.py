@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse.typing import PositiveInt
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
@@ -88,6 +89,12 @@ class MotionCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the checkpoints' options, and take the number of classes from the data."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--save_every_n_steps",
+            type=PositiveInt,
+            default=1000,
+            help="write last.ckpt after so many steps too, not only after an epoch, for a run that is cut off",
+        )
         parser.set_defaults(
             {
                 "checkpoint.filename": "epoch_{epoch:03d}",
@@ -171,6 +178,9 @@ class MotionCLI(LightningCLI):
         callbacks.append(PredictionWriter())
         if isinstance(best := trainer.checkpoint_callback, ModelCheckpoint):
             callbacks.append(LastCheckpoint(best.dirpath))
+            callbacks.append(
+                LastCheckpoint(best.dirpath, self._get(self.config, "save_every_n_steps"))
+            )
         if trainer.loggers:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
