@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import genuine
 import numpy as np
 from report import FOLDER, record
 from videos import FORMATS, all_frames, write_videos, wrong_frames
@@ -160,12 +161,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", type=int, default=200, help="damaged files")
     parser.add_argument("--kills", type=int, default=20, help="of each tool")
+    parser.add_argument("--clips", type=Path, help="folder of genuine files, as genuine.py says")
     parser.add_argument("--output", type=Path, default=FOLDER / "results" / "robustness.csv")
     options = parser.parse_args()
     draw = random.Random(0)
     found: Counter[tuple[str, str]] = Counter()
     with tempfile.TemporaryDirectory() as folder:
         found.update(outcomes(Path(folder), options.variants, draw))
+        if options.clips is not None:
+            found.update(genuine.as_one(options.clips, Path(folder) / "genuine"))
+            found.update(genuine.as_they_come(options.clips, Path(folder) / "genuine"))
         for tool in ("check", "prepare") if options.kills else ():
             (Path(folder) / tool).mkdir()
             found.update(kills(tool, Path(folder) / tool, options.kills, draw))

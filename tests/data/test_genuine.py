@@ -1,8 +1,10 @@
 """Genuine files of every dataset, through the data module of their dataset; skipped where they are missing."""
 
+import importlib
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -88,6 +90,28 @@ def test_every_bad_file_is_named_with_what_is_wrong(clips, name, what):
         check_video(path)
     with pytest.raises(VideoError, match=rf"{name}: .*{what}"):
         read_frames(path, range(probe(path).num_frames))
+
+
+def test_all_kinds_of_files_as_one_dataset(clips, tmp_path, monkeypatch, repository):
+    monkeypatch.syspath_prepend(str(repository / "benchmarks"))
+    found = Counter(importlib.import_module("genuine").as_one(clips, tmp_path, most=2))
+    good = found["check, good file", "good"]
+    assert good == 11
+    assert found == Counter(
+        {
+            ("check, bad file", "named"): 8,
+            ("check, good file", "good"): good,
+            ("check, exit status", "1"): 1,
+            ("training's reader, good file", "the right pictures"): good,
+            ("prepare, exit status", "1"): 1,
+            ("prepare, videos converted", str(good)): 1,
+            ("prepare, good file", "as many frames"): good,
+            ("training on the files, exit status", "0"): 1,
+            ("training on the copy, exit status", "0"): 1,
+            ("training, on_error=raise", "named"): 1,
+            ("training without manifest", "named"): 1,
+        }
+    )
 
 
 def test_ucf101(clips, tmp_path):
