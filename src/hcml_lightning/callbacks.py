@@ -131,6 +131,10 @@ class Throughput(pl.Callback):
         self._marks: list[_Moment] = []
         self._spans: list[tuple[_Moment, _Moment, _Moment]] = []
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that is resumed inside an epoch has no epoch start."""
+        self._marks = [_now(pl_module.device)]
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The first batch of an epoch is waited for from here."""
         self._marks = [_now(pl_module.device)]
