@@ -7,8 +7,7 @@ true one where the videos were generated. Needs the videos that the run was trai
 import base64
 import io
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -16,10 +15,12 @@ from torch import Tensor
 from torchvision.utils import flow_to_image
 
 from hcml_lightning.batch import VideoBatch
-from hcml_lightning.tasks import MotionTask
+from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks.flow import at_grid
+from hcml_lightning.tools.drawing import estimate_flow
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.report_runs import StageRun
+from hcml_lightning.tools.runs import load_run
 
 
 class FlowPicture(NamedTuple):
@@ -64,22 +65,21 @@ def flow_picture(stages: Sequence[StageRun], videos: int) -> FlowPicture | None:
     if not chosen or videos < 1:
         return None
     with quiet(), torch.inference_mode():
-        batch = _batch(chosen[0].settings["data"], videos)
-        tasks = {stage.name: _task(stage) for stage in chosen}
-        levels = {name: _level(task) for name, task in tasks.items()}
-        first = levels[chosen[0].name]
-        # Grids of two levels differ, and their flows cannot share one scale of colours.
-        flows = {
-            f"estimated after {name}": _middle(_flow(task, first, batch["video"]))
-            for name, task in tasks.items()
-            if levels[name] == first
-        }
-        if "flow" in batch:
-            example = _flow(tasks[chosen[0].name], first, batch["video"])
-            true = torch.unflatten(at_grid(batch["flow"], example), 0, (len(example), -1))
-            flows = {"true flow": true[:, true.shape[1] // 2], **flows}
+        runs = {stage.name: load_run(stage.folder) for stage in chosen}
+        batch = _batch(next(iter(runs.values())).datamodule, videos)
+        found = {name: estimate_flow(run.model, batch["video"]) for name, run in runs.items()}
+    estimates = {name: estimate for name, estimate in found.items() if estimate is not None}
+    level = next(iter(estimates.values())).level
+    # Grids of two levels differ, and their flows cannot share one scale of colours.
+    flows = {
+        f"estimated after {k}": _middle(e.flow) for k, e in estimates.items() if e.level == level
+    }
+    example = next(iter(estimates.values())).flow
+    if "flow" in batch and batch["flow"].shape[2] == example.shape[2] + 1:
+        true = torch.unflatten(at_grid(batch["flow"], example), 0, (len(example), -1))
+        flows = {"true flow": true[:, true.shape[1] // 2], **flows}
     # Level l sees every 2^l-th frame.
-    seen = batch["video"][:, :, :: 2**first]
+    seen = batch["video"][:, :, :: 2**level]
     middle = (seen.shape[2] - 1) // 2
     frames = [seen[:, :, middle + i].byte() for i in (0, 1)]
     # One call for all, so that a colour means the same motion everywhere.
@@ -94,36 +94,15 @@ def flow_picture(stages: Sequence[StageRun], videos: int) -> FlowPicture | None:
     )
 
 
-def _batch(settings: dict[str, Any], videos: int) -> VideoBatch:
-    data = _class(settings)(**{**(settings.get("init_args") or {}), "num_workers": 0})
+def _batch(data: VideoDataModule, videos: int) -> VideoBatch:
+    data.num_workers = 0
     data.setup("validate")
     loader = data.val_dataloader()
-    count = len(loader.dataset)
+    dataset = data.dataset("val")
+    count = len(dataset)
     chosen = [i * count // videos for i in range(videos)] if count > videos else range(count)
-    batch: VideoBatch = loader.collate_fn([loader.dataset[i] for i in chosen])
+    batch: VideoBatch = loader.collate_fn([dataset[i] for i in chosen])
     return batch
-
-
-def _task(stage: StageRun) -> MotionTask:
-    task = _class(stage.settings["model"]).load_from_checkpoint(
-        stage.checkpoint, map_location="cpu"
-    )
-    found: MotionTask = task.eval()
-    return found
-
-
-def _class(settings: dict[str, Any]) -> Any:
-    module, _, name = str(settings["class_path"]).rpartition(".")
-    return getattr(import_module(module), name)
-
-
-def _level(task: MotionTask) -> int:
-    return int(getattr(task, "level", task.model.levels[0]))
-
-
-def _flow(task: MotionTask, level: int, clip: Tensor) -> Tensor:
-    motion = task.model.network.motion_features(clip, up_to=level)[-1]
-    return task.flow_terms(level, motion, clip).flow
 
 
 def _middle(flow: Tensor) -> Tensor:
