@@ -117,6 +117,8 @@ def test_freezing_holds_through_validation_and_resume(
     assert resumed.model.network.layer2.training
 
 
+# Nothing is to be learned here.
+@pytest.mark.filterwarnings("ignore:the flow rebuilds frames no better")
 def test_stages_start_from_the_one_before(fit: Fit, tiny: dict[str, Any], tmp_path: Path) -> None:
     before: MotionTask | None = None
     path: str | None = None
