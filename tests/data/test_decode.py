@@ -179,7 +179,13 @@ def test_the_content_of_a_file_gives_what_its_path_gives(coded, name):
 
 
 @pytest.mark.parametrize(
-    ("content", "what"), [(b"", "empty"), (b"words\n", "text"), (b"\xff" * 99, "no video")]
+    ("content", "what"),
+    [
+        (b"", "empty"),
+        (b"words\n", "text"),
+        (b"\xff" * 99, "no video"),
+        (b"#EXTM3U\n#EXTINF:1,\nother.mp4\n", "playlist"),
+    ],
 )
 def test_content_that_is_no_video_is_named_by_its_length(content, what):
     with pytest.raises(VideoError, match=f"given as {len(content)} bytes: .*{what}"):

@@ -15,7 +15,8 @@ import pytest
 
 from hcml_lightning.cli import main
 from hcml_lightning.data.manifest import MANIFEST_NAME, ManifestRow, digest_of, read_manifest
-from hcml_lightning.data.video_index import VideoError, index_video
+from hcml_lightning.data.video_file import VideoError
+from hcml_lightning.data.video_index import index_video
 from hcml_lightning.tools.check_report import by_kind
 from hcml_lightning.tools.journal import Journal
 from hcml_lightning.tools.pool import Lost, run_each

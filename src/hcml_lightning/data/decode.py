@@ -23,14 +23,8 @@ from torch import Tensor
 
 from hcml_lightning.data.image_folder import probe_images, read_images
 from hcml_lightning.data.stored_index import StoredVideo, find_index
-from hcml_lightning.data.video_index import (
-    VideoError,
-    VideoIndex,
-    VideoInfo,
-    exact_decoder,
-    name_of,
-    open_video,
-)
+from hcml_lightning.data.video_file import VideoError, exact_decoder, name_of, open_video
+from hcml_lightning.data.video_index import VideoIndex, VideoInfo
 
 __all__ = ["VideoError", "VideoInfo", "VideoSource", "check_video", "probe", "read_frames"]
 

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hcml_lightning.data.video_index import VideoError, VideoInfo, check_size
+from hcml_lightning.data.video_file import VideoError, check_size
+from hcml_lightning.data.video_index import VideoInfo
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _FORMATS = ("JPEG", "PNG")

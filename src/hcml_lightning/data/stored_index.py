@@ -11,7 +11,8 @@ from itertools import groupby
 
 import numpy as np
 
-from hcml_lightning.data.video_index import VideoError, VideoIndex, VideoInfo, index_video
+from hcml_lightning.data.video_file import VideoError
+from hcml_lightning.data.video_index import VideoIndex, VideoInfo, index_video
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,8 @@ What a video file holds, found by one pass over its packets: headers lie (a file
 of its frames), and some formats have no frame count at all. Nothing is decoded but the first frame.
 """
 
-import io
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from stat import S_ISREG
@@ -19,12 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from av.container import InputContainer
 from av.packet import Packet
-from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-
-class VideoError(ValueError):
-    """A video that cannot be read as asked; the message names the file and what is wrong with it."""
+from hcml_lightning.data.video_file import VideoError, check_size, name_of, open_video
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,110 +79,6 @@ def index_video(path: str | bytes) -> VideoIndex:
     if stat.st_size == 0:
         raise VideoError(f"{path}: the file is empty (0 bytes).")
     return _cached_index(path, stat.st_size, stat.st_mtime_ns)
-
-
-# Formats that hold their video themselves. FFmpeg knows others, playlists say, that are text and make it read whatever
-# other file they name, whatever the name of the file is.
-FORMATS = ",".join(
-    (
-        "avi",
-        "matroska,webm",
-        "mov,mp4,m4a,3gp,3g2,mj2",
-        "mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf",
-        "flv,asf,ogg,gif,nut,dv,rm,mxf",
-        # Sound alone is told from damage.
-        "wav,mp3,flac,aac",
-    )
-)
-# Twice the pixels of 8K video. A header of a few bytes can promise frames that fill the memory.
-LARGEST_FRAME = 2**26
-
-
-def name_of(path: str | bytes) -> str:
-    """What messages call a video.
-
-    Example:
-        >>> name_of("a.mp4"), name_of(b"...")
-        ('a.mp4', 'a video given as 3 bytes')
-    """
-    return path if isinstance(path, str) else f"a video given as {len(path)} bytes"
-
-
-@contextmanager
-def open_video(path: str | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file to decode it in one thread; what FFmpeg raises becomes an error with the name of the file."""
-    try:
-        # Some genuine files have metadata that is not UTF-8. Without `file:` a name may be taken for a URL.
-        file = io.BytesIO(path) if isinstance(path, bytes) else f"file:{path}"
-        with av.open(
-            file,
-            "r",
-            metadata_errors="ignore",
-            options={"format_whitelist": FORMATS, "protocol_whitelist": "file"},
-        ) as container:
-            if not container.streams.video:
-                raise VideoError(f"{name_of(path)}: the file has no video stream.")
-            stream = container.streams.video[0]
-            context = stream.codec_context
-            check_size(name_of(path), context.width, context.height)
-            _use_one_thread(context)
-            yield container, stream
-    except (av.error.FFmpegError, OSError) as error:
-        problem = f"{_what_is_wrong(path)} ({error.strerror})"
-        raise VideoError(f"{name_of(path)}: {problem}.") from error
-
-
-def check_size(path: str, width: int, height: int) -> None:
-    """Refuse frames of a size that no camera has.
-
-    Raises:
-        VideoError: naming the file.
-    """
-    if width * height > LARGEST_FRAME:
-        raise VideoError(
-            f"{path}: frames of {width}×{height} pixels, more than {LARGEST_FRAME / 1e6:.0f} million, are damage or "
-            "made to fill the memory."
-        )
-
-
-def exact_decoder(stream: VideoStream) -> VideoCodecContext:
-    """Give the decoder that tells damage, where there are several.
-
-    VP9 has no checksums. Only libvpx looks whether the data of a tile end where they should, and after nearly every
-    flipped bit they do not; FFmpeg's own decoder goes on with other pictures. Both give the same ones of a whole file.
-    """
-    context = stream.codec_context
-    if context.name != "vp9" or "libvpx-vp9" not in av.codecs_available:
-        return context
-    exact = av.CodecContext.create("libvpx-vp9", "r")
-    exact.extradata = context.extradata
-    _use_one_thread(exact)
-    return exact
-
-
-def _use_one_thread(context: VideoCodecContext) -> None:
-    # Parallelism belongs to the workers of the data loader; threads of FFmpeg would compete with them.
-    context.thread_type = "NONE"
-    context.thread_count = 1
-
-
-def _what_is_wrong(path: str | bytes) -> str:
-    try:
-        start = path[:256] if isinstance(path, bytes) else _start_of(path)
-    except OSError:
-        return "the file cannot be read"
-    if start.lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconcat")):
-        return "the file is a playlist, which names other files; give those themselves"
-    if start.startswith(b"version https://git-lfs"):
-        return "the file is a git-LFS pointer, not the video itself; fetch it with `git lfs pull`"
-    if start.isascii() and start.decode().replace("\n", " ").strip().isprintable():
-        return "the file is text, not a video"
-    return "the file is no video, or it is damaged or cut short"
-
-
-def _start_of(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(256)
 
 
 @lru_cache(maxsize=2048)

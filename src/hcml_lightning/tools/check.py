@@ -23,7 +23,7 @@ from hcml_lightning.data.manifest import (
     write_manifest,
 )
 from hcml_lightning.data.stored_index import find_index, pack_index
-from hcml_lightning.data.video_index import open_video
+from hcml_lightning.data.video_file import open_video
 from hcml_lightning.tools.check_report import print_report
 from hcml_lightning.tools.data_options import data_parser
 from hcml_lightning.tools.journal import Journal
