@@ -99,6 +99,7 @@ def normalised(text: str, folder: Path) -> str:
     """Leave out what differs from machine to machine."""
     text = text.replace(str(folder), "DIR").replace(os.getcwd(), "DIR")
     text = re.sub(r"one of the package's: .*", "one of the package's: …", text)
+    text = re.sub(r"Available names are: .*", "Available names are: …", text)
     # Python 3.12 quotes the choices no longer.
     text = re.sub(r"\(choose from ([^)]*)\)", lambda m: m[0].replace("'", ""), text)
     text = re.sub(r"0x[0-9a-f]{6,}", "0x…", text)

@@ -79,7 +79,9 @@ def read_json(path: Path, expected: type[Any]) -> Any:
     try:
         content = json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: is no JSON ({error}); get the list anew.") from error
+        deep = isinstance(error, RecursionError)
+        said = "too many brackets within brackets" if deep else str(error)
+        raise ValueError(f"{path}: is no JSON ({said}); get the list anew.") from error
     if not isinstance(content, expected):
         kind = "a mapping {...}" if expected is dict else "a list [...]"
         raise ValueError(

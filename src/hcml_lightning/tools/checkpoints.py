@@ -18,13 +18,16 @@ SHAPING = ("backbone", "level", "levels", "max_displacement", "stride", "max_off
 OTHER_STAGE = "--ckpt_path resumes or evaluates the same stage; to start another one from it, use --model.init_from"
 
 
-def check_checkpoint(path: Path, task: MotionTask, class_names: Sequence[str]) -> None:
+def check_checkpoint(
+    path: Path, task: MotionTask, class_names: Sequence[str], to_resume: bool = False
+) -> None:
     """Compare what a checkpoint was written by with the run that is to go on with it.
 
     Args:
         path: of the checkpoint.
         task: of the run.
         class_names: of the data of the run.
+        to_resume: whether training is to go on, which takes more than weights.
 
     Raises:
         ValueError: if it cannot be read, or comes from another stage, network or data set.
@@ -45,6 +48,11 @@ def check_checkpoint(path: Path, task: MotionTask, class_names: Sequence[str]) -
                 f"or the config.yaml beside the checkpoints (-c). {OTHER_STAGE}."
             )
     _check_shapes(path, checkpoint["state_dict"], task.state_dict())
+    if to_resume and "optimizer_states" not in checkpoint:
+        raise ValueError(
+            f"{path} holds weights without the state of training, so no run can go on from it. To start a new run "
+            "from them, use --model.init_from."
+        )
 
 
 def _check_classes(path: Path, checkpoint: Mapping[str, Any], class_names: Sequence[str]) -> None:

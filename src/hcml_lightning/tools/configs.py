@@ -53,7 +53,8 @@ def read_config(config: str | Path) -> dict[str, Any]:
             f"{config}: is no YAML, but binary or not UTF-8 ({error.reason}); name a config"
         ) from error
     except (yaml.YAMLError, RecursionError) as error:
-        said = " ".join(str(error).split())
+        deep = isinstance(error, RecursionError)
+        said = "too many brackets within brackets" if deep else " ".join(str(error).split())
         raise ValueError(f"{config}: is no YAML of plain data ({said}); mend it there") from error
     if content is None:
         return {}

@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import Logger
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks import MotionTask
+from hcml_lightning.tools.plan import NAMES as STAGES
 
 # Of the keys that hold a class, which classes they take.
 BASES: dict[str, type] = {
@@ -64,6 +65,8 @@ def in_short(message: str, parser: LightningArgumentParser) -> str:
     if words := _first(r"unrecognized arguments: (.*)", message, re.IGNORECASE):
         return _unknown_option(words.split()[0], parser)
     if name := _first(r"does not accept option '([^']+)'", message):
+        if (stage := name.partition(".")[0]) in STAGES:
+            return f"'{name}' is for the stage '{stage}' of `hcml progressive`; leave '{stage}' out of it here"
         return f"no option '{name}', which a config names{nearest(name, _option_names(parser))}"
     if name := _first(r"Option '([^']+)' is not accepted", message):
         cls = _class(_first(r"Problem with given class_path '([^']+)'", message) or "")
@@ -75,6 +78,16 @@ def in_short(message: str, parser: LightningArgumentParser) -> str:
     if unknown and key in BASES:
         names = [cls.__name__ for cls in subclasses(BASES[key]) - {BASES[key]}]
         return f"--{key}: no class '{unknown}'{nearest(unknown.rpartition('.')[2], names)}"
+    base = _first(r"(?:subclass of|valid subclass of) (\w+)", message)
+    if base and key in BASES:
+        own = [
+            cls for cls in subclasses(BASES[key]) if cls.__module__.startswith("hcml_lightning.")
+        ]
+        names = [cls.__name__ for cls in own if cls is not BASES[key]] or [BASES[key].__name__]
+        given = _first(r"Import path (\S+) does not", message) or _first(
+            r"Given value: (.*)", message
+        )
+        return f"--{key}: expected a class, {', '.join(sorted(names))} or one of their kind, got '{given}'"
     return _wrong_value(key, message) or message.strip()
 
 

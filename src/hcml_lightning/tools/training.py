@@ -146,7 +146,9 @@ class MotionCLI(LightningCLI):
             )
         path = self._get(self.config, "ckpt_path")
         if path and Path(path).is_file():
-            check_checkpoint(Path(path), self.model, self.datamodule.class_names)
+            check_checkpoint(
+                Path(path), self.model, self.datamodule.class_names, self.subcommand == "fit"
+            )
 
     def after_instantiate_classes(self) -> None:
         """Leave a core to each process that decodes, where the network runs on the rest of them.

@@ -1,0 +1,44 @@
+"""What the program says to bad input: a message with a next step, never a traceback, and what the page says."""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def bad_inputs(repository: Path) -> Any:
+    sys.path.insert(0, str(repository / "benchmarks"))
+    return importlib.import_module("bad_inputs")
+
+
+# One test, since the cases are run once for all of it.
+def test_every_bad_input_gets_the_message_of_the_page(
+    bad_inputs: Any, repository: Path, tmp_path: Path
+):
+    answers = bad_inputs.run(tmp_path.resolve())
+    faults = [f"{a.fault}: {a.case.kind}: {a.case.what}: {a.said}" for a in answers if a.fault]
+    assert not faults, "\n".join(faults)
+    for kind in bad_inputs.KINDS:
+        assert sum(answer.case.kind == kind for answer in answers) >= 10
+    written = (repository / "docs" / "bad_inputs.md").read_text(encoding="utf-8").splitlines()
+    now = bad_inputs.page(answers).splitlines()
+    changed = [f"- {a}\n+ {b}" for a, b in zip(written, now, strict=False) if a != b]
+    assert written == now, "python benchmarks/bad_inputs.py writes it anew\n" + "\n".join(changed)
+
+
+def test_a_fault_is_noticed(bad_inputs: Any, tmp_path: Path):
+    def crash() -> list[str]:
+        raise KeyError("a bug")
+
+    def said(words: Callable[[], list[str]]) -> str:
+        return bad_inputs.ask(bad_inputs.Case("config", "x", words), tmp_path).fault
+
+    assert said(crash) == "a traceback"
+    assert said(lambda: ["--version"]) == "it was taken for good"
+    assert said(lambda: ["train"]) == ""
+    answer = bad_inputs.Answer(bad_inputs.Case("config", "x", list), 1, "no")
+    assert answer.fault == "no next step"
