@@ -85,7 +85,9 @@ class Ground:
 
     def settings(self, name: str, **changed: Any) -> Path:
         """A checkpoint with other settings of its task; None takes one away."""
-        settings = {**self.task.hparams, **changed}
+        # As the command line has it, which builds tasks by their names.
+        made_by = {"_instantiator": "pytorch_lightning.cli.instantiate_module"}
+        settings = {**made_by, **self.task.hparams, **changed}
         kept = {k: v for k, v in settings.items() if v is not None}
         return self.checkpoint(name, hyper_parameters=kept)
 

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import re
+from argparse import ArgumentError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ BASELINE += [
     "--trainer.sync_batchnorm=false",
 ]
 BASELINE += ["--trainer.fast_dev_run=true"]
+INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"
 
 
 class Payload:
@@ -76,6 +78,30 @@ def test_no_checkpoint_runs_code(
     with pytest.raises(pickle.UnpicklingError):
         RecognitionTask.load_from_checkpoint(io.BytesIO(path.read_bytes()))
     assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"_instantiator": "os.mkdir"},
+        {"_instantiator": INSTANTIATOR, "_class_path": "subprocess.Popen"},
+        {"_instantiator": INSTANTIATOR, "backbone": {"class_path": "os.mkdir"}},
+        {"_instantiator": INSTANTIATOR, "other": {"class_path": "os.mkdir"}},
+    ],
+)
+def test_no_setting_names_what_is_called(settings: dict[str, Any], tmp_path: Path):
+    """Lightning builds a task by a function whose name stands in the checkpoint, if it is one of its own."""
+    task = RecognitionTask(backbone="r2d_tiny", num_classes=4)
+    content = {
+        "state_dict": dict(task.state_dict()),
+        "hyper_parameters": {**task.hparams, **settings},
+        "pytorch-lightning_version": pl.__version__,
+    }
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(
+        (ValueError, ArgumentError), match=r"blocked to prevent|Expected|not accept"
+    ):
+        RecognitionTask.load_from_checkpoint(tmp_path / "x.ckpt")
 
 
 def test_init_from_runs_no_code(attack: tuple[Path, Path], fit: Callable[..., Any], tiny: Any):

@@ -4,6 +4,7 @@ The trained network as a plain thing: weights, names of the classes, and how a v
 """
 
 import os
+from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,7 +116,7 @@ class Recognizer:
         place = _device(device)
         try:
             task = RecognitionTask.load_from_checkpoint(path, map_location="cpu")
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, ArgumentError) as error:
             said = " ".join(str(error).split())
             raise ValueError(
                 f"{path} does not fit what this release makes of its settings ({said[:200]}); give a checkpoint that "
