@@ -51,8 +51,9 @@ def _generate() -> None:
     write_departures(REPOSITORY, GENERATED / "departures.md")
     measured = REPOSITORY / "RESULTS.md"
     text = measured.read_text(encoding="utf-8") if measured.is_file() else ""
-    # Its figures and links are seen from the top of the repository.
-    text = re.sub(r"\]\((?!https?:|#)", "](/../", text)
+    # Its figures are seen from the top of the repository; what it links to is no page of these.
+    text = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", r"\1/../", text)
+    text = re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)]+)\)", r"\1 (`\2`)", text)
     (GENERATED / "measured.txt").write_text(text, encoding="utf-8")
     lines = ["# Notebooks\n", "Of the folder `notebooks/`; each runs in two minutes on a CPU.\n"]
     lines += ["```{toctree}", ":maxdepth: 1\n"]
