@@ -139,7 +139,7 @@ class FiniteNumbers(pl.Callback):
             raise self._error
         self._stop(
             f"{_stage(task)}: after {self._where or 'loading'} {len(wrong)} of {len(named)} weights are not finite, "
-            f"{wrong[0]} first, though loss and gradient were: a step was too large. {_REMEDY}{_named(self._videos)}"
+            f"{wrong[0]} first, though loss and gradient were: a step was too large; {_REMEDY}{_named(self._videos)}"
         )
 
     def _stop(self, message: str) -> None:
@@ -149,7 +149,7 @@ class FiniteNumbers(pl.Callback):
         raise self._error
 
 
-_REMEDY = "Lower --model.lr, lengthen --model.warmup_epochs, or set --trainer.gradient_clip_val 1. "
+_REMEDY = "lower --model.lr, lengthen --model.warmup_epochs, or set --trainer.gradient_clip_val 1. "
 
 
 def _describe(seen: _Seen) -> str:
@@ -160,7 +160,7 @@ def _describe(seen: _Seen) -> str:
     known = f" ({good})" if good else ""
     return (
         f"{wrong} at {seen.where}{known}. "
-        "Look at the videos of this batch, `hcml data check` decodes them all; if they are good: "
+        "Look at the videos of this batch, `hcml data check` decodes them all; if they are good, "
         f"{_REMEDY}{_named(seen.videos)}"
     )
 
