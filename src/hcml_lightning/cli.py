@@ -14,27 +14,10 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from hcml_lightning._version import __version__
+from hcml_lightning.tools.commands import TOOL_COMMANDS, TRAINER_COMMANDS
 
 if TYPE_CHECKING:
     from pytorch_lightning.cli import ArgsType
-
-# What Lightning's command line runs: one stage, described by configs.
-TRAINER_COMMANDS = {
-    "fit": "train one stage: -c STAGE.yaml -c DATA.yaml [-c EXTRA.yaml] [--model.lr 0.01 …]",
-    "validate": "validation metrics of a checkpoint: -c … --ckpt_path X",
-    "test": "multi-view test of a checkpoint: -c … --ckpt_path X",
-}
-# What is no training of one stage: hcml_lightning.tools.<name>.main(arguments).
-TOOL_COMMANDS = {
-    "progressive": "all stages and the test in order; resumes what was cut off",
-    "data": "check, prepare and time the videos of a dataset",
-    "predict": "the top classes of your own videos, and when, as csv or json",
-    "report": "one html page about a run: curves, flow, confusions, settings",
-    "export": "the recogniser for use without this package: .pt2, ONNX, safetensors",
-    "synthesize": "write videos of shapes in known motion",
-    "flops": "multiply-adds beside the paper's",
-    "demo": "the whole method on synthetic videos, in minutes on a CPU",
-}
 
 
 def usage() -> str:

@@ -107,6 +107,18 @@ def test_a_stage_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]
     assert "no stage 'walk'" in capsys.readouterr().err
 
 
+def test_a_mistake_in_the_last_stage_shows_before_the_first(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    wrong = ["--recognition.model.flow_wieght", "3"]
+    with pytest.raises(SystemExit):
+        main(["progressive", "--run_dir", str(tmp_path / "run"), *words, *wrong])
+    said = capsys.readouterr().err
+    assert "RecognitionTask has no option 'flow_wieght'; did you mean 'flow_weight'?" in said
+    assert "of the stage 'recognition'; nothing has been run" in said
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_killed_run_goes_on_from_its_last_epoch(
     whole_group: bool, words: list[str], tmp_path: Path

@@ -18,7 +18,7 @@ from hcml_lightning.data.decode import probe, read_frames
 from hcml_lightning.data.sampling import clip_frames
 from hcml_lightning.data.transforms import apply_view, random_view
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.tools.data_options import data_parser
+from hcml_lightning.tools.data_options import DataParser, data_parser
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.output import print_table
 from hcml_lightning.tools.step_time import step_seconds
@@ -94,15 +94,8 @@ def cores_needed(step_ms: float, batch_size: int, clips_per_core: float) -> int:
     return math.ceil(batch_size / (step_ms / 1e3) / clips_per_core)
 
 
-def main(words: Sequence[str]) -> int:
-    """Run `hcml data bench`.
-
-    Args:
-        words: what stands after `hcml data bench`.
-
-    Returns:
-        0.
-    """
+def make_parser() -> DataParser:
+    """Say which words `hcml data bench` takes."""
     parser = data_parser(
         "bench",
         "Time the loader of training: clips/s for each number of workers, where the time goes, and how many cores "
@@ -125,6 +118,19 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--precision", default="32-true", help="of the step, as --trainer.precision"
     )
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml data bench`.
+
+    Args:
+        words: what stands after `hcml data bench`.
+
+    Returns:
+        0.
+    """
+    parser, cores = make_parser(), os.cpu_count() or 1
     data, options = parser.read(words)
     torch.set_num_threads(1)
     try:

@@ -25,7 +25,7 @@ from hcml_lightning.data.manifest import (
 from hcml_lightning.data.stored_index import find_index, pack_index
 from hcml_lightning.data.video_file import open_video
 from hcml_lightning.tools.check_report import print_report
-from hcml_lightning.tools.data_options import data_parser
+from hcml_lightning.tools.data_options import DataParser, data_parser
 from hcml_lightning.tools.journal import Journal
 from hcml_lightning.tools.listing import Listing, list_videos, raise_if_gone
 from hcml_lightning.tools.pool import Lost, run_each
@@ -153,15 +153,8 @@ def verified(
     return kept, back
 
 
-def main(words: Sequence[str]) -> int:
-    """Run `hcml data check`.
-
-    Args:
-        words: what stands after `hcml data check`.
-
-    Returns:
-        0 if nothing is wrong, else 1.
-    """
+def make_parser() -> DataParser:
+    """Say which words `hcml data check` takes."""
     parser = data_parser(
         "check",
         "Decode every frame of every video, say what is wrong, and write the manifest that all later runs use. "
@@ -178,6 +171,19 @@ def main(words: Sequence[str]) -> int:
         action="store_true",
         help="read all files, and name those that changed in silence",
     )
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml data check`.
+
+    Args:
+        words: what stands after `hcml data check`.
+
+    Returns:
+        0 if nothing is wrong, else 1.
+    """
+    parser = make_parser()
     data, options = parser.read(words)
     file = Path(data.root) / MANIFEST_NAME
     try:

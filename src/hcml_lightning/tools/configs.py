@@ -123,6 +123,11 @@ def order_words(words: Sequence[str]) -> list[str]:
     classes: dict[str, dict[str, str]] = {}
     for config in configs:
         content = read_config(config)
+        # Lightning would go on without a word.
+        if not isinstance(content.get("trainer") or {}, Mapping):
+            raise ValueError(
+                f"{config}: trainer must be a mapping of options, got {content['trainer']!r}"
+            )
         for key in ("model", "data"):
             section = content.get(key)
             if isinstance(section, Mapping) and "class_path" in section:

@@ -97,6 +97,21 @@ def _corpus(run_dir: Path, corpus: dict[str, int]) -> Path:
     return videos
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """Say which words `hcml demo` takes."""
+    parser = argparse.ArgumentParser(
+        prog="hcml demo",
+        usage="hcml demo [--run_dir DIR] [--recipe YAML] [options of hcml progressive]",
+        description="Write synthetic videos, and train a plain baseline, motion blocks without self-supervision, and "
+        "the full method on them. Started again, it goes on where it was cut off.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="folder of it all")
+    parser.add_argument("--recipe", default="demo.yaml", help="settings of corpus and stages")
+    return parser
+
+
 def main(words: Sequence[str]) -> int:
     """Run `hcml demo`.
 
@@ -109,27 +124,14 @@ def main(words: Sequence[str]) -> int:
     Raises:
         SystemExit: with the stage and the reason, if one does not end.
     """
-    parser = argparse.ArgumentParser(
-        prog="hcml demo",
-        usage="hcml demo [--run_dir DIR] [--recipe YAML] [options of hcml progressive]",
-        description="Write synthetic videos, and train a plain baseline, motion blocks without self-supervision, and "
-        "the full method on them. Started again, it goes on where it was cut off.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="folder of it all")
-    parser.add_argument("--recipe", default="demo.yaml", help="settings of corpus and stages")
-    options, rest = parser.parse_known_args(words)
+    options, rest = make_parser().parse_known_args(words)
     try:
         from hcml_lightning.tools.pictures import draw_curves, draw_flow
     except ModuleNotFoundError as error:
         sys.exit(f"hcml demo: {error}; pip install 'hcml-lightning[demo]'")
-    try:
-        with locked(options.run_dir) as lock:
-            recipe = read_config(options.recipe)
-            runs = run_demo(options.run_dir, recipe, rest, launch_with(lock))
-    except (StageError, ValueError, FileNotFoundError) as error:
-        sys.exit(f"hcml demo: {error}")
+    with locked(options.run_dir) as lock:
+        recipe = read_config(options.recipe)
+        runs = run_demo(options.run_dir, recipe, rest, launch_with(lock))
     numbers = results(runs)
     write_json(options.run_dir / "results.json", numbers)
     draw_flow(Path(runs["full"][0].checkpoint), options.run_dir / "flow.png")

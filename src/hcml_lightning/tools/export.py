@@ -215,15 +215,8 @@ def _difference(recognizer: Recognizer, run: Run) -> float:
     return difference
 
 
-def main(words: Sequence[str]) -> int:
-    """Run `hcml export`.
-
-    Args:
-        words: what stands after `hcml export`.
-
-    Returns:
-        0.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """Say which words `hcml export` takes."""
     parser = argparse.ArgumentParser(
         prog="hcml export",
         description="The recogniser for use without this package: a PyTorch program (.pt2), ONNX, and safetensors, "
@@ -233,6 +226,19 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--ckpt_path", type=Path, required=True, help="of a recognition stage")
     parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write to")
     parser.add_argument("--formats", nargs="+", choices=list(WRITERS), default=list(WRITERS))
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml export`.
+
+    Args:
+        words: what stands after `hcml export`.
+
+    Returns:
+        0.
+    """
+    parser = make_parser()
     options = parser.parse_args(words)
     try:
         recognizer = Recognizer.from_checkpoint(options.ckpt_path)

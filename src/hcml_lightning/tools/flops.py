@@ -96,15 +96,8 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def main(words: Sequence[str]) -> int:
-    """Run `hcml flops`.
-
-    Args:
-        words: what stands after `hcml flops`.
-
-    Returns:
-        0.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """Say which words `hcml flops` takes."""
     parser = argparse.ArgumentParser(
         prog="hcml flops",
         description="Multiply-adds of one clip through the network that inference keeps, plain -> with motion "
@@ -116,6 +109,19 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--size", type=int, default=256, help="rows and columns, pixels")
     parser.add_argument("--levels", type=int, nargs="*", default=[0, 1, 2], help="with a block")
     parser.add_argument("--num_classes", type=int, default=400, help="of the classifier")
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml flops`.
+
+    Args:
+        words: what stands after `hcml flops`.
+
+    Returns:
+        0.
+    """
+    parser = make_parser()
     options = parser.parse_args(words)
     for name in ("frames", "size", "num_classes"):
         if getattr(options, name) < 1:

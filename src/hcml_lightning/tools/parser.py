@@ -25,6 +25,10 @@ BASES: dict[str, type] = {
     "trainer.logger": Logger,
     "trainer.callbacks": pl.Callback,
 }
+MISSING = {
+    "model": "a stage: -c configs/stages/1_flow.yaml",
+    "data": "the data: -c configs/data/ucf101.yaml",
+}
 KINDS = {
     "<class 'int'>": "a whole number",
     "<class 'float'>": "a number",
@@ -67,28 +71,35 @@ def in_short(message: str, parser: LightningArgumentParser) -> str:
     if name := _first(r"does not accept option '([^']+)'", message):
         if (stage := name.partition(".")[0]) in STAGES:
             return f"'{name}' is for the stage '{stage}' of `hcml progressive`; leave '{stage}' out of it here"
-        return f"no option '{name}', which a config names{nearest(name, _option_names(parser))}"
+        guess = nearest(name.replace(".init_args", ""), option_names(parser))
+        return f"no option '{name}', which a config names{guess}"
     if name := _first(r"Option '([^']+)' is not accepted", message):
         cls = _class(_first(r"Problem with given class_path '([^']+)'", message) or "")
         names = parameters(cls) if cls is not None else []
         title = cls.__name__ if cls is not None else key
         return f"{title} has no option '{name}'{nearest(name, names)}"
+    if missing := _first(r"arguments are required: (?:\w+\.)?(model|data)", message):
+        return f"no --{missing}; name {MISSING[missing]}"
+    return _wrong_class(key, message) or _wrong_value(key, message) or message.strip()
+
+
+def _wrong_class(key: str, message: str) -> str | None:
+    """Say that there is no such class, or that it is of another kind than is taken here."""
     unknown = _first(r"Expected a dot import path string: (\S+)", message)
     unknown = unknown or _first(r"class_path '([^']+)':\s+(?:module|No module|Unable)", message)
-    if unknown and key in BASES:
-        names = [cls.__name__ for cls in subclasses(BASES[key]) - {BASES[key]}]
+    if key not in BASES:
+        return None
+    found = subclasses(BASES[key]) - {BASES[key]}
+    names = [cls.__name__ for cls in found if not cls.__name__.startswith("_")]
+    if unknown:
         return f"--{key}: no class '{unknown}'{nearest(unknown.rpartition('.')[2], names)}"
-    base = _first(r"(?:subclass of|valid subclass of) (\w+)", message)
-    if base and key in BASES:
-        own = [
-            cls for cls in subclasses(BASES[key]) if cls.__module__.startswith("hcml_lightning.")
-        ]
-        names = [cls.__name__ for cls in own if cls is not BASES[key]] or [BASES[key].__name__]
-        given = _first(r"Import path (\S+) does not", message) or _first(
-            r"Given value: (.*)", message
-        )
-        return f"--{key}: expected a class, {', '.join(sorted(names))} or one of their kind, got '{given}'"
-    return _wrong_value(key, message) or message.strip()
+    if re.search(r"does not correspond to a subclass|Not a valid subclass", message):
+        given = _first(r"Import path (\S+) does not", message)
+        given = given or _first(r"Given value: (.*)", message)
+        own = sorted(cls.__name__ for cls in found if cls.__module__.startswith("hcml_lightning."))
+        kinds = ", ".join(own or [BASES[key].__name__])
+        return f"--{key}: expected a class, {kinds} or one of their kind, got '{given}'"
+    return None
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -107,7 +118,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 # Names that still fit into a few lines.
-MOST_NAMES = 40
+MOST_NAMES = 30
 
 
 def parameters(cls: type) -> list[str]:
@@ -131,7 +142,7 @@ def subclasses(base: type) -> set[type]:
 
 def _unknown_option(word: str, parser: LightningArgumentParser) -> str:
     name = word.partition("=")[0].lstrip("-")
-    names = {f"--{known}" for known in _option_names(parser)}
+    names = {f"--{known}" for known in option_names(parser)}
     # The part of it that is not right is most often the one before the last.
     same = {known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]}
     dashes = "" if word.startswith("--") else "; an option begins with two dashes"
@@ -139,7 +150,8 @@ def _unknown_option(word: str, parser: LightningArgumentParser) -> str:
     return f"no option '{word}'{dashes}{guess}"
 
 
-def _option_names(parser: LightningArgumentParser) -> list[str]:
+def option_names(parser: LightningArgumentParser) -> list[str]:
+    """Names of all long options, those of all tasks and data among them, without dashes."""
     names = [
         string[2:]
         for action in parser._actions
@@ -154,22 +166,25 @@ def _option_names(parser: LightningArgumentParser) -> list[str]:
 
 def _wrong_value(key: str, message: str) -> str | None:
     """Say what a value should have been; the innermost key is the one that counts."""
-    inner = re.findall(r'Parser key "([^"]+)":\n\s+Expected an? (.+)\. Got value: (.*)', message)
-    if inner:
-        name, kind, value = inner[-1]
-        path = name if name.startswith(key) or not key else f"{key}.{name}"
-        return f"--{path}: expected {_in_words([kind])}, got '{value}'{_nearest_literal(value, [kind])}"
-    kinds = re.findall(r"- Expected an? (.+)", message)
-    value = _first(r"Given value: (.*)", message)
-    if key and kinds and value is not None:
-        return (
-            f"--{key}: expected {_in_words(kinds)}, got '{value}'{_nearest_literal(value, kinds)}"
-        )
-    return None
+    *_, last = re.split(r'Parser key "', message)
+    name = last.partition('"')[0]
+    tried = last.partition("Given value type")[0] if "Got value" not in last else last
+    kinds = re.findall(r"Expected an? (.+?)(?=\. Got value|$)", tried, re.MULTILINE)
+    value = _first(r"(?:Got|Given) value: (.*)", last)
+    if not key or not kinds or value is None:
+        return None
+    if "Got value" in last:
+        kinds = kinds[:1]
+    path = name if name.startswith(key) else f"{key}.{name}"
+    return f"--{path}: expected {_in_words(kinds)}, got '{value}'{_nearest_literal(value, kinds)}"
 
 
 def _in_words(kinds: list[str]) -> str:
-    words = [word for kind in kinds for word in _literals(kind) or [KINDS.get(kind, kind)]]
+    words = [
+        word
+        for kind in kinds
+        for word in _literals(kind) or [KINDS.get(kind, f"a {kind}".replace("tuple", "list"))]
+    ]
     words = list(dict.fromkeys(words))
     return " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
 

@@ -3,7 +3,9 @@
 What a run of several stages consists of, and which settings each of them gets.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import yaml
@@ -96,6 +98,24 @@ class Plan(NamedTuple):
             value = given[0].partition("=")
             words += [f"--{name}{value[1]}{value[2]}", *given[1:]]
         return words
+
+    def check(self, names: Sequence[str]) -> None:
+        """Parse the words of stages and run none, so that a mistake in the last does not show after days.
+
+        Raises:
+            SystemExit: at the first mistake, which has been told.
+        """
+        stages = [name for name in names if name in TRAINING]
+        if len(stages) < 2:
+            # It is about to say so itself.
+            return
+        training = import_module("hcml_lightning.tools.training")
+        for name in stages:
+            try:
+                training.ParsedWords(self.words(TRAINING[name]))
+            except SystemExit:
+                print(f"This is said of the stage '{name}'; nothing has been run.", file=sys.stderr)
+                raise
 
     def settings(self, stage: Stage) -> dict[str, Any]:
         """Return all settings of one stage, flat, as they were given: what its result depends on."""

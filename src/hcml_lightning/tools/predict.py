@@ -143,7 +143,7 @@ def main(words: Sequence[str]) -> int:
     Returns:
         0 if at least one video was read, else 1.
     """
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(words)
     if options.output.suffix not in (".csv", ".json"):
         parser.error(f"--output must end in .csv or .json, got {options.output}")
@@ -176,7 +176,8 @@ def main(words: Sequence[str]) -> int:
     return 0 if read else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Say which words `hcml predict` takes."""
     parser = argparse.ArgumentParser(
         prog="hcml predict",
         description="The top classes of videos, as csv or json. Settings come from the checkpoint.",

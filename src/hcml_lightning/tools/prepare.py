@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from hcml_lightning.data.manifest import NAME_ERRORS, state_of, write_csv
-from hcml_lightning.tools.data_options import data_parser
+from hcml_lightning.tools.data_options import DataParser, data_parser
 from hcml_lightning.tools.journal import Journal
 from hcml_lightning.tools.listing import list_videos, raise_if_gone
 from hcml_lightning.tools.output import printable
@@ -84,15 +84,8 @@ def prepare(
         yield row
 
 
-def main(words: Sequence[str]) -> int:
-    """Run `hcml data prepare`.
-
-    Args:
-        words: what stands after `hcml data prepare`.
-
-    Returns:
-        0 if every video was converted, else 1.
-    """
+def make_parser() -> DataParser:
+    """Say which words `hcml data prepare` takes."""
     parser = data_parser(
         "prepare",
         "Copy a dataset with its lists for training: short side scaled down, H.264 with short GOP, no audio. The "
@@ -105,6 +98,19 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--keep_images", action="store_true", help="copy image folders as they are")
     parser.add_argument("--shard", default="1/1", help="part i/n of the videos, i from 1 to n")
     parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1, help="processes")
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml data prepare`.
+
+    Args:
+        words: what stands after `hcml data prepare`.
+
+    Returns:
+        0 if every video was converted, else 1.
+    """
+    parser = make_parser()
     data, options = parser.read(words)
     encoding = Encoding(options.short_side, options.gop, options.crf)
     output: Path = options.output

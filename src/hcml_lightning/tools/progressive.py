@@ -7,7 +7,6 @@ cut off, whatever by, goes on from its last checkpoint when it is started again.
 import argparse
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -198,18 +197,8 @@ def stage_rows(records: Sequence[Done]) -> list[list[str]]:
     return rows
 
 
-def main(words: Sequence[str]) -> int:
-    """Run `hcml progressive`.
-
-    Args:
-        words: what stands after `hcml progressive`.
-
-    Returns:
-        0.
-
-    Raises:
-        SystemExit: with the stage and the reason, if one does not end.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """Say which words `hcml progressive` takes."""
     parser = argparse.ArgumentParser(
         prog="hcml progressive",
         usage="hcml progressive --run_dir DIR -c configs/data/DATA.yaml [-c EXTRA.yaml] [options of hcml fit]",
@@ -226,16 +215,30 @@ def main(words: Sequence[str]) -> int:
         default=",".join(PAPER),
         help=f"which, with commas between them, of {', '.join(NAMES)} (default: %(default)s)",
     )
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml progressive`.
+
+    Args:
+        words: what stands after `hcml progressive`.
+
+    Returns:
+        0.
+
+    Raises:
+        StageError: with the stage and the reason, if one does not end.
+    """
+    parser = make_parser()
     options, rest = parser.parse_known_args(words)
     names = options.stages.split(",")
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"--stages: no stage {unknown[0]!r}; there are {', '.join(NAMES)}")
-    try:
-        plan = Plan.from_words(rest)
-        with locked(options.run_dir) as lock:
-            records = run_plan(plan, names, options.run_dir, launch_with(lock))
-    except (StageError, ValueError, FileNotFoundError) as error:
-        sys.exit(f"hcml progressive: {error}")
+    plan = Plan.from_words(rest)
+    plan.check(names)
+    with locked(options.run_dir) as lock:
+        records = run_plan(plan, names, options.run_dir, launch_with(lock))
     print_table(stage_rows(records))
     if names[-1] == "test":
         print(f"\ntest: {format_metrics(records[-1].metrics)}   ({options.run_dir}/test/test.json)")

@@ -120,18 +120,8 @@ def _environments(stages: Sequence[StageRun]) -> list[tuple[str, dict[str, str]]
     return [(", ".join(dict.fromkeys(names)), first) for names, first in found.values()]
 
 
-def main(words: Sequence[str]) -> int:
-    """Run `hcml report`.
-
-    Args:
-        words: what stands after `hcml report`.
-
-    Returns:
-        0.
-
-    Raises:
-        SystemExit: if there is no run, or a file of it cannot be read.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """Say which words `hcml report` takes."""
     parser = argparse.ArgumentParser(
         prog="hcml report",
         description="Write one html page about a run: curves of all stages, flow, confusions, accuracy of each class, "
@@ -148,7 +138,22 @@ def main(words: Sequence[str]) -> int:
         default=4,
         help="videos to show the flow of; 0 opens none (default: %(default)s)",
     )
-    options = parser.parse_args(words)
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml report`.
+
+    Args:
+        words: what stands after `hcml report`.
+
+    Returns:
+        0.
+
+    Raises:
+        SystemExit: if there is no run, or a file of it cannot be read.
+    """
+    options = make_parser().parse_args(words)
     output = options.output or options.run / "report.html"
     try:
         stages = read_run(options.run)

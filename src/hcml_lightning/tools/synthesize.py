@@ -10,15 +10,8 @@ from pathlib import Path
 LAYOUTS = ("ucf101", "kinetics", "something_v1", "something_v2", "folder")
 
 
-def main(words: Sequence[str]) -> int:
-    """Run `hcml synthesize`.
-
-    Args:
-        words: what stands after `hcml synthesize`.
-
-    Returns:
-        0.
-    """
+def make_parser() -> argparse.ArgumentParser:
+    """Say which words `hcml synthesize` takes."""
     parser = argparse.ArgumentParser(
         prog="hcml synthesize",
         description="Write videos of textured shapes in known motion. Classes come in pairs that differ only in the "
@@ -33,6 +26,19 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--height", type=int, default=64, help="pixels")
     parser.add_argument("--width", type=int, default=64, help="pixels")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same videos")
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml synthesize`.
+
+    Args:
+        words: what stands after `hcml synthesize`.
+
+    Returns:
+        0.
+    """
+    parser = make_parser()
     options = parser.parse_args(words)
     if options.root.exists() and any(options.root.iterdir()):
         parser.error(f"{options.root} is not empty; name a new folder")

@@ -25,7 +25,7 @@ from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.checkpoints import check_checkpoint
 from hcml_lightning.tools.configs import order_words, typed_num_classes
 from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.parser import HcmlParser
+from hcml_lightning.tools.parser import BASES, MISSING, HcmlParser, option_names
 from hcml_lightning.tools.prediction_writer import PredictionWriter
 from hcml_lightning.tools.run_folder import RunConfigCallback, WandbNote, keep_curves
 from hcml_lightning.tools.summary import StageSummary
@@ -115,6 +115,7 @@ class MotionCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse what would run and mean something else than was asked for."""
+        self._check_classes()
         path = self._get(self.config, "ckpt_path")
         resumes = self.subcommand == "fit" and path in RESUME_KEYWORDS
         if path and not Path(path).is_file() and not resumes:
@@ -134,6 +135,13 @@ class MotionCLI(LightningCLI):
         if checkpoint.monitor is None and self._get(self.config, "trainer.limit_val_batches") != 0:
             module, _, name = self._get(self.config, "model.class_path").rpartition(".")
             checkpoint.monitor, checkpoint.mode = getattr(import_module(module), name).MONITOR
+
+    def _check_classes(self) -> None:
+        # A config of data may say something about the model, which then is taken for one of the base class.
+        for key, base in BASES.items():
+            path = str(self._get(self.config, f"{key}.class_path"))
+            if key in MISSING and path.rpartition(".")[2] == base.__name__:
+                raise ValueError(f"no --{key}; name {MISSING[key]}")
 
     def instantiate_classes(self) -> None:
         """Build data, task and trainer, and hold what was typed or stored of the classes to the data's."""
@@ -189,6 +197,36 @@ class MotionCLI(LightningCLI):
             callbacks.append(WandbNote())
             keep_curves(trainer)
         return trainer
+
+
+class ParsedWords(MotionCLI):
+    """Words that are parsed, and nothing built of them.
+
+    Args:
+        words: without the command.
+    """
+
+    def __init__(self, words: list[str]) -> None:
+        with quiet():
+            super().__init__(words, run=False)
+
+    def _set_seed(self) -> None:
+        """Leave the seed to what runs."""
+
+    def before_instantiate_classes(self) -> None:
+        """Leave it."""
+
+    def instantiate_classes(self) -> None:
+        """Build nothing."""
+
+    def after_instantiate_classes(self) -> None:
+        """Leave it."""
+
+
+def all_options() -> set[str]:
+    """Return the long options of `hcml fit`, those of every task and all data among them."""
+    parser = ParsedWords(["-c", "stages/baseline.yaml", "-c", "data/ucf101.yaml"]).parser
+    return {f"--{name}" for name in option_names(parser) if not name.endswith(("+", ".help"))}
 
 
 def train(args: ArgsType = None) -> None:

@@ -1,0 +1,108 @@
+"""[commands and their options → **script for the shell**]
+
+`hcml completion bash|zsh`: lets the shell complete commands, options and the names of recipes.
+
+jsonargparse writes such a script itself, of 60 MB, since it spells out what every class that a trainer takes for a
+plugin or a callback takes in its turn. Here each option of the trainer, of tasks and of data stands once.
+"""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+
+from hcml_lightning.tools.commands import TOOL_COMMANDS, TRAINER_COMMANDS
+from hcml_lightning.tools.configs import CONFIGS
+
+# Completes a -c: the names of recipes, and files.
+PREAMBLE = {
+    "bash": '_hcml_config() {{ compgen -W "{recipes}" -- "$1"; compgen -f -- "$1"; }}',
+    "zsh": "_hcml_config() {{ _alternative 'recipes:recipe:({recipes})' 'files:file:_files' }}",
+}
+
+# Tools that hand on what they do not know to `hcml fit`.
+PASS_ON = ("progressive", "demo")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Say which words `hcml completion` takes."""
+    parser = argparse.ArgumentParser(
+        prog="hcml completion",
+        description="Print a script that lets the shell complete `hcml`. Needs shtab: pip install "
+        "'hcml-lightning[completion]'.",
+        epilog='bash: eval "$(hcml completion bash)" in ~/.bashrc, or better a file that is sourced there. '
+        "zsh: hcml completion zsh > _hcml in a folder of $fpath.",
+    )
+    parser.add_argument("shell", choices=sorted(PREAMBLE))
+    return parser
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """Gather the options of all commands in one parser, which describes them and parses nothing."""
+    top = argparse.ArgumentParser(prog="hcml", add_help=False)
+    for name in ("-h", "--help", "--version"):
+        top.add_argument(name, action="store_true")
+    commands = top.add_subparsers()
+    options = import_module("hcml_lightning.tools.training").all_options()
+    for name, text in TRAINER_COMMANDS.items():
+        _add(commands.add_parser(name, help=text), options)
+    for name, text in TOOL_COMMANDS.items():
+        module = import_module(f"hcml_lightning.tools.{name}")
+        if tools := getattr(module, "TOOLS", None):
+            below = commands.add_parser(name, help=text).add_subparsers()
+            data = {option for option in options if option.startswith("--data.")}
+            for tool, purpose in tools.items():
+                parser = import_module(f"hcml_lightning.tools.{tool}").make_parser()
+                _add(below.add_parser(tool, help=purpose), {*data, *_long_options(parser)})
+        else:
+            known = options if name in PASS_ON else set()
+            own = _long_options(module.make_parser())
+            _add(commands.add_parser(name, help=text), {*known, *own})
+    return top
+
+
+def script(shell: str, parser: argparse.ArgumentParser) -> str:
+    """Write the script.
+
+    Args:
+        shell: bash or zsh.
+        parser: of all commands.
+
+    Raises:
+        ImportError: if shtab is not installed.
+    """
+    try:
+        import shtab
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "completion needs the package shtab: pip install 'hcml-lightning[completion]'"
+        ) from error
+    recipes = " ".join(sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")))
+    return str(shtab.complete(parser, shell, preamble=PREAMBLE[shell].format(recipes=recipes)))
+
+
+def main(words: Sequence[str]) -> int:
+    """Run `hcml completion`.
+
+    Args:
+        words: what stands after `hcml completion`.
+
+    Returns:
+        0.
+    """
+    options = make_parser().parse_args(words)
+    print(script(options.shell, whole_parser()))
+    return 0
+
+
+def _long_options(parser: argparse.ArgumentParser) -> set[str]:
+    strings = [string for action in parser._actions for string in action.option_strings]
+    return {string for string in strings if string.startswith("--")}
+
+
+def _add(parser: argparse.ArgumentParser, options: Iterable[str]) -> None:
+    config = parser.add_argument("-c", "--config")
+    config.complete = dict.fromkeys(PREAMBLE, "_hcml_config")  # type: ignore[attr-defined]
+    for option in sorted({*options} - {"--help", "--config"}):
+        # Values are most often paths; what is no path is typed.
+        argument = parser.add_argument(option)
+        argument.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}  # type: ignore[attr-defined]
