@@ -38,4 +38,4 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf .venv build dist docs/_build docs/generated runs src/*.egg-info
+	rm -rf .venv build dist docs/_build docs/generated docs/jupyter_execute runs src/*.egg-info

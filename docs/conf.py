@@ -21,7 +21,8 @@ release = re.search(  # type: ignore[union-attr]
 )[1]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
-exclude_patterns = ["_build", "examples"]
+# The last one is where notebooks leave their outputs.
+exclude_patterns = ["_build", "examples", "jupyter_execute"]
 html_theme = "furo"
 html_title = "hcml_lightning"
 html_static_path = ["_static"]
