@@ -137,12 +137,6 @@ def test_a_mistake_is_named_in_few_lines(
     assert said.count("\n") < 20
 
 
-def test_batch_norm_is_not_synchronised_on_cpus(words: list[str]):
-    several = ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.logger=false"]
-    with pytest.raises(SystemExit, match="synchronises batch norm on GPUs only"):
-        main(["fit", "-c", "configs/stages/1_flow.yaml", *words, *several])
-
-
 @pytest.mark.parametrize("command", ["validate", "test"])
 def test_random_weights_are_not_evaluated(command: str, words: list[str]):
     words = [command, "-c", "configs/stages/baseline.yaml", *words, "--trainer.logger=false"]

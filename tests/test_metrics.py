@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hcml_lightning.metrics import (
+    BatchMeans,
     EndPointError,
     VideoAccuracy,
     effective_rank,
@@ -69,3 +70,17 @@ def test_efficacy_score() -> None:
     assert efficacy_score(0.8, 0.6) == pytest.approx(4)
     assert efficacy_score(0.5, 0.5) == math.inf
     assert efficacy_score(0.4, 0.5) == math.inf
+
+
+def test_means_do_not_depend_on_who_had_which_batch_nor_on_repeats():
+    batches = [(torch.tensor(0.1 * i), torch.arange(3 * i, min(3 * i + 3, 10))) for i in range(4)]
+    alone, shared = BatchMeans(), BatchMeans()
+    for value, indices in batches:
+        alone.update({"loss": value}, indices)
+    for number in (2, 0, 3, 1, 0):
+        value, indices = batches[number]
+        shared.update({"loss": value}, indices)
+    assert alone.compute() == shared.compute()
+    assert float(alone.compute()["loss"]) == pytest.approx((0.3 + 0.6 + 0.3) / 10)
+    with pytest.raises(ValueError, match="expected values named"):
+        alone.update({"other": torch.tensor(0.0)}, torch.arange(3))

@@ -4,39 +4,11 @@ The behaviour of training that is no part of any one task, and what is measured 
 """
 
 import time
-from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keep `last.ckpt`, the newest state, whatever became of the metric that is watched.
-
-    `ModelCheckpoint(monitor=…, save_last=True)` writes its last.ckpt only when the monitored metric is among the best,
-    so that a run would resume from, and the next stage start from, some epoch before the last.
-
-    Args:
-        dirpath: folder of the file; Lightning's choice where None.
-        every_n_steps: write it after so many steps, also inside an epoch; after every epoch where None.
-    """
-
-    def __init__(self, dirpath: str | Path | None = None, every_n_steps: int | None = None) -> None:
-        # By steps and not by time: ranks would have to ask each other after every batch whether it is time.
-        super().__init__(
-            dirpath=dirpath,
-            filename="last",
-            monitor=None,
-            save_top_k=1,
-            every_n_epochs=1 if every_n_steps is None else None,
-            every_n_train_steps=every_n_steps,
-            save_on_train_epoch_end=every_n_steps is None,
-            # A resumed run goes on writing last.ckpt, not last-v1.ckpt.
-            enable_version_counter=False,
-        )
 
 
 class CollapseError(RuntimeError):

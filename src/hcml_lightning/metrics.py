@@ -4,6 +4,7 @@ What is reported: accuracy of videos, end-point error of flow, how spread motion
 """
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -54,11 +55,7 @@ class VideoAccuracy(Metric):
     def compute(self) -> Tensor:
         """Accuracy in 0..1."""
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
-        _, inverse = torch.unique(dim_zero_cat(self.indices), return_inverse=True)
-        first = inverse.new_full((int(inverse.max()) + 1,), len(inverse))
-        first = first.scatter_reduce(
-            0, inverse, torch.arange(len(inverse), device=first.device), "amin"
-        )
+        first = _first_of_each(dim_zero_cat(self.indices))
         num_classes = scores.shape[1]
         return multiclass_accuracy(
             scores[first],
@@ -67,6 +64,61 @@ class VideoAccuracy(Metric):
             average="micro",
             top_k=min(self.top_k, num_classes),
         )
+
+
+class BatchMeans(Metric):
+    """Means of what is measured batch by batch, each batch weighted by its videos and counted once.
+
+    However many ranks share the batches, the means are the same to the last digit. Lightning's own average over ranks
+    is not, where ranks have different numbers of videos.
+
+    Example:
+        >>> means = BatchMeans()
+        >>> means.update({"loss": torch.tensor(1.0)}, torch.tensor([0, 1, 2]))
+        >>> means.update({"loss": torch.tensor(5.0)}, torch.tensor([3]))
+        >>> {name: float(mean) for name, mean in means.compute().items()}
+        {'loss': 2.0}
+    """
+
+    full_state_update = False
+    values: list[Tensor]
+    weights: list[Tensor]
+    indices: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: tuple[str, ...] = ()
+        for name in ("values", "weights", "indices"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, values: Mapping[str, Tensor | float], indices: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            values: scalars, in every batch of the same names.
+            indices: position of each video in its split, int64, (B,).
+
+        Raises:
+            ValueError: if the names differ from those of the batch before.
+        """
+        if self.values and self.names != tuple(values):
+            raise ValueError(f"expected values named {self.names}, got {tuple(values)}")
+        self.names = tuple(values)
+        row = [
+            torch.as_tensor(v, dtype=torch.float32, device=indices.device) for v in values.values()
+        ]
+        self.values.append(torch.stack(row)[None])
+        self.weights.append(torch.full_like(indices[:1], len(indices)))
+        self.indices.append(indices[:1])
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means by name."""
+        first = _first_of_each(dim_zero_cat(self.indices))
+        # In the order of the videos and in double precision, so that it does not matter which rank had which batch.
+        weights = dim_zero_cat(self.weights)[first].cpu().double()
+        values = dim_zero_cat(self.values)[first].cpu().double()
+        means = (weights @ values / weights.sum()).float().to(first.device)
+        return dict(zip(self.names, means, strict=True))
 
 
 class EndPointError(Metric):
@@ -95,18 +147,28 @@ class EndPointError(Metric):
         Raises:
             ValueError: if the shapes disagree.
         """
-        if flow.shape != true_flow.shape or flow.ndim < 2 or flow.shape[1] != 2:
-            raise ValueError(
-                f"flow and true_flow must have the same shape (N, 2, ...), "
-                f"got {tuple(flow.shape)} and {tuple(true_flow.shape)}"
-            )
-        distance = torch.linalg.vector_norm(flow.float() - true_flow.float(), dim=1)
+        distance = end_point_distance(flow, true_flow)
         self.total = self.total + distance.sum()
         self.count = self.count + distance.numel()
 
     def compute(self) -> Tensor:
         """Mean distance."""
         return self.total / self.count
+
+
+def end_point_distance(flow: Tensor, true_flow: Tensor) -> Tensor:
+    """Euclidean distance between estimated and true flow, (N, ...), of flow fields (N, 2, ...).
+
+    Raises:
+        ValueError: if the shapes disagree.
+    """
+    if flow.shape != true_flow.shape or flow.ndim < 2 or flow.shape[1] != 2:
+        raise ValueError(
+            f"flow and true_flow must have the same shape (N, 2, ...), "
+            f"got {tuple(flow.shape)} and {tuple(true_flow.shape)}"
+        )
+    distance: Tensor = torch.linalg.vector_norm(flow.float() - true_flow.float(), dim=1)
+    return distance
 
 
 @torch.no_grad()
@@ -166,6 +228,13 @@ def feature_health(level: int, features: Tensor) -> dict[str, Tensor]:
         f"spread_l{level}": feature_spread(features),
         f"rank_l{level}": effective_rank(features),
     }
+
+
+def _first_of_each(indices: Tensor) -> Tensor:
+    """Where each of the different indices comes first, in their order."""
+    inverse: Tensor = torch.unique(indices, return_inverse=True)[1]
+    first = inverse.new_full((int(inverse.max()) + 1,), len(inverse))
+    return first.scatter_reduce(0, inverse, torch.arange(len(inverse), device=first.device), "amin")
 
 
 def efficacy_score(train_accuracy: float, test_accuracy: float) -> float:

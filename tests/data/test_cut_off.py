@@ -12,9 +12,9 @@ import pytorch_lightning as pl
 import torch
 from torch.multiprocessing import ProcessExitedException
 
-from hcml_lightning.callbacks import LastCheckpoint
 from hcml_lightning.cli import main
 from hcml_lightning.data import UCF101DataModule
+from hcml_lightning.resume import LastCheckpoint
 
 VIDEOS, EPOCHS = 8, 3
 # A batch of one clip and a network that norms over it: its last maps must have more than one pixel.
@@ -114,7 +114,6 @@ def fit_on_two(root: str, folder: Path, witness: Path, kill_at: int = -1, resume
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[
-            LastCheckpoint(folder),
             LastCheckpoint(folder, every_n_steps=3),
             Witness(str(witness), kill_at),
         ],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hcml_lightning import FlowTask
-from hcml_lightning.callbacks import LastCheckpoint
+from hcml_lightning.resume import LastCheckpoint
 from hcml_lightning.tasks import finite
 from hcml_lightning.tasks.finite import FiniteNumbers, NotFiniteError
 

@@ -294,7 +294,7 @@ class VideoDataModule(pl.LightningDataModule):
         sampler = None
         # In prediction the Trainer deals out the videos itself, to know where its results belong.
         if self.trainer is not None and ranks > 1 and split != "predict":
-            sampler = EvaluationSampler(dataset, ranks, rank)
+            sampler = EvaluationSampler(dataset, ranks, rank, self.batch_size)
         return DataLoader(dataset, sampler=sampler, **self._settings())  # type: ignore[arg-type]
 
     def _settings(self) -> dict[str, Any]:

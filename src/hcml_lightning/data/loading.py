@@ -37,28 +37,34 @@ class EpochSampler(DistributedSampler[Sample | None]):
 
 
 class EvaluationSampler(DistributedSampler[Sample | None]):
-    """Give every video to exactly one rank, in order.
+    """Deal out whole batches, in order, so that each holds the very videos that it would hold on a single rank.
 
-    Ranks may come to different numbers of videos. Only where there are fewer videos than ranks, some are given twice:
-    a rank without any would log nothing, and those that log would wait for it for ever.
+    Every video comes to exactly one rank, and ranks may come to different numbers of them. Only where there are fewer
+    batches than ranks, some are given twice: a rank without any would log nothing, and those that log would wait for it
+    for ever. What is measured counts each of them once.
 
     Args:
         dataset: a split for evaluation.
         num_replicas: number of ranks.
         rank: this rank.
+        batch_size: videos in a batch.
     """
 
-    def __init__(self, dataset: VideoDataset, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self, dataset: VideoDataset, num_replicas: int = 1, rank: int = 0, batch_size: int = 1
+    ) -> None:
         super().__init__(dataset, num_replicas, rank, shuffle=False)
         total = len(dataset)
-        if total >= num_replicas:
-            self.num_samples = len(range(rank, total, num_replicas))
-        self._total = total
+        batches = [
+            range(start, min(start + batch_size, total)) for start in range(0, total, batch_size)
+        ]
+        mine = batches[rank::num_replicas] or [batches[rank % len(batches)]]
+        self._indices = [index for batch in mine for index in batch]
+        self.num_samples = len(self._indices)
 
     def __iter__(self) -> Iterator[int]:  # type: ignore[override]
         """Yield indices."""
-        places = range(self.num_samples)
-        return ((self.rank + i * self.num_replicas) % self._total for i in places)
+        return iter(self._indices)
 
 
 class ResumableLoader(DataLoader[VideoBatch]):

@@ -19,6 +19,7 @@ from hcml_lightning.losses import (
     sample_locations,
     smoothness_loss,
 )
+from hcml_lightning.metrics import BatchMeans
 from hcml_lightning.models import MotionHierarchy, SideBranch
 from hcml_lightning.models.backbones import fold_time
 from hcml_lightning.ops import warp
@@ -28,6 +29,7 @@ from hcml_lightning.optim import (
     make_schedule,
     parameter_groups,
 )
+from hcml_lightning.resume import SeedEachBatch
 from hcml_lightning.tasks.description import describe
 from hcml_lightning.tasks.finite import FiniteNumbers
 from hcml_lightning.tasks.warm_start import load_warm_start
@@ -117,6 +119,7 @@ class MotionTask(pl.LightningModule):
         self.warmup_epochs = warmup_epochs
         self.class_names: list[str] | None = None
         self.terms: dict[str, Tensor | float] = {}
+        self.means = BatchMeans()
         self._has_weights = False
 
     @classmethod
@@ -143,8 +146,8 @@ class MotionTask(pl.LightningModule):
         raise NotImplementedError
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Freezing is part of the method, and no run may go on without finite numbers; so both come with the task."""
-        return [TrainOnly(), FiniteNumbers()]
+        """Freezing is part of the method, no run may go on without finite numbers, and each must be repeatable."""
+        return [TrainOnly(), FiniteNumbers(), SeedEachBatch()]
 
     def setup(self, stage: str) -> None:
         """Take the weights of the stage before, unless this run goes on from a checkpoint of its own."""
@@ -258,8 +261,29 @@ class MotionTask(pl.LightningModule):
         predictions, targets = self.side.predictor(level)(motion[level], below, locations)
         return pair_with_future(predictions, targets)
 
-    def log_mean(self, values: dict[str, Tensor | float], batch_size: int) -> None:
-        """Log scalars as means over the epoch in validation and test, and at each step in training."""
+    def log_mean(self, values: dict[str, Tensor | float], indices: Tensor) -> None:
+        """Log scalars as means over the epoch in validation and test, and at each step in training.
+
+        Args:
+            values: by name.
+            indices: position of each video of the batch in its split, (B,).
+        """
         if self.trainer.training:
             self.terms = values
-        self.log_dict(values, batch_size=batch_size, sync_dist=not self.trainer.training)
+            self.log_dict(values, batch_size=len(indices))
+        else:
+            self.means.update(values, indices)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the split."""
+        self._log_means()
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over the split."""
+        self._log_means()
+
+    def _log_means(self) -> None:
+        if self.means.update_called:
+            # The same on all ranks already, which Lightning cannot know.
+            self.log_dict(self.means.compute(), sync_dist=True)
+            self.means.reset()

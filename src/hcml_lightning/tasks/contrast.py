@@ -88,5 +88,5 @@ class ContrastTask(MotionTask):
                 f"{name}_top1": contrastive_accuracy(predicted, targets, positive),
                 **feature_health(self.level, motion[self.level]),
             }
-        self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, len(clip))
+        self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, batch["index"])
         return loss

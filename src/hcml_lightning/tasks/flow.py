@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from hcml_lightning.batch import VideoBatch, middle_view
 from hcml_lightning.callbacks import StopOnCollapse
-from hcml_lightning.metrics import EndPointError, feature_health
+from hcml_lightning.metrics import end_point_distance, feature_health
 from hcml_lightning.models.backbones import fold_time
 from hcml_lightning.tasks.base import MotionTask
 
@@ -45,7 +45,6 @@ class FlowTask(MotionTask):
         super().__init__(**shared)
         self.level = level
         self.smoothness_weight, self.flow_weight = smoothness_weight, flow_weight
-        self.error, self.error_zero = EndPointError(), EndPointError()
         if level not in self.model.levels:
             raise ValueError(f"level must be one of the levels {self.model.levels}, got {level}")
 
@@ -64,7 +63,7 @@ class FlowTask(MotionTask):
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         """λ(photometric + ζ · smoothness)."""
-        return self._step(batch, "train")[1]
+        return self._step(batch, "train")
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Beside the freezing, a look at whether there is anything to freeze."""
@@ -83,16 +82,14 @@ class FlowTask(MotionTask):
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """The loss beside that of zero flow; the end-point error where the true flow is known."""
-        flow, _ = self._step(batch, "val")
-        self._update_errors(flow, batch, "val")
+        self._step(batch, "val")
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """As validation, on the middle view."""
         batch = middle_view(batch)
-        flow, _ = self._step(batch, "test")
-        self._update_errors(flow, batch, "test")
+        self._step(batch, "test")
 
-    def _step(self, batch: VideoBatch, stage: str) -> tuple[Tensor, Tensor]:
+    def _step(self, batch: VideoBatch, stage: str) -> Tensor:
         clip = batch["video"]
         motion = self.model.network.motion_features(clip, up_to=self.level)[-1]
         terms = self.flow_terms(self.level, motion, clip)
@@ -106,18 +103,19 @@ class FlowTask(MotionTask):
             "flow_magnitude": torch.linalg.vector_norm(terms.flow.detach(), dim=1).mean(),
         }
         if stage != "train":
-            values |= feature_health(self.level, motion)
-        self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, len(clip))
-        return terms.flow.detach(), loss
+            values |= feature_health(self.level, motion) | self._errors(terms.flow, batch)
+        self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, batch["index"])
+        return loss
 
-    def _update_errors(self, flow: Tensor, batch: VideoBatch, stage: str) -> None:
+    def _errors(self, flow: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
         # True flow comes from frame to frame; levels above 0 see every other frame, or fewer.
         if "flow" not in batch or batch["flow"].shape[2] != flow.shape[2] + 1:
-            return
+            return {}
         true = at_grid(batch["flow"], flow)
-        self.error.update(fold_time(flow), true)
-        self.error_zero.update(torch.zeros_like(true), true)
-        self.log_dict({f"{stage}/epe": self.error, f"{stage}/epe_zero": self.error_zero})
+        return {
+            "epe": end_point_distance(fold_time(flow), true).mean(),
+            "epe_zero": end_point_distance(torch.zeros_like(true), true).mean(),
+        }
 
 
 def at_grid(true_flow: Tensor, flow: Tensor) -> Tensor:

@@ -51,6 +51,17 @@ class ProbeTask(MotionTask):
         self.val_accuracy = accuracy.clone(prefix="val/")
         self.test_accuracy = accuracy.clone(prefix="test/")
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """An epoch that goes on from here counts from its start."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["train_accuracy"] = dict(self.train_accuracy.metric_state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        super().on_load_checkpoint(checkpoint)
+        for name, value in checkpoint.get("train_accuracy", {}).items():
+            setattr(self.train_accuracy, name, value)
+
     def trained_modules(self) -> list[nn.Module]:
         """The probe alone."""
         return [self.probe]
@@ -66,22 +77,24 @@ class ProbeTask(MotionTask):
         logits = self(batch["video"])
         loss = F.cross_entropy(logits, batch["label"])
         self.train_accuracy.update(logits, batch["label"])
-        self.log_mean({"train/loss": loss.detach()}, len(logits))
+        self.log_mean({"train/loss": loss.detach()}, batch["index"])
         return loss
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """Accuracy on one centre crop of one clip a video."""
         logits = self(batch["video"])
         self.val_accuracy.update(logits.softmax(dim=1), batch["label"], batch["index"])
-        self.log_mean({"val/loss": F.cross_entropy(logits, batch["label"])}, len(logits))
+        self.log_mean({"val/loss": F.cross_entropy(logits, batch["label"])}, batch["index"])
         self.log_dict(self.val_accuracy)
 
     def on_validation_epoch_end(self) -> None:
         """The score of Sec. 4.2, from this epoch's training accuracy."""
+        super().on_validation_epoch_end()
         if self.train_accuracy.update_called:
             train = float(self.train_accuracy.compute())
             test = float(self.val_accuracy.compute()["val/top1"])
-            self.log_dict({"train/top1": train, "val/efficacy": efficacy_score(train, test)})
+            score = efficacy_score(train, test)
+            self.log_dict({"train/top1": train, "val/efficacy": score}, sync_dist=True)
 
     def on_train_epoch_start(self) -> None:
         """A new epoch, a new training accuracy."""

@@ -108,7 +108,7 @@ class RecognitionTask(MotionTask):
                 loss = loss + weight * contrast
                 values[f"contrast_l{level}"] = contrast.detach()
         values["loss"] = loss.detach()
-        self.log_mean({f"train/{k}": v for k, v in values.items()}, len(clip))
+        self.log_mean({f"train/{k}": v for k, v in values.items()}, batch["index"])
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -123,7 +123,7 @@ class RecognitionTask(MotionTask):
         loss = F.cross_entropy(logits, batch["label"])
         health = [feature_health(i, p) for i, p in motion.items()]
         values = {f"val/{k}": v for values in health for k, v in values.items()}
-        self.log_mean({"val/loss": loss, **values}, len(logits))
+        self.log_mean({"val/loss": loss, **values}, batch["index"])
         self.log_dict(self.val_accuracy)
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:

@@ -10,13 +10,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 # From linux/prctl.h.
 PR_SET_PDEATHSIG = 1
+
+# What a scheduler or a user sends to a run that is to end.
+PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @contextmanager
@@ -65,17 +70,41 @@ def launch_with(lock: int) -> Callable[[list[str]], int]:
             pass_fds=[lock],
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         )
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            # The stage got the same signal, and saves what it has.
-            return process.wait()
+        with _passing_on(process) as heard:
+            status = process.wait()
+        # What ended by itself just then has ended, but nothing is to come after it.
+        return 128 + heard[0] if heard else status
 
     return launch
 
 
-def _end_with_parent() -> None:
+@contextmanager
+def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Let a stage save what it has when this process is told to end, and outlive it; give what was heard."""
+    heard: list[int] = []
+
+    def pass_on(signum: int, _: FrameType | None) -> None:
+        heard.append(signum)
+        # The keyboard's goes to the stage too, where a second one would end it at once.
+        process.send_signal(signal.SIGTERM if signum == signal.SIGINT else signum)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {s: signal.signal(s, pass_on) for s in PASSED_ON}
+    try:
+        yield heard
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def end_with_parent(signum: int) -> None:
+    """Have a signal sent to this process when the one that started it ends, whatever by."""
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signum)
+
+
+def _end_with_parent() -> None:
+    end_with_parent(signal.SIGTERM)

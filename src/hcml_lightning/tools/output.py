@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hcml_lightning.storage import write_whole
+
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
     """Return metrics as one line, without the per-step doubles that Lightning adds.
@@ -47,8 +49,5 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one step, so that a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
     # Names of files need not be UTF-8; they go through as the bytes that they are.
-    partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-    partial.replace(path)
+    write_whole(path, text.encode(errors="surrogateescape"))

@@ -7,13 +7,16 @@ cut off, whatever by, goes on from its last checkpoint when it is started again.
 import argparse
 import hashlib
 import json
+import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hcml_lightning.storage import newest_whole
 from hcml_lightning.tools.configs import CONFIGS
-from hcml_lightning.tools.launch import launch_with, locked
+from hcml_lightning.tools.launch import PASSED_ON, launch_with, locked
 from hcml_lightning.tools.output import format_metrics, print_table, write_json
 from hcml_lightning.tools.plan import NAMES, PAPER, TRAINING, Plan, Stage
 from hcml_lightning.tools.wandb_runs import group_words
@@ -45,7 +48,16 @@ class Done(NamedTuple):
 
 
 class StageError(RuntimeError):
-    """A stage that did not end well, or that cannot go on."""
+    """A stage that did not end well, or that cannot go on.
+
+    Args:
+        message: what happened, and what to do.
+        status: exit status of the command.
+    """
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) -> list[Done]:
@@ -113,10 +125,7 @@ class _Run:
             self._note_start()
             status = launch([command, *self.words, *self._own_words()])
             if status != 0 or not result.is_file():
-                raise StageError(
-                    f"stage '{self.name}' did not end (exit status {status}); what it said is above. "
-                    f"Started again, it goes on from {self.last if self.last.is_file() else 'its start'}"
-                )
+                raise self._unfinished(status)
         record = self._record(json.loads(result.read_text()))
         write_json(done, record._asdict())
         return record
@@ -131,12 +140,29 @@ class _Run:
             words += group_words(self.settings, self.folder.parent)
         if self.name == "test":
             words.append(f"--ckpt_path={self.previous.checkpoint if self.previous else ''}")
-        elif self.last.is_file():
-            print(f"{self.name}: goes on from {self.last}", flush=True)
-            words.append(f"--ckpt_path={self.last}")
+        elif (state := newest_whole(self.last, self._tell)) is not None:
+            self._tell(f"goes on from {state}")
+            words.append(f"--ckpt_path={state}")
         elif self.previous is not None:
             words.append(f"--model.init_from={self.previous.checkpoint}")
         return words
+
+    def _tell(self, text: str) -> None:
+        print(f"{self.name}: {text}", flush=True)
+
+    def _unfinished(self, status: int) -> StageError:
+        """Say how a stage ended, and how it goes on."""
+        if status - 128 in PASSED_ON:
+            how = f"was told to end ({signal.Signals(status - 128).name})."
+        elif status < 0:
+            how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that ran out of memory."
+        else:
+            how = f"did not end (exit status {status}); what it said is above."
+        state = newest_whole(self.last, self._tell) or "its start"
+        return StageError(
+            f"stage '{self.name}' {how} Started again, it goes on from {state}",
+            status if status - 128 in PASSED_ON else 1,
+        )
 
     def _check_settings(self) -> None:
         path = self.folder / "settings.json"
@@ -237,8 +263,15 @@ def main(words: Sequence[str]) -> int:
         parser.error(f"--stages: no stage {unknown[0]!r}; there are {', '.join(NAMES)}")
     plan = Plan.from_words(rest)
     plan.check(names)
-    with locked(options.run_dir) as lock:
-        records = run_plan(plan, names, options.run_dir, launch_with(lock))
+    try:
+        with locked(options.run_dir) as lock:
+            records = run_plan(plan, names, options.run_dir, launch_with(lock))
+    except StageError as error:
+        if error.status == 1:
+            raise
+        # Whoever told it to end sees in the status that it did.
+        print(f"hcml progressive: {error}", file=sys.stderr)
+        raise SystemExit(error.status) from error
     print_table(stage_rows(records))
     if names[-1] == "test":
         print(f"\ntest: {format_metrics(records[-1].metrics)}   ({options.run_dir}/test/test.json)")

@@ -12,6 +12,7 @@ import yaml
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
+from hcml_lightning.storage import write_whole
 from hcml_lightning.tools.summary import run_folder
 from hcml_lightning.tools.wandb_runs import RUN_ID, note_run, without_run
 
@@ -53,10 +54,7 @@ class RunConfigCallback(SaveConfigCallback):
         if (folder := run_folder(trainer)) is not None:
             folders.append(folder)
         for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-            partial = folder / ".config.yaml.part"
-            partial.write_text(text)
-            partial.replace(folder / "config.yaml")
+            write_whole(folder / "config.yaml", text.encode())
 
 
 class WandbNote(pl.Callback):

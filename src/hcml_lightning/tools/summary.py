@@ -16,7 +16,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from hcml_lightning._version import __version__
-from hcml_lightning.callbacks import LastCheckpoint
+from hcml_lightning.resume import LastCheckpoint
+from hcml_lightning.sync_batch_norm import CPUSyncBatchNorm
 from hcml_lightning.tasks import ContrastTask, MotionTask, ProbeTask
 from hcml_lightning.tools.output import format_metrics, write_json
 
@@ -89,8 +90,8 @@ class StageSummary(pl.Callback):
         }
         if folder is not None:
             if command == "fit":
-                last = [c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
-                record["checkpoint"] = last[0].best_model_path or None
+                last = _last(trainer)
+                record["checkpoint"] = str(last.path) if last and last.path else None
             write_json(folder / f"{command}.json", record)
         print_rows(end_rows(task, command, record))
 
@@ -173,9 +174,17 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
 
 
 def _metrics(trainer: pl.Trainer) -> dict[str, float]:
-    return {
+    last = _last(trainer)
+    # A run that was cut off after its last epoch trains nothing more, and has no others.
+    before = last.metrics if last is not None else {}
+    return before | {
         k: float(v) for k, v in trainer.callback_metrics.items() if torch.as_tensor(v).numel() == 1
     }
+
+
+def _last(trainer: pl.Trainer) -> LastCheckpoint | None:
+    found = [c for c in trainer.checkpoint_callbacks if isinstance(c, LastCheckpoint)]
+    return found[0] if found else None
 
 
 def _title(task: MotionTask) -> str:
@@ -219,7 +228,7 @@ def _batch(trainer: pl.Trainer) -> str:
 
 
 def _norm_scope(trainer: pl.Trainer, task: MotionTask) -> str:
-    if any(isinstance(module, nn.SyncBatchNorm) for module in task.modules()):
+    if any(isinstance(module, nn.SyncBatchNorm | CPUSyncBatchNorm) for module in task.modules()):
         return f"statistics over all {trainer.world_size} devices"
     return "statistics within the clips of each device"
 

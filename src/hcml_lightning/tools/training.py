@@ -3,6 +3,8 @@
 `hcml fit|validate|test`: LightningCLI in subclass mode over our tasks and data, with its traps closed.
 """
 
+import os
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -11,19 +13,25 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from jsonargparse.typing import PositiveInt
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
     MisconfigurationException,
+    SIGTERMException,
 )
 
 from hcml_lightning._version import __version__
-from hcml_lightning.callbacks import GradientNorm, LastCheckpoint, Throughput
+from hcml_lightning.callbacks import GradientNorm, Throughput
 from hcml_lightning.data import VideoDataModule
+from hcml_lightning.resume import AtomicCheckpointIO, LastCheckpoint
+from hcml_lightning.storage import newest_whole
+from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.checkpoints import check_checkpoint
 from hcml_lightning.tools.configs import order_words, typed_num_classes
+from hcml_lightning.tools.launch import end_with_parent
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.parser import BASES, MISSING, HcmlParser, option_names
 from hcml_lightning.tools.prediction_writer import PredictionWriter
@@ -43,7 +51,7 @@ TRAINER_DEFAULTS = {
 
 # What Lightning itself finds a checkpoint for when a run is resumed. It only warns where it finds none, so what is
 # evaluated must be a file.
-RESUME_KEYWORDS = ("last", "hpc")
+RESUME_KEYWORD = "last"
 
 
 class MotionCLI(LightningCLI):
@@ -100,6 +108,8 @@ class MotionCLI(LightningCLI):
                 "checkpoint.filename": "epoch_{epoch:03d}",
                 # Metric names hold a slash, which would make folders.
                 "checkpoint.auto_insert_metric_name": False,
+                # An epoch that is trained once more after a crash writes the same file again.
+                "checkpoint.enable_version_counter": False,
             }
         )
         parser.link_arguments(
@@ -116,8 +126,9 @@ class MotionCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what would run and mean something else than was asked for."""
         self._check_classes()
-        path = self._get(self.config, "ckpt_path")
-        resumes = self.subcommand == "fit" and path in RESUME_KEYWORDS
+        path = self._newest_state() if self.subcommand == "fit" else None
+        path = path or self._get(self.config, "ckpt_path")
+        resumes = self.subcommand == "fit" and path == RESUME_KEYWORD
         if path and not Path(path).is_file() and not resumes:
             raise FileNotFoundError(f"--ckpt_path: there is no file '{path}'")
         source = self._get(self.config, "model.init_args.init_from")
@@ -143,6 +154,23 @@ class MotionCLI(LightningCLI):
             if key in MISSING and path.rpartition(".")[2] == base.__name__:
                 raise ValueError(f"no --{key}; name {MISSING[key]}")
 
+    def _newest_state(self) -> str | None:
+        """Take the checkpoint before the one to go on from, where that is broken or was about to be replaced."""
+        path = self._get(self.config, "ckpt_path")
+        folder = self._get(self.config, "checkpoint.dirpath")
+        if path == RESUME_KEYWORD and folder:
+            path = Path(folder, "last.ckpt")
+        if not path or path == RESUME_KEYWORD:
+            return None
+        broken: list[str] = []
+        found = newest_whole(Path(path), broken.append)
+        if found is None:
+            return None
+        if found != Path(path):
+            print("\n".join(f"hcml fit: {line}" for line in [*broken, f"going on from {found}"]))
+        self.config[str(self.subcommand)]["ckpt_path"] = str(found)
+        return str(found)
+
     def instantiate_classes(self) -> None:
         """Build data, task and trainer, and hold what was typed or stored of the classes to the data's."""
         super().instantiate_classes()
@@ -164,20 +192,19 @@ class MotionCLI(LightningCLI):
         Threads that wait for each other on fewer cores than there are of them are twenty times slower.
         """
         if self.trainer.strategy.root_device.type == "cpu":
-            if self.trainer.world_size > 1 and self._get(self.config, "trainer.sync_batchnorm"):
-                raise ValueError(
-                    "PyTorch synchronises batch norm on GPUs only; with several processes on CPUs add "
-                    "--trainer.sync_batchnorm false"
-                )
             workers = int(self.datamodule.hparams.get("num_workers", 0))
             torch.set_num_threads(max(1, torch.get_num_threads() - workers))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Build the trainer with the callbacks that every run has.
+        """Build the trainer with the callbacks and plugins that every run has.
 
         Raises:
             ValueError: if Lightning refuses an option of the trainer.
         """
+        kwargs["plugins"] = self._plugins()
+        if self._get(self.config_init, "trainer.sync_batchnorm"):
+            kwargs["plugins"].append(SyncEverywhere())
+            kwargs["sync_batchnorm"] = False
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError) as error:
@@ -187,16 +214,23 @@ class MotionCLI(LightningCLI):
         callbacks[:0] = [Throughput(), GradientNorm(), StageSummary()]
         callbacks.append(PredictionWriter())
         if isinstance(best := trainer.checkpoint_callback, ModelCheckpoint):
-            callbacks.append(LastCheckpoint(best.dirpath))
-            callbacks.append(
-                LastCheckpoint(best.dirpath, self._get(self.config, "save_every_n_steps"))
-            )
+            steps = self._get(self.config, "save_every_n_steps")
+            callbacks.append(LastCheckpoint(best.dirpath, steps))
         if trainer.loggers:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             callbacks.append(WandbNote())
             keep_curves(trainer)
         return trainer
+
+    def _plugins(self) -> list[Any]:
+        given = self._get(self.config_init, "trainer.plugins") or []
+        plugins = [AtomicCheckpointIO(), *(given if isinstance(given, list) else [given])]
+        if SLURMEnvironment.detect():
+            # Lightning's own requeueing saves in the middle of a step, and into a folder that all runs share, from
+            # which any later one would go on.
+            plugins.append(SLURMEnvironment(auto_requeue=False))
+        return plugins
 
 
 class ParsedWords(MotionCLI):
@@ -235,5 +269,12 @@ def train(args: ArgsType = None) -> None:
     Args:
         args: the command and its options, or a dict or Namespace of them; from the shell if None.
     """
-    with quiet(), own_run():
-        MotionCLI(args)
+    if sys.platform == "linux" and os.environ.get("LOCAL_RANK", "0") != "0":
+        # It would wait for ever for a first process that is no more, and cannot hear signals while it waits.
+        end_with_parent(signal.SIGKILL)
+    try:
+        with quiet(), own_run():
+            MotionCLI(args)
+    except SIGTERMException as stopped:
+        # Lightning ends with status 0, as if all were done.
+        raise SystemExit(128 + signal.SIGTERM) from stopped

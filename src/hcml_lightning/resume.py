@@ -1,0 +1,232 @@
+"""[run → **its newest state** → the same run, going on]
+
+What makes a run that was cut off end as if it had not been: a state to go on from, and randomness that does not depend
+on what came before.
+"""
+
+import io
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info
+
+from hcml_lightning.storage import write_checkpoint
+
+# Sent before a kill: by schedulers, by SLURM's `--signal` ahead of time, by the keyboard.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Stopped(SystemExit):
+    """The end of a run that was asked to end and has saved its state.
+
+    Args:
+        signum: the signal that asked.
+        is_main: whether this is the first of all processes. The others end with status 0: for whoever started them,
+            any other status is a crash to be ended by force.
+    """
+
+    def __init__(self, signum: int, is_main: bool) -> None:
+        super().__init__(128 + signum if is_main else 0)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are whole or not there, each with the one that it replaced beside it.
+
+    Lightning's own writes into the folder for temporary files and moves the file from there: onto another disk that is
+    a copy over the checkpoint before, which a kill leaves cut short, and nothing waits for the disk.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: if it cannot be written, with what to do; the one before is untouched.
+        """
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        # Not into the file itself: torch would hide what the disk says behind an error of its own.
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        write_checkpoint(Path(path), buffer.getbuffer())
+
+
+class LastCheckpoint(Checkpoint):
+    """Keep `last.ckpt`, the newest state: after every epoch, inside long ones, and when the run is told to end.
+
+    `ModelCheckpoint(monitor=…, save_last=True)` writes its last.ckpt only when the monitored metric is among the best,
+    so that a run would resume from, and the next stage start from, some epoch before the last.
+
+    SIGTERM, SIGUSR1 and SIGINT end the run after the batch that is being trained on, with 128 + signal as status;
+    a second SIGINT ends it at once. Lightning itself would end it with status 0 and save nothing.
+
+    Args:
+        dirpath: folder of the file; that of the other checkpoints where None.
+        every_n_steps: save it after so many steps too, so that a kill costs no more than these; never where None.
+    """
+
+    def __init__(self, dirpath: str | Path | None = None, every_n_steps: int | None = None) -> None:
+        self.dirpath, self.every_n_steps = dirpath, every_n_steps
+        self.path: Path | None = None
+        self.metrics: dict[str, float] = {}
+        self._asked_by, self._interrupted = 0, False
+        self._handlers: dict[int, Any] = {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Find the folder."""
+        best = trainer.checkpoint_callback
+        folder = self.dirpath
+        if folder is None and isinstance(best, ModelCheckpoint):
+            folder = best.dirpath
+        self.path = Path(folder or Path(trainer.default_root_dir, "checkpoints"), "last.ckpt")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen, in place of Lightning, which has begun to listen just now."""
+        self._asked_by, self._interrupted = 0, False
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {s: signal.signal(s, self._hear) for s in STOP_SIGNALS}
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save where it is time to, and nothing of the state is outside what is saved."""
+        accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
+        until = trainer.val_check_batch
+        validates = isinstance(until, int) and until > 0 and (batch_idx + 1) % until == 0
+        # A run that went on from before a validation would leave it out.
+        if accumulates or validates or trainer.is_last_batch:
+            return
+        told = self._told(trainer, pl_module)
+        every = self.every_n_steps
+        if told or (every is not None and trainer.global_step % every == 0):
+            self._save(trainer)
+        if told:
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save; a run that has just trained its last epoch also ends in its own way."""
+        self._save(trainer)
+        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        if self._told(trainer, pl_module) and not is_last:
+            self._stop(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the numbers, for a run that is cut off between its last checkpoint and its end."""
+        numbers = {k: torch.as_tensor(v) for k, v in trainer.callback_metrics.items()}
+        checkpoint["metrics"] = {k: float(v) for k, v in numbers.items() if v.numel() == 1}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember the numbers."""
+        self.metrics = dict(checkpoint.get("metrics", {}))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the signals to whom they were left before."""
+        self._stop_listening()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the signals to whom they were left before."""
+        self._stop_listening()
+
+    def _hear(self, signum: int, _: FrameType | None) -> None:
+        if signum == signal.SIGINT and self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted |= signum == signal.SIGINT
+        self._asked_by = self._asked_by or signum
+        rank_zero_info(
+            f"{signal.Signals(signum).name}: the run ends after this batch, with its state saved"
+        )
+
+    def _stop_listening(self) -> None:
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers = {}
+
+    def _told(self, trainer: pl.Trainer, task: pl.LightningModule) -> bool:
+        """Whether any process was told to end: all must do so after the same step."""
+        told = bool(self._asked_by)
+        if trainer.world_size > 1:
+            flag = torch.tensor(told, dtype=torch.int32, device=task.device)
+            told = bool(trainer.strategy.reduce(flag, reduce_op="max"))
+        return told
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        if getattr(trainer, "fast_dev_run", False) or self.path is None:
+            return
+        for logger in trainer.loggers:
+            # A kill after this must not take with it what this state has behind it.
+            logger.save()
+        trainer.save_checkpoint(self.path)
+
+    def _stop(self, trainer: pl.Trainer) -> None:
+        rank_zero_info(f"the run ends here; it goes on from {self.path}")
+        raise Stopped(self._asked_by or signal.SIGTERM, trainer.is_global_zero)
+
+
+class SeedEachBatch(pl.Callback):
+    """Draw the random numbers of each batch from the seed and the number of the batch alone.
+
+    Else a run that goes on from a checkpoint would train on other places and drop other units than it would have. Each
+    process draws its own in training; in validation and test those of a batch are the same whichever process has it.
+    The seed is that of `pl.seed_everything`, or else torch's own.
+    """
+
+    def __init__(self) -> None:
+        self._seed = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Look up the seed."""
+        self._seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed by epoch, batch and process."""
+        self._sow(1, trainer.current_epoch, batch_idx, trainer.global_rank)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Seed by the number of the batch among those of all processes."""
+        self._sow(2, dataloader_idx, batch_idx * trainer.world_size + trainer.global_rank)
+
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """As in validation."""
+        self._sow(3, dataloader_idx, batch_idx * trainer.world_size + trainer.global_rank)
+
+    def _sow(self, *numbers: int) -> None:
+        state = np.random.SeedSequence([self._seed, *numbers]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))

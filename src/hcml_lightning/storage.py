@@ -1,0 +1,117 @@
+"""[state of a run → **file** → state of a run]
+
+A file is written whole or not at all, and a checkpoint that is replaced is kept beside the new one. So whatever ends a
+run, a full disk or the power, there is a state to go on from.
+"""
+
+import os
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file under another name, wait until the disk has it, and only then give it its name.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+        content: of the file.
+
+    Raises:
+        OSError: if it cannot be written; what stood there before stands there still.
+    """
+    _write_beside(path, content).replace(path)
+    _sync_folder(path.parent)
+
+
+def previous_of(path: Path) -> Path:
+    """Where the checkpoint is kept that another one of the same name has replaced.
+
+    Example:
+        >>> previous_of(Path("run/last.ckpt")).as_posix()
+        'run/last.previous.ckpt'
+    """
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
+    """Write a checkpoint whole, and keep the one of the same name as `previous_of` it.
+
+    Raises:
+        OSError: if it cannot be written, with what to do; the one before is untouched.
+    """
+    try:
+        partial = _write_beside(path, content)
+        # What is broken must not take the place of the whole one before it.
+        if fault_of(path) is None:
+            path.replace(previous_of(path))
+        partial.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"the checkpoint {path} cannot be written ({error.strerror}). What was saved before it is whole: mend "
+            "that, and start the same command again to go on from there",
+        ) from error
+
+
+def fault_of(path: Path) -> str | None:
+    """Say in words what is wrong with a checkpoint file, or None: all of it is read, and its checksums compared.
+
+    Raises:
+        PermissionError: if it may not be read.
+    """
+    if not path.is_file():
+        return "there is no such file"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except PermissionError:
+        raise
+    # A damaged directory of an archive can lead its reader into errors of any kind.
+    except Exception as error:
+        return f"cut short or damaged ({type(error).__name__}: {error})"
+    return None if damaged is None else f"damaged in {damaged}"
+
+
+def newest_whole(path: Path, tell: Callable[[str], None]) -> Path | None:
+    """Find the newest state that can be gone on from: a checkpoint, or else the one before it.
+
+    Args:
+        path: of the checkpoint.
+        tell: is told of each file that is there and broken.
+
+    Returns:
+        The path, or None where there is none.
+    """
+    for candidate in (path, previous_of(path)):
+        fault = fault_of(candidate)
+        if fault is None:
+            return candidate
+        if candidate.is_file():
+            tell(f"{candidate} is broken, {fault}: not taken")
+    return None
+
+
+def _write_beside(path: Path, content: bytes | memoryview) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    return partial
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,74 @@
+"""[features of all processes → **one mean and variance** → features]
+
+Batch norm over all processes, on CPUs too: PyTorch's own does it on GPUs alone, and refuses the rest.
+"""
+
+from typing import cast
+
+import torch
+from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class CPUSyncBatchNorm(_BatchNorm):
+    """A batch norm that, in training, takes its statistics over all processes; made by `SyncEverywhere`."""
+
+    kind: type[nn.Module]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise features (B, C, ...) by the statistics of all processes in training, by the running ones else."""
+        if not (self.training and distributed.is_initialized()):
+            return super().forward(input)
+        dims = [0, *range(2, input.ndim)]
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        number = input.new_tensor([input.numel() / input.shape[1]])
+        sums = _over_all(torch.cat([input.sum(dims), number]))
+        count, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
+        centred = input - mean.view(shape)
+        variance = _over_all(centred.square().sum(dims)) / count
+        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return centred * scale.view(shape) + self.bias.view(shape)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected features (B, C, ...), got {tuple(input.shape)}")
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        state = (self.num_batches_tracked, self.running_mean, self.running_var, self.momentum)
+        batches, running_mean, running_var, momentum = cast(
+            "tuple[Tensor, Tensor, Tensor, float]", state
+        )
+        batches.add_(1)
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance, momentum)
+
+
+class SyncEverywhere(TorchSyncBatchNorm):
+    """What `Trainer(sync_batchnorm=True)` does, on CPUs too: given as a plugin in its place."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Synchronise all batch norms of a model."""
+        if not next(model.parameters()).is_cpu:
+            return super().apply(model)
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                # They hold the very same things; copies would part the optimizer from the parameters.
+                kind = type(module)
+                module.__class__ = CPUSyncBatchNorm
+                cast("CPUSyncBatchNorm", module).kind = kind
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Give each batch norm back to its device."""
+        for module in model.modules():
+            if isinstance(module, CPUSyncBatchNorm):
+                module.__class__ = module.kind  # type: ignore[assignment]
+        return super().revert(model)
+
+
+def _over_all(sums: Tensor) -> Tensor:
+    return cast("Tensor", all_reduce(sums))  # type: ignore[no-untyped-call]
