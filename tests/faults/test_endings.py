@@ -1,0 +1,156 @@
+"""Whatever ends a stage, the run comes to the weights and numbers of one that nothing disturbed."""
+
+import errno
+import os
+import random
+import signal
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from hcml_lightning.cli import main
+from hcml_lightning.resume import LastCheckpoint
+from hcml_lightning.storage import fault_of, newest_whole, previous_of, write_checkpoint
+from hcml_lightning.tools.plan import PAPER, Plan
+from hcml_lightning.tools.progressive import StageError, run_plan
+
+TINY = """
+data:
+  class_path: UCF101DataModule
+  init_args: {clip_length: 4, frame_stride: 1, short_side: [32, 32], crop_size: 32,
+    test_crop_size: 32, test_clips: 1, test_crops: 1, batch_size: 2, num_workers: 0, flip: none}
+model: {init_args: {backbone: r2d_tiny, warmup_epochs: 0}}
+trainer: {max_epochs: 2, accelerator: cpu, deterministic: true}
+save_every_n_steps: 1
+"""
+# For each stage, what ends it after its second batch, and with which status.
+ENDS = {
+    "flow": (signal.SIGKILL, -signal.SIGKILL),
+    "contrast1": (signal.SIGTERM, 128 + signal.SIGTERM),
+    "contrast2": (signal.SIGINT, 128 + signal.SIGINT),
+    "recognition": ("disk full", 1),
+}
+OF_THE_CLOCK = ("train/clips_per_second", "train/data_wait")
+
+
+class Forked:
+    """Runs commands in processes of their own, and ends the first of each stage."""
+
+    def __init__(self) -> None:
+        self.statuses: list[int] = []
+        self.met: set[str] = set()
+
+    def __call__(self, words: list[str]) -> int:
+        stage = next(w for w in words if w.startswith("--checkpoint.dirpath")).split("/")[-2]
+        end = ENDS[stage][0] if stage in ENDS and stage not in self.met else None
+        self.met.add(stage)
+        if not (pid := os.fork()):
+            status = 1
+            try:
+                if end is not None:
+                    end_with(end)
+                status = main(words)
+            except SystemExit as stopped:
+                status = stopped.code if isinstance(stopped.code, int) else 1
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        self.statuses.append(status)
+        return status
+
+
+def end_with(end: signal.Signals | str) -> None:
+    """Let this process meet its end after its second batch."""
+    proceed, seen = LastCheckpoint.on_train_batch_end, []
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def meet(self: LastCheckpoint, *arguments: object) -> None:
+        seen.append(1)
+        if len(seen) == 2 and isinstance(end, signal.Signals):
+            os.kill(os.getpid(), end)
+        elif len(seen) == 2:
+            os.fsync = full  # type: ignore[assignment]
+        proceed(self, *arguments)  # type: ignore[arg-type]
+
+    LastCheckpoint.on_train_batch_end = meet  # type: ignore[method-assign,assignment]
+
+
+def test_whatever_ends_a_stage_the_result_is_the_same(
+    synthetic_root: Callable[[str], Path], tmp_path: Path
+):
+    config = tmp_path / "tiny.yaml"
+    config.write_text(TINY)
+    plan = Plan.from_words(["-c", str(config), f"--data.root={synthetic_root('ucf101')}"])
+    expected = run_plan(plan, PAPER, tmp_path / "whole", main)
+
+    launch, told = Forked(), []
+    for _ in ENDS:
+        with pytest.raises(StageError) as ended:
+            run_plan(plan, PAPER, tmp_path / "cut", launch)
+        told.append(ended.value.status)
+    found = run_plan(plan, PAPER, tmp_path / "cut", launch)
+
+    assert [s for s in launch.statuses if s] == [status for _, status in ENDS.values()]
+    assert told == [1, 128 + signal.SIGTERM, 128 + signal.SIGINT, 1]
+    assert not list(tmp_path.rglob("*.part"))
+    for ours, theirs in zip(found, expected, strict=True):
+        numbers = [
+            {k: v for k, v in r.metrics.items() if k not in OF_THE_CLOCK} for r in (ours, theirs)
+        ]
+        assert numbers[0] == numbers[1], theirs.stage
+        states = [torch.load(r.checkpoint, weights_only=True)["state_dict"] for r in (ours, theirs)]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[1]), theirs.stage
+
+
+def saved(path: Path, number: float) -> None:
+    torch.save({"number": torch.full((1000,), number)}, path.with_suffix(".new"))
+    write_checkpoint(path, path.with_suffix(".new").read_bytes())
+
+
+def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Path):
+    path, random_, told = tmp_path / "last.ckpt", random.Random(0), list[str]()
+    for number in (1.0, 2.0):
+        saved(path, number)
+    assert newest_whole(path, told.append) == path
+    assert not told
+    whole = path.read_bytes()
+    for _ in range(20):
+        path.write_bytes(whole[: random_.randrange(len(whole))])
+        assert newest_whole(path, told.append) == previous_of(path)
+        assert "last.ckpt is broken" in told[-1]
+    for _ in range(50):
+        changed = bytearray(whole)
+        changed[random_.randrange(len(whole))] ^= 1 << random_.randrange(8)
+        path.write_bytes(changed)
+        # Between the parts of the archive there is room that means nothing.
+        if fault_of(path) is None:
+            assert torch.equal(
+                torch.load(path, weights_only=True)["number"], torch.full((1000,), 2.0)
+            )
+    # What is broken does not take the place of what is whole.
+    path.write_bytes(whole[:100])
+    saved(path, 3.0)
+    assert fault_of(path) is None
+    assert torch.load(previous_of(path), weights_only=True)["number"][0] == 1
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "last.ckpt"
+    saved(path, 1.0)
+    before = path.read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"last\.ckpt cannot be written \(No space left on device\)"):
+        saved(path, 2.0)
+    assert path.read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
