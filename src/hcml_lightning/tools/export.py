@@ -157,10 +157,11 @@ def _write_onnx(
 def _write_safetensors(
     recognizer: Recognizer, program: ExportedProgram | None, content: str, path: Path
 ) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {k: v.contiguous() for k, v in recognizer.network.state_dict().items()}
-    save_file(state, path, metadata={"format": "pt", METADATA: content})
+    # Its own `save_file` leaves a file that nobody else may read.
+    path.write_bytes(save(state, metadata={"format": "pt", METADATA: content}))
 
 
 WRITERS: Mapping[str, Callable[[Recognizer, ExportedProgram | None, str, Path], Run | None]] = {
