@@ -3,12 +3,11 @@
 Batch norm over all processes, on CPUs too: PyTorch's own does it on GPUs alone, and refuses the rest.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -70,5 +69,21 @@ class SyncEverywhere(TorchSyncBatchNorm):
         return super().revert(model)
 
 
+class _SumOverAll(torch.autograd.Function):
+    # PyTorch's own differentiable sum is deprecated, and what it names instead is private.
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor) -> Tensor:
+        total = sums.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        # Every process's loss depends on what this one has put in.
+        total = grad.clone()
+        distributed.all_reduce(total)
+        return total
+
+
 def _over_all(sums: Tensor) -> Tensor:
-    return cast("Tensor", all_reduce(sums))  # type: ignore[no-untyped-call]
+    return cast("Tensor", _SumOverAll.apply(sums))
