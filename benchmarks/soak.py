@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -244,7 +245,7 @@ def disturbed(
 
     def work() -> int:
         os.setsid()
-        launch.subprocess.Popen = ForkedStage  # type: ignore[misc,assignment]
+        launch.subprocess = SimpleNamespace(Popen=ForkedStage)  # type: ignore[assignment]
         return main(["progressive", "--run_dir", str(run_dir), *words])
 
     for _ in range(1000):
