@@ -69,7 +69,7 @@ Made by `python experiments/summarise.py` out of the tables in `experiments/`, w
 videos of 27 actions that differ in motion alone (UTD-MHAD, depth drawn as grey; training and test show different
 people), and **ucf101_6**, 731 videos of six classes of UCF-101 that differ mostly in their scenes. Kinetics and
 Something-Something were not at hand. The paper's numbers beside ours are of other data and other sizes: the order can
-be compared, the height cannot.
+be compared, the height cannot. Wall times were taken beside other work on the same cores.
 """
 
 
