@@ -115,7 +115,8 @@ def batch_of(shape: tuple[int, ...], device: str) -> Batch:
     generator = torch.Generator().manual_seed(0)
     clip = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     label = torch.randint(NUM_CLASSES, shape[:1], generator=generator)
-    return {"video": clip.to(device), "label": label.to(device)}
+    index = torch.arange(len(clip), device=device)
+    return {"video": clip.to(device), "label": label.to(device), "index": index}
 
 
 def operations_of(name: str, backbone: str, shape: tuple[int, ...]) -> int:

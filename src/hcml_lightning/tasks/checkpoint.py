@@ -1,7 +1,7 @@
 """[**checkpoint file → tensors and plain data** → task]
 
-The one place where checkpoints are opened. A pickle may ask for any function to be called; here it gets none, so a
-checkpoint of a stranger can be wrong but it cannot run anything.
+The one place where something is taken out of checkpoints. A pickle may ask for any function to be called; here it
+gets none, so a checkpoint of a stranger can be wrong but it cannot run anything.
 """
 
 import re
