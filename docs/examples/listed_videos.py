@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from hcml_lightning import VideoDataModule
-from hcml_lightning.data.datamodule import Split
 from hcml_lightning.data.dataset import VideoRecord
+from hcml_lightning.data.listed import Split
 
 
 class ListedVideos(VideoDataModule):

@@ -1,39 +1,29 @@
 """[**splits → loaders** → batch → model → loss → metric]
 
 What all datasets have in common: how splits become loaders of `VideoBatch`. A subclass says which classes there are and
-lists the records of each split; that is all that is true of one dataset only.
+lists the records of each split (`listed.py`); that is all that is true of one dataset only.
 """
 
 import inspect
 import weakref
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from hcml_lightning.batch import VideoBatch
-from hcml_lightning.data.annotations import find_list
 from hcml_lightning.data.dataset import (
     ClipRecipe,
     Flip,
     VideoDataset,
-    VideoRecord,
     collate,
 )
 from hcml_lightning.data.frame_cache import FrameCache
-from hcml_lightning.data.links import refuse_links
-from hcml_lightning.data.lists import check_classes, what_is_wrong_with
+from hcml_lightning.data.listed import ListedDataModule, Split
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
-from hcml_lightning.data.mirror import mirror_classes
 from hcml_lightning.data.sampling import FrameStride
-from hcml_lightning.data.usable import usable_records
-
-Split = Literal["train", "val", "test", "predict"]
 
 _STAGES: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -43,7 +33,7 @@ _STAGES: dict[str, tuple[Split, ...]] = {
 }
 
 
-class VideoDataModule(pl.LightningDataModule):
+class VideoDataModule(ListedDataModule):
     """Loaders of video clips.
 
     Where `root` holds the manifest that `hcml data check` writes, it says which videos can be read and where their
@@ -95,7 +85,7 @@ class VideoDataModule(pl.LightningDataModule):
         follow_links: bool = True,
         cache: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(root, on_error, follow_links)
         # Without `frame`, Lightning holds a frame in a cycle, and with it the loaders of the caller; the workers of a
         # loader that dies in a cycle are not told to end, and are waited for.
         self.save_hyperparameters(frame=inspect.currentframe())
@@ -119,14 +109,11 @@ class VideoDataModule(pl.LightningDataModule):
             )
         if num_workers < 0:
             raise ValueError(f"num_workers must be at least 0, but is {num_workers}.")
-        self.root = root
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.flip: Flip = flip
-        self.on_error = on_error
         self.true_flow = true_flow
-        self.follow_links = follow_links
         self._cache = FrameCache() if cache else None
         self._clip = ClipRecipe(clip_length, frame_stride, (low, high), crop_size)
         test_size = test_crop_size or crop_size
@@ -139,76 +126,14 @@ class VideoDataModule(pl.LightningDataModule):
             num_crops=test_crops,
             multi_view=True,
         )
-        self.class_names: list[str] = []
-        self.mirror_classes: dict[int, int] = {}
-        self.list_faults: list[str] | None = None
         self._datasets: dict[Split, VideoDataset] = {}
         self._training: weakref.ref[ResumableLoader] | None = None
         self._resume: dict[str, Any] | None = None
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
-
-    @property
     def clip_shape(self) -> tuple[int, int]:
         """Frames of a training clip, and pixels of each of its sides."""
         return self._clip.clip_length, self._clip.crop_size
-
-    def set_classes(self, class_names: list[str]) -> None:
-        """Name the classes, in the order of their labels; a subclass calls this in its constructor.
-
-        Raises:
-            ValueError: if a name stands twice, or is none.
-        """
-        check_classes(self.root, class_names)
-        self.class_names = class_names
-        self.mirror_classes = mirror_classes(class_names)
-
-    def refuse(self, message: str) -> None:
-        """Say that a list of the dataset is wrong in one place.
-
-        Raises:
-            ValueError: with the message, unless `list_faults` is a list, which then collects the messages.
-        """
-        if self.list_faults is None:
-            raise ValueError(message)
-        self.list_faults.append(message)
-
-    def find_list(self, names: Iterable[str], what: str) -> Path:
-        """Find a list of the dataset; see `annotations.find_list`.
-
-        Raises:
-            FileNotFoundError: if there is none.
-            ValueError: if a link leads to it out of the folder, and links are not followed.
-        """
-        path = find_list(self.root, names, what)
-        if not self.follow_links:
-            refuse_links(self.root, [str(path)])
-        return path
-
-    def place(self, folder: Path, name: str, source: object) -> Path | None:
-        """Where the video is that a list calls `name`; None, and refused, where that leads out of the folder.
-
-        Args:
-            folder: of the videos.
-            name: what the list says, `/` between folders.
-            source: the list, and the line where that helps, for the message.
-
-        Raises:
-            ValueError: as `refuse` does.
-        """
-        wrong = what_is_wrong_with(name)
-        if not wrong:
-            return folder / name
-        shown = name if len(name) < 100 else f"{name[:100]}…"
-        self.refuse(f"{source}: the name {shown!r} {wrong}.")
-        return None
-
-    def records(self, split: Split) -> list[VideoRecord]:
-        """List the videos of a split; each dataset has its own."""
-        raise NotImplementedError
 
     def dataset(self, split: Split) -> VideoDataset:
         """Give the videos of a split, once `setup` has listed them."""
@@ -227,7 +152,7 @@ class VideoDataModule(pl.LightningDataModule):
         for split in _STAGES[stage]:
             if split not in self._datasets:
                 self._datasets[split] = VideoDataset(
-                    self._usable(split),
+                    self.usable_records(split),
                     self.recipe(split),
                     self.seed,
                     skip_broken=self.on_error == "skip" and split == "train",
@@ -312,14 +237,6 @@ class VideoDataModule(pl.LightningDataModule):
         if self.trainer is None:
             return 1, 0
         return self.trainer.world_size, self.trainer.global_rank
-
-    def _usable(self, split: Split) -> list[VideoRecord]:
-        """Leave out what is to be skipped: all that is known to be broken, in evaluation after a look into each."""
-        probe_unknown = self.on_error == "skip" and split != "train"
-        records = self.records(split)
-        if not self.follow_links:
-            refuse_links(self.root, [record.path for record in records])
-        return usable_records(self.root, split, records, self.on_error, probe_unknown)
 
     def recipe(self, split: Split) -> ClipRecipe:
         """How clips are cut out of the videos of a split."""

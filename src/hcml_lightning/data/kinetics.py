@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hcml_lightning.data.annotations import walk_videos
-from hcml_lightning.data.datamodule import Split, VideoDataModule
+from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
+from hcml_lightning.data.listed import Split
 from hcml_lightning.data.lists import read_table
 
 # As the archives of the authors, of CVDF and of Academic Torrents name them.

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hcml_lightning.data.annotations import VideoNames
-from hcml_lightning.data.datamodule import Split, VideoDataModule
+from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
+from hcml_lightning.data.listed import Split
 from hcml_lightning.data.lists import read_lines
 
 

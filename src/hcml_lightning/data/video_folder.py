@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hcml_lightning.data.annotations import copy_of, walk_videos
-from hcml_lightning.data.datamodule import Split, VideoDataModule
+from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
+from hcml_lightning.data.listed import Split
 
 
 class VideoFolderDataModule(VideoDataModule):

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from hcml_lightning.data import VideoDataModule
-from hcml_lightning.data.datamodule import Split
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.links import outside, refuse_links
+from hcml_lightning.data.listed import Split
 from hcml_lightning.data.manifest import ManifestRow
 from hcml_lightning.data.usable import relative_names
 
