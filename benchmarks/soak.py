@@ -39,17 +39,7 @@ from hcml_lightning.tools.output import write_json
 from hcml_lightning.tools.plan import PAPER, Plan
 from hcml_lightning.tools.progressive import Done, run_plan
 
-TINY = """
-data:
-  class_path: UCF101DataModule
-  init_args: {clip_length: 4, frame_stride: 1, short_side: [32, 32], crop_size: 32,
-    test_crop_size: 32, test_clips: 1, test_crops: 1, batch_size: 4, num_workers: 1, flip: none}
-model: {init_args: {backbone: r2d_tiny, warmup_epochs: 0}}
-trainer: {max_epochs: 3, accelerator: cpu, deterministic: true}
-save_every_n_steps: 1
-flow: {data: {init_args: {true_flow: true}}}
-"""
-
+TINY = Path(__file__).parents[1] / "tests" / "tiny.yaml"
 # What no two runs have in common.
 OF_THE_CLOCK = ("train/clips_per_second", "train/data_wait")
 
@@ -360,13 +350,14 @@ class Calm:
 def soak(minutes: float, seed: int, folder: Path, pause: float) -> dict[str, Any]:
     """Run rounds until the time is over, and count."""
     random_, deadline = random.Random(seed), time.monotonic() + 60 * minutes
-    data, config = folder / "videos", folder / "tiny.yaml"
+    data = folder / "videos"
     folder.mkdir(parents=True)
-    config.write_text(TINY)
     write_synthetic(
         data, layout="ucf101", num_train=3, num_val=1, num_frames=12, height=48, width=64
     )
-    words = ["-c", str(config), f"--data.root={data}"]
+    words = ["-c", "data/ucf101.yaml", "-c", str(TINY), f"--data.root={data}"]
+    words += ["--data.num_workers=1", "--flow.data.true_flow=true", "--save_every_n_steps=1"]
+    words += ["--trainer.max_epochs=3", "--trainer.deterministic=true"]
     calm = Calm(words, folder, folder / "calm.log")
     expected, state = calm.run("expected")
     faults, statuses = Counter[str](), Counter[int]()

@@ -3,7 +3,7 @@
 import argparse
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -41,19 +41,19 @@ def make(folder: Path) -> str:
     parts = [
         HEAD,
         "## Table 2: motion blocks help, self-supervision helps more\n",
-        _table2(accuracy),
+        _section(accuracy, "table2", _table2),
         "## The overhead\n",
         _cost(),
         "## Figure 2: each level adds\n",
         _figure2(accuracy),
         "## Table 7: pre-training without labels\n",
-        _table7(accuracy),
+        _section(accuracy, "table7", _table7),
         "## Table 1: what supervises which level\n",
-        _table1(measured),
+        _section(measured, "table1", _table1),
         "## Figure 3: the flow\n",
-        _figure3(measured),
+        _section(measured, "figure3", _figure3),
         "## Figure 4: where the networks look\n",
-        _figure4(measured),
+        _section(measured, "figure4", _figure4),
         "## What was tried\n",
         _tried(read_rows(folder / "tried.csv")),
         "## Which runs\n",
@@ -73,11 +73,13 @@ be compared, the height cannot. Wall times were taken beside other work on the s
 """
 
 
+def _section(rows: Sequence[Row], experiment: str, write: Callable[[Sequence[Row]], str]) -> str:
+    rows = [row for row in rows if row["experiment"] == experiment]
+    return write(rows) if rows else MISSING + "."
+
+
 def _table2(rows: Sequence[Row]) -> str:
-    rows = [row for row in rows if row["experiment"] == "table2"]
     settings = sorted({(r["protocol"], r["backbone"], r["dataset"], r["split"]) for r in rows})
-    if not settings:
-        return MISSING + "."
     parts = []
     for setting in settings:
         here = [
@@ -195,9 +197,6 @@ def draw_figure2(rows: Sequence[Row], path: Path) -> None:
 
 
 def _table7(rows: Sequence[Row]) -> str:
-    rows = [row for row in rows if row["experiment"] == "table7"]
-    if not rows:
-        return MISSING + "."
     lines = [
         "Trained by labels alone, on a share of them; pre-training saw all training videos and no label.\n",
         "| data | start | top-1 | seeds | against random |",
@@ -226,9 +225,6 @@ def _table7(rows: Sequence[Row]) -> str:
 
 
 def _table1(rows: Sequence[Row]) -> str:
-    rows = [row for row in rows if row["experiment"] == "table1"]
-    if not rows:
-        return MISSING + "."
     lines = [
         "Efficacy score = training / (training − test accuracy) of a light classifier on frozen P^l; its accuracies "
         "beside it. The paper shows the same as a bar chart, without numbers.\n",
@@ -248,9 +244,6 @@ def _table1(rows: Sequence[Row]) -> str:
 
 
 def _figure3(rows: Sequence[Row]) -> str:
-    rows = [row for row in rows if row["experiment"] == "figure3"]
-    if not rows:
-        return MISSING + "."
     lines = ["| | mean over seeds | seeds |", "|---|---|---|"]
     for quantity in dict.fromkeys(row["quantity"] for row in rows):
         runs = [row for row in rows if row["quantity"] == quantity]
@@ -263,9 +256,6 @@ def _figure3(rows: Sequence[Row]) -> str:
 
 
 def _figure4(rows: Sequence[Row]) -> str:
-    rows = [row for row in rows if row["experiment"] == "figure4"]
-    if not rows:
-        return MISSING + "."
     lines = [
         "Share of the mass of the Grad-CAM++ map (true class, test videos) that lies on moving pixels, beside the "
         "share of the pixels that move.\n",

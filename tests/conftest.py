@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 REPOSITORY = Path(__file__).parents[1]
+TINY = ["-c", "data/ucf101.yaml", "-c", str(REPOSITORY / "tests" / "tiny.yaml")]
 
 
 @pytest.fixture(scope="session")

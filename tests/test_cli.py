@@ -11,30 +11,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tests.conftest import TINY
 
 import hcml_lightning
 from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
 
-TINY = [
-    "--model.backbone=r2d_tiny",
-    "--model.warmup_epochs=0",
-    "--data.clip_length=4",
-    "--data.frame_stride=1",
-    "--data.short_side=[32, 32]",
-    "--data.crop_size=32",
-    "--data.test_crop_size=32",
-    "--data.test_clips=2",
-    "--data.test_crops=1",
-    "--data.batch_size=4",
-    "--data.num_workers=0",
-    "--data.flip=none",
-    "--trainer.accelerator=cpu",
-]
-
 
 @pytest.fixture(scope="module")
 def words(synthetic_root: Callable[[str], Path]) -> list[str]:
-    return ["-c", "data/ucf101.yaml", f"--data.root={synthetic_root('ucf101')}", *TINY]
+    return [*TINY, f"--data.root={synthetic_root('ucf101')}", "--data.test_clips=2"]
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +181,17 @@ def test_summary_tells_what_trains_and_what_comes_next(
     assert "4 per device x 1 devices x 1 accumulated = 4 clips" in said
     assert "within the clips of each device" in said
     assert "2_contrast_level1.yaml" in said
+
+
+def test_an_epoch_without_validation_repeats_no_numbers_of_the_last(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    save = [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.max_epochs=3"]
+    save += ["--trainer.check_val_every_n_epoch=2", "--trainer.enable_progress_bar=false"]
+    main(["fit", "-c", "configs/stages/1_flow.yaml", *words, *save])
+    lines = [li for li in capsys.readouterr().out.splitlines() if li.startswith("epoch ")]
+    assert len(lines) == 3
+    assert ["val/photometric" in line for line in lines] == [False, True, False]
 
 
 def test_saved_config_tests_its_own_checkpoint(trained: Path, tmp_path: Path):

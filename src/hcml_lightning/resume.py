@@ -177,7 +177,8 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             # A kill after this must not take with it what this state has behind it.
             logger.save()
-        trainer.save_checkpoint(self.path)
+        # With the state of the optimizer: Lightning says at each save that it is, where nobody asked.
+        trainer.save_checkpoint(self.path, weights_only=False)
 
     def _stop(self, trainer: pl.Trainer) -> None:
         rank_zero_info(f"the run ends here; it goes on from {self.path}")

@@ -1,6 +1,7 @@
 """Whatever ends a stage, the run comes to the weights and numbers of one that nothing disturbed."""
 
 import errno
+import multiprocessing
 import os
 import random
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import TINY
 
 from hcml_lightning.cli import main
 from hcml_lightning.resume import LastCheckpoint
@@ -17,36 +19,27 @@ from hcml_lightning.storage import fault_of, newest_whole, previous_of, write_ch
 from hcml_lightning.tools.plan import PAPER, Plan
 from hcml_lightning.tools.progressive import StageError, run_plan
 
-TINY = """
-data:
-  class_path: UCF101DataModule
-  init_args: {clip_length: 4, frame_stride: 1, short_side: [32, 32], crop_size: 32,
-    test_crop_size: 32, test_clips: 1, test_crops: 1, batch_size: 2, num_workers: 0, flip: none}
-model: {init_args: {backbone: r2d_tiny, warmup_epochs: 0}}
-trainer: {max_epochs: 2, accelerator: cpu, deterministic: true}
-save_every_n_steps: 1
-"""
-# For each stage, what ends it after its second batch, and with which status.
-ENDS = {
-    "flow": (signal.SIGKILL, -signal.SIGKILL),
-    "contrast1": (signal.SIGTERM, 128 + signal.SIGTERM),
-    "contrast2": (signal.SIGINT, 128 + signal.SIGINT),
-    "recognition": ("disk full", 1),
+# What ends each stage at its second batch, start after start, and with which status.
+ENDS: dict[str, list[tuple[signal.Signals | str, int]]] = {
+    "flow": [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGUSR1, 128 + signal.SIGUSR1)],
+    "contrast1": [(signal.SIGTERM, 128 + signal.SIGTERM)],
+    "contrast2": [(signal.SIGINT, 128 + signal.SIGINT)],
+    "recognition": [("disk full", 1), ("worker killed", 1)],
 }
 OF_THE_CLOCK = ("train/clips_per_second", "train/data_wait")
 
 
 class Forked:
-    """Runs commands in processes of their own, and ends the first of each stage."""
+    """Runs commands in processes of their own, and ends those that are to meet an end."""
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
-        self.met: set[str] = set()
+        self.to_come = {stage: [end for end, _ in ends] for stage, ends in ENDS.items()}
 
     def __call__(self, words: list[str]) -> int:
         stage = next(w for w in words if w.startswith("--checkpoint.dirpath")).split("/")[-2]
-        end = ENDS[stage][0] if stage in ENDS and stage not in self.met else None
-        self.met.add(stage)
+        ends = self.to_come.get(stage)
+        end = ends.pop(0) if ends else None
         if not (pid := os.fork()):
             status = 1
             try:
@@ -65,7 +58,7 @@ class Forked:
 
 
 def end_with(end: signal.Signals | str) -> None:
-    """Let this process meet its end after its second batch."""
+    """Let this process meet its end at its second batch."""
     proceed, seen = LastCheckpoint.on_train_batch_end, []
 
     def full(_: int) -> None:
@@ -75,8 +68,11 @@ def end_with(end: signal.Signals | str) -> None:
         seen.append(1)
         if len(seen) == 2 and isinstance(end, signal.Signals):
             os.kill(os.getpid(), end)
-        elif len(seen) == 2:
+        elif len(seen) == 2 and end == "disk full":
             os.fsync = full  # type: ignore[assignment]
+        elif len(seen) == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
         proceed(self, *arguments)  # type: ignore[arg-type]
 
     LastCheckpoint.on_train_batch_end = meet  # type: ignore[method-assign,assignment]
@@ -85,20 +81,23 @@ def end_with(end: signal.Signals | str) -> None:
 def test_whatever_ends_a_stage_the_result_is_the_same(
     synthetic_root: Callable[[str], Path], tmp_path: Path
 ):
-    config = tmp_path / "tiny.yaml"
-    config.write_text(TINY)
-    plan = Plan.from_words(["-c", str(config), f"--data.root={synthetic_root('ucf101')}"])
+    words = [*TINY, f"--data.root={synthetic_root('ucf101')}", "--data.batch_size=2"]
+    words += ["--trainer.max_epochs=2", "--trainer.deterministic=true", "--save_every_n_steps=1"]
+    words += ["--recognition.data.num_workers=1"]
+    plan = Plan.from_words(words)
     expected = run_plan(plan, PAPER, tmp_path / "whole", main)
 
     launch, told = Forked(), []
-    for _ in ENDS:
+    ends = [status for stage in ENDS.values() for _, status in stage]
+    for _ in ends:
         with pytest.raises(StageError) as ended:
             run_plan(plan, PAPER, tmp_path / "cut", launch)
         told.append(ended.value.status)
     found = run_plan(plan, PAPER, tmp_path / "cut", launch)
 
-    assert [s for s in launch.statuses if s] == [status for _, status in ENDS.values()]
-    assert told == [1, 128 + signal.SIGTERM, 128 + signal.SIGINT, 1]
+    assert [s for s in launch.statuses if s] == ends
+    # Signals that ask, progressive answers with the status of the stage; what kills is a fault.
+    assert told == [status if status > 128 else 1 for status in ends]
     assert not list(tmp_path.rglob("*.part"))
     for ours, theirs in zip(found, expected, strict=True):
         numbers = [

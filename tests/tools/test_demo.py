@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from tests.conftest import TINY
 
 from hcml_lightning.cli import main
 from hcml_lightning.tools.configs import read_config
@@ -13,20 +14,19 @@ from hcml_lightning.tools.pictures import draw_curves, draw_flow, read_curve
 from hcml_lightning.tools.plan import TRAINING, Plan
 from hcml_lightning.tools.progressive import StageError
 
-TINY = """
-synthesize: {num_train: 1, num_val: 1, num_frames: 6, height: 32, width: 32}
-data:
-  class_path: UCF101DataModule
-  init_args: {clip_length: 4, frame_stride: 1, short_side: [32, 32], crop_size: 32,
-    test_crop_size: 32, test_clips: 1, test_crops: 1, batch_size: 4, num_workers: 0, flip: none}
-model: {init_args: {backbone: r2d_tiny, warmup_epochs: 0}}
-trainer: {max_epochs: 1, accelerator: cpu}
-flow: {data: {init_args: {true_flow: true}}}
-"""
-
 
 def test_three_runs_one_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    recipe = yaml.safe_load(TINY)
+    recipe = yaml.safe_load(Path(TINY[-1]).read_text())
+    recipe["synthesize"] = {
+        "num_train": 1,
+        "num_val": 1,
+        "num_frames": 6,
+        "height": 32,
+        "width": 32,
+    }
+    recipe["data"]["class_path"] = "UCF101DataModule"
+    recipe["trainer"]["max_epochs"] = 1
+    recipe["flow"] = {"data": {"init_args": {"true_flow": True}}}
     runs = run_demo(tmp_path, recipe, [], main)
     numbers = results(runs)
     assert set(numbers["top1"]) == {"plain", "motion_only", "full"}

@@ -12,27 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.conftest import TINY
 
 from hcml_lightning.cli import main
 from hcml_lightning.tools.plan import PAPER, Plan
 from hcml_lightning.tools.progressive import StageError, run_plan, stage_rows
 
-TINY = """
-data:
-  class_path: UCF101DataModule
-  init_args: {clip_length: 4, frame_stride: 1, short_side: [32, 32], crop_size: 32,
-    test_crop_size: 32, test_clips: 1, test_crops: 1, batch_size: 4, num_workers: 0, flip: none}
-model: {init_args: {backbone: r2d_tiny, warmup_epochs: 0}}
-trainer: {max_epochs: 1, accelerator: cpu}
-flow: {data: {init_args: {true_flow: true}}}
-"""
-
 
 @pytest.fixture
-def words(synthetic_root: Callable[[str], Path], tmp_path: Path) -> list[str]:
-    config = tmp_path / "tiny.yaml"
-    config.write_text(TINY)
-    return ["-c", str(config), f"--data.root={synthetic_root('ucf101')}"]
+def words(synthetic_root: Callable[[str], Path]) -> list[str]:
+    words = [*TINY, f"--data.root={synthetic_root('ucf101')}", "--trainer.max_epochs=1"]
+    return [*words, "--flow.data.true_flow=true"]
 
 
 class Recorder:
@@ -49,7 +39,9 @@ class Recorder:
         return main(words)
 
 
-def test_all_stages_hand_over_and_are_done_once(words: list[str], tmp_path: Path):
+def test_all_stages_hand_over_and_are_done_once(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     plan, run_dir = Plan.from_words(words), tmp_path / "run"
     failing = Recorder(fail_at="3_contrast_level2")
     with pytest.raises(StageError, match=r"stage 'contrast2' did not end \(exit status 3\)"):
@@ -59,6 +51,8 @@ def test_all_stages_hand_over_and_are_done_once(words: list[str], tmp_path: Path
     launch = Recorder()
     records = run_plan(plan, PAPER, run_dir, launch)
     assert [record.stage for record in records] == list(PAPER)
+    # Nobody has to start the next stage.
+    assert "\nnext " not in capsys.readouterr().out
     assert [call[0] for call in launch.calls] == ["fit", "fit", "test"]
     before = run_dir / "contrast1" / "checkpoints" / "last.ckpt"
     assert f"--model.init_from={before}" in launch.calls[0]

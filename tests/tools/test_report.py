@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from PIL import Image
+from tests.conftest import TINY
 
 from hcml_lightning.cli import main
 from hcml_lightning.tools.plan import Plan
@@ -21,14 +22,6 @@ from hcml_lightning.tools.report_charts import MOST_POINTS, charts, confusion, t
 from hcml_lightning.tools.report_runs import read_curves, read_run
 
 EVIL = "<img src=x onerror=alert(1)>"
-TINY = """
-data:
-  class_path: VideoFolderDataModule
-  init_args: {clip_length: 4, frame_stride: 1, short_side: [32, 32], crop_size: 32,
-    test_crop_size: 32, test_clips: 1, test_crops: 1, batch_size: 4, num_workers: 0, flip: none}
-model: {init_args: {backbone: r2d_tiny, warmup_epochs: 0}}
-trainer: {max_epochs: 2, accelerator: cpu, log_every_n_steps: 1}
-"""
 # What the page is asked in the browser: what it drew, and what it loaded.
 QUESTIONS = """
 <script>
@@ -66,9 +59,8 @@ def run(synthetic_root: Callable[[str], Path], tmp_path_factory: pytest.TempPath
     videos = shutil.copytree(synthetic_root("folder"), folder / "videos")
     for split in ("train", "val"):
         (videos / split / "up").rename(videos / split / EVIL)
-    config = folder / "tiny.yaml"
-    config.write_text(TINY)
-    words = ["-c", str(config), f"--data.root={videos}"]
+    words = [*TINY, "--data=VideoFolderDataModule", f"--data.root={videos}"]
+    words += ["--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"]
     run_plan(Plan.from_words(words), ["flow", "recognition", "test"], folder / "run", main)
     return folder / "run"
 

@@ -55,6 +55,7 @@ def from_worker(call: Callable[[], Any]) -> None:
         (lambda: wrapped(CollapseError("all point in one direction")), "all point in one"),
         (lambda: wrapped(PermissionError(errno.EACCES, "Permission denied", "a")), "denied: 'a'"),
         (lambda: wrapped(MisconfigurationException("devices=-3")), "devices=-3"),
+        (lambda: torch.nn.BatchNorm2d(2)(torch.ones(1, 2, 1, 1)), "--data.batch_size"),
     ],
 )
 def test_expected_trouble_becomes_a_message(call: Callable[[], Any], said: str):

@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 import wandb
 import yaml
+from tests.conftest import TINY
 from tests.tools.wandb_files import OfflineRun, read_runs
 
 from hcml_lightning.cli import main
@@ -21,28 +22,11 @@ from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan
 from hcml_lightning.tools.wandb_runs import choose_run
 
-TINY = [
-    "--model.backbone=r2d_tiny",
-    "--model.warmup_epochs=0",
-    "--data.clip_length=4",
-    "--data.frame_stride=1",
-    "--data.short_side=[32, 32]",
-    "--data.crop_size=32",
-    "--data.test_crop_size=32",
-    "--data.test_clips=1",
-    "--data.test_crops=1",
-    "--data.batch_size=2",
-    "--data.num_workers=0",
-    "--data.flip=none",
-    "--trainer.accelerator=cpu",
-    "--trainer.log_every_n_steps=1",
-]
-
 
 @pytest.fixture
 def words(synthetic_root: Callable[[str], Path], tmp_path: Path) -> list[str]:
-    words = ["-c", "data/ucf101.yaml", "-c", "wandb.yaml", *TINY]
-    words += [f"--data.root={synthetic_root('ucf101')}", "--trainer.max_epochs=1"]
+    words = [*TINY, "-c", "wandb.yaml", f"--data.root={synthetic_root('ucf101')}"]
+    words += ["--data.batch_size=2", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"]
     return [*words, f"--trainer.logger.init_args.save_dir={tmp_path}"]
 
 

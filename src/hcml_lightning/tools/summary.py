@@ -38,6 +38,7 @@ class StageSummary(pl.Callback):
 
     def __init__(self) -> None:
         self._started = self._epoch_started = time.monotonic()
+        self._validated = False
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start the clock."""
@@ -51,14 +52,19 @@ class StageSummary(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
         self._epoch_started = time.monotonic()
+        self._validated = False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One line for each epoch where no progress bar shows it: in a file, or under a scheduler."""
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
             seconds = time.monotonic() - self._epoch_started
+            # Lightning goes on naming the numbers of the last validation.
+            shown = {
+                k: v for k, v in _metrics(trainer).items() if self._validated or k[:4] != "val/"
+            }
             print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {seconds:.1f} s  "
-                f"{format_metrics(_metrics(trainer))}",
+                f"{format_metrics(shown)}",
                 flush=True,
             )
 
@@ -68,6 +74,7 @@ class StageSummary(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what came of validation, where it is no part of training."""
+        self._validated = True
         if trainer.state.fn == "validate":
             self._finish(trainer, pl_module, "validate")
 
@@ -93,7 +100,11 @@ class StageSummary(pl.Callback):
                 last = _last(trainer)
                 record["checkpoint"] = str(last.path) if last and last.path else None
             write_json(folder / f"{command}.json", record)
-        print_rows(end_rows(task, command, record))
+        rows = end_rows(task, command, record)
+        # `hcml progressive` has settings there, and goes on by itself.
+        if record["finished"] and folder is not None and not (folder / "settings.json").is_file():
+            rows += next_rows(task, command, record)
+        print_rows(rows)
 
 
 def run_folder(trainer: pl.Trainer) -> Path | None:
@@ -159,10 +170,22 @@ def end_rows(task: MotionTask, command: str, record: dict[str, Any]) -> list[tup
         ("time", f"{record['seconds']:.0f} s, {record['epochs']} epochs"),
         ("metrics", format_metrics(record["metrics"])),
     ]
-    path = record["checkpoint"]
-    if command == "fit" and path:
-        rows += [("checkpoint", str(path)), ("next", _next(task, str(path)))]
+    if command == "fit" and record["checkpoint"]:
+        rows.append(("checkpoint", record["checkpoint"]))
     return rows
+
+
+def next_rows(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the command that goes on from a stage, as (word, text); none where it left no weights."""
+    path = record["checkpoint"]
+    if command != "fit" or not path:
+        return []
+    stage = NEXT.get((type(task).__name__, int(getattr(task, "level", -1))))
+    if stage is None:
+        text = f"hcml test -c {Path(path).parents[1] / 'config.yaml'} --ckpt_path {path}"
+    else:
+        text = f"hcml fit -c configs/stages/{stage}.yaml -c DATA.yaml --model.init_from {path}"
+    return [("next", text)]
 
 
 def print_rows(rows: list[tuple[str, str]]) -> None:
@@ -235,10 +258,3 @@ def _norm_scope(trainer: pl.Trainer, task: MotionTask) -> str:
 
 def _folder(trainer: pl.Trainer) -> str:
     return str(run_folder(trainer) or trainer.default_root_dir)
-
-
-def _next(task: MotionTask, path: str) -> str:
-    stage = NEXT.get((type(task).__name__, int(getattr(task, "level", -1))))
-    if stage is None:
-        return f"hcml test -c {Path(path).parents[1] / 'config.yaml'} --ckpt_path {path}"
-    return f"hcml fit -c configs/stages/{stage}.yaml -c DATA.yaml --model.init_from {path}"

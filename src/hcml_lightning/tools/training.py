@@ -76,7 +76,8 @@ class MotionCLI(LightningCLI):
             save_config_callback=RunConfigCallback,
             trainer_defaults={**TRAINER_DEFAULTS, "enable_progress_bar": sys.stdout.isatty()},
             seed_everything_default=0,
-            parser_kwargs={"version": __version__, "prog": "hcml"},
+            # What is short today may be ambiguous tomorrow.
+            parser_kwargs={"version": __version__, "prog": "hcml", "allow_abbrev": False},
             parser_class=HcmlParser,
             auto_configure_optimizers=False,
             args=args,

@@ -36,6 +36,10 @@ OUT_OF_MEMORY = """{device} has not enough memory for a step of this run. What l
 In a multi-view test: --model.views_per_forward, --data.batch_size.
 PyTorch said: {said}"""
 
+ONE_VALUE = """batch norm has one value of each channel, and no spread to divide it by: the last maps of one small clip have a single
+cell. Raise --data.batch_size, --data.clip_length or --data.crop_size.
+PyTorch said: {said}"""
+
 NO_LOGIN = """Weights & Biases: {said}
 Either log in once:               wandb login        (or set WANDB_API_KEY)
 or write to disk, and send later: WANDB_MODE=offline hcml …, then wandb sync DIR
@@ -52,7 +56,7 @@ def explain(error: BaseException) -> str | None:
         The message for the user, or None for what may be a bug and needs its traceback.
     """
     for link in _chain(error):
-        for explanation in (_memory, _wandb, _worker, _own_words, _lightning, _file):
+        for explanation in (_memory, _batch_norm, _wandb, _worker, _own_words, _lightning, _file):
             message = explanation(link)
             if message is not None:
                 return message
@@ -72,6 +76,12 @@ def _memory(error: BaseException) -> str | None:
         return OUT_OF_MEMORY.format(device="The GPU", said=first)
     if isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error):
         return OUT_OF_MEMORY.format(device="The machine", said=first)
+    return None
+
+
+def _batch_norm(error: BaseException) -> str | None:
+    if str(error).startswith("Expected more than 1 value per channel when training"):
+        return ONE_VALUE.format(said=error)
     return None
 
 

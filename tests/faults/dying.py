@@ -1,0 +1,24 @@
+"""A callback that ends one process of a run, for test_ranks.py."""
+
+import os
+import signal
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+class Dies(pl.Callback):
+    """The process of a rank is killed before its second batch.
+
+    Args:
+        rank: of the process.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 1 and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), signal.SIGKILL)
