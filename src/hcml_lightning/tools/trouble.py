@@ -36,8 +36,8 @@ OUT_OF_MEMORY = """{device} has not enough memory for a step of this run. What l
 In a multi-view test: --model.views_per_forward, --data.batch_size.
 PyTorch said: {said}"""
 
-ONE_VALUE = """batch norm has one value of each channel, and no spread to divide it by: the last maps of one small clip have a single
-cell. Raise --data.batch_size, --data.clip_length or --data.crop_size.
+ONE_VALUE = """batch norm has one value of each channel, and no spread to divide it by: the last maps of one small clip
+have a single cell. Raise --data.batch_size, --data.clip_length or --data.crop_size.
 PyTorch said: {said}"""
 
 NO_LOGIN = """Weights & Biases: {said}
