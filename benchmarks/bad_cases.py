@@ -92,6 +92,7 @@ def _options(ground: Ground) -> Iterator[Case]:
         "a precision that does not exist": "--trainer.precision=12",
         "a fold that does not exist": "--data.fold=4",
         "more videos in a batch than there are": "--data.batch_size=99",
+        "an option cut short": "--trainer.max_epo=3",
     }
     for what, word in wrong.items():
         yield Case("config", what, lambda word=word: _fit(ground, word))
