@@ -7,6 +7,7 @@
 # second: Table 2 with R2D-50 on ucf101_6 and with R(2+1)D-101 on utdmhad_depth27; Table 7.
 # Needs PyTorch, Lightning, torchmetrics, torchvision, PyAV and jsonargparse, and installs nothing. Runs go side by side, as
 # many as there are seeds and methods; what is in the tables when the time is over stays. Tables and logs go to OUT.
+# A rehearsal: PROTOCOL=cpu SMALL=r2d_tiny LARGE=r2d_tiny EXTRA='--trainer.max_epochs=1 --trainer.limit_train_batches=1'.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +27,7 @@ start() { # name of the log, backbone, words of run.py
   local log=$out/$1.log backbone=$2
   shift 2
   timeout "$seconds" python3 experiments/run.py --data "$data" --protocol "$protocol" --backbone "$backbone" \
-    --results "$out" --runs "${RUNS:-/tmp/hcml_runs}" "$@" ${extra[@]+--extra "${extra[@]}"} >"$log" 2>&1 &
+    --results "$out" --runs "${RUNS:-/tmp/hcml_runs}" "$@" ${extra[@]+"${extra[@]}"} >"$log" 2>&1 &
   waiting+=($!)
 }
 

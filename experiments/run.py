@@ -5,7 +5,8 @@
     python experiments/summarise.py                                         # RESULTS.md and figures out of the tables
 
 DIR holds data sets in the layout of UCF-101, a folder each. Several of these commands may run side by side on different
-experiments or seeds.
+experiments or seeds. Options of `hcml progressive`, as in --recognition.trainer.max_epochs=120, go on to it; name other
+folders with --runs and --results then.
 """
 
 import argparse
@@ -24,14 +25,14 @@ EXPERIMENTS = ("table2", "table7", "figure2", "table1", "figure3", "figure4")
 
 def main() -> None:
     """Run what was asked for."""
-    options = _parser().parse_args()
+    options, words = _parser().parse_known_args()
     protocol = Protocol(
         options.protocol,
         options.data.resolve(),
         options.runs.resolve(),
         options.results.resolve(),
         options.backbone,
-        tuple(options.extra),
+        tuple(words),
     )
     for seed in options.seeds:
         for name in options.experiments or EXPERIMENTS:
@@ -74,7 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--runs", type=Path, default=FOLDER / "runs", help="folder for runs")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the tables")
-    parser.add_argument("--extra", nargs="*", default=[], help="further words for every stage")
     return parser
 
 

@@ -18,6 +18,7 @@ sys.path.insert(0, str(FOLDER))
 import figure2  # noqa: E402
 import figure3  # noqa: E402
 import figure4  # noqa: E402
+import run  # noqa: E402
 import summarise  # noqa: E402
 import table1  # noqa: E402
 import table2  # noqa: E402
@@ -46,6 +47,15 @@ def protocol(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
     return Protocol(
         "cpu", folder / "data", folder / "runs", folder / "out", extras=SMALL, launch=main
     )
+
+
+def test_further_options_reach_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Protocol] = []
+    monkeypatch.setattr(table2, "run", lambda protocol, *_, **__: asked.append(protocol))
+    words = ["run.py", "--data", str(tmp_path), "table2", "--seeds", "0", "--flow.model.lr=1"]
+    monkeypatch.setattr(sys, "argv", words)
+    run.main()
+    assert [protocol.extras for protocol in asked] == [("--flow.model.lr=1",)]
 
 
 def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPatch):
