@@ -371,6 +371,7 @@ def soak(minutes: float, seed: int, folder: Path, pause: float) -> dict[str, Any
         new_faults, new_statuses = disturbed(words, run_dir, log, random_, pause, sessions)
         faults += new_faults
         statuses += new_statuses
+        told = len(lost), len(leaked)
         lost += [f"round {rounds}: {text}" for text in differences(expected, run_dir)]
         leaked += [f"round {rounds}: {text}" for text in leftovers(sessions, run_dir)]
         _, state = calm.run("calm")
@@ -381,6 +382,9 @@ def soak(minutes: float, seed: int, folder: Path, pause: float) -> dict[str, Any
         print(
             f"{time.strftime('%X')} round {rounds}: {faults.total()} faults, {len(lost)} results lost, "
             f"{len(leaked)} leaks; {state}",
+            *lost[told[0] :],
+            *leaked[told[1] :],
+            sep="\n",
             flush=True,
         )
     calm.end()
