@@ -13,6 +13,8 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.utilities import dim_zero_cat
 
+from hcml_lightning.ops.precision import full_precision
+
 
 class VideoAccuracy(Metric):
     """Top-k accuracy over videos, each counted exactly once, however many ranks share them or pad their last batch.
@@ -199,7 +201,7 @@ def effective_rank(features: Tensor) -> Tensor:
         features: (B, C, T, H, W).
 
     Returns:
-        Scalar in 1..C; 1 where all features are the same.
+        Scalar in 1..C; 1 where all features are the same, NaN where one of them is not finite.
 
     Example:
         >>> line = torch.arange(8.0).view(8, 1, 1, 1, 1) * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1, 1)
@@ -208,10 +210,15 @@ def effective_rank(features: Tensor) -> Tensor:
     """
     vectors = features.movedim(1, -1).flatten(0, -2).float()
     vectors = vectors - vectors.mean(dim=0)
-    eigenvalues = torch.linalg.eigvalsh(vectors.t() @ vectors).clamp_min(0)
+    # Half precision cannot hold sums over so many places, and has no eigenvalues on a GPU.
+    with full_precision(vectors.device.type):
+        covariance = vectors.t() @ vectors
+        finite = covariance.isfinite().all()
+        # Eigenvalues of what is not finite are an error, and say nothing about where it comes from.
+        eigenvalues = torch.linalg.eigvalsh(covariance.where(finite, 0)).clamp_min(0)
     share = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(torch.float32).tiny)
     rank: Tensor = torch.special.entr(share).sum().exp()
-    return rank
+    return rank.where(finite, torch.nan)
 
 
 def feature_health(level: int, features: Tensor) -> dict[str, Tensor]:

@@ -5,13 +5,14 @@ Which predictions meet which targets, and the loss that pulls the ones together 
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.2, Eq. 2, and Appendix A.2.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from hcml_lightning.ops.precision import full_precision
 
 # Similarities that are held at a time. All of them, P × S, would be hundreds of megabytes at the paper's sizes.
 BLOCK = 1 << 20
@@ -118,7 +119,7 @@ def contrastive_loss(
         raise ValueError(f"temperature must be positive, got {temperature}")
     # Departure: Eq. 2 is written as a sum; a mean keeps γ independent of B, N and T.
     # Autocast would multiply in half precision, where 1/τ makes the rounding of a cosine an error of 0.1 nats.
-    with _full_precision(predicted.device.type):
+    with full_precision(predicted.device.type):
         loss: Tensor = _StreamedCrossEntropy.apply(
             predicted, _unit(targets.detach()), positive, temperature
         )
@@ -136,7 +137,7 @@ def contrastive_accuracy(predicted: Tensor, targets: Tensor, positive: Tensor) -
         ValueError: if the shapes disagree.
     """
     _check(predicted, targets, positive)
-    with _full_precision(predicted.device.type):
+    with full_precision(predicted.device.type):
         unit = _unit(targets).t()
         rows = torch.split(_unit(predicted), _rows_per_block(targets))
         best = [(block @ unit).argmax(dim=1) for block in rows]
@@ -186,13 +187,6 @@ class _StreamedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors
         return (grad * grad_loss).to(ctx.dtype), None, None, None
-
-
-def _full_precision(device_type: str) -> AbstractContextManager[object]:
-    # The meta device, on which operations are counted, has no autocast to leave.
-    if device_type == "meta":
-        return nullcontext()
-    return torch.autocast(device_type, enabled=False)
 
 
 def _rows_per_block(targets: Tensor) -> int:
