@@ -118,6 +118,22 @@ def test_on_a_gpu_the_first_bad_batch_is_named_some_steps_later(
     assert not task.linear.weight.isfinite().all()
 
 
+class Validated(Toy):
+    """Whose validation must not be come to."""
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        assert self.trainer.sanity_checking, "validated"
+
+
+def test_on_a_gpu_nothing_is_measured_of_bad_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(finite, "_is_quick_to_ask", lambda task: False)
+    late = trainer(tmp_path, log_every_n_steps=100, num_sanity_val_steps=1)
+    with pytest.raises(NotFiniteError, match=r"gradient is inf at step 5 .*'video10'"):
+        late.fit(Validated(spoiled=5), batches(), batches())
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_no_checkpoint_of_bad_weights_replaces_a_good_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

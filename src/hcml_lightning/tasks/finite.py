@@ -42,7 +42,8 @@ class FiniteNumbers(pl.Callback):
     On a CPU each batch is looked at before the optimizer takes its gradient. On a GPU that would make the processor
     wait for the device at every step; there the numbers stay on the device for `trainer.log_every_n_steps` batches, so
     that a run stops by so many steps late, and still names the batch that was the first. Weights are looked at as
-    often, and before every checkpoint: one with weights that are not finite is never written.
+    often, before every validation, whose numbers would tell of something else, and before every checkpoint: one with
+    weights that are not finite is never written.
 
     Under a GradScaler gradients that are not finite are part of the method, which leaves those steps out. There only
     the loss and the weights count, and a scale that falls without end.
@@ -98,6 +99,12 @@ class FiniteNumbers(pl.Callback):
         self._batches += 1
         if self._batches >= max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             self._batches = 0
+            self._look(trainer, pl_module)
+            self._check_weights(pl_module)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Let nothing be measured of weights that training has spoiled."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._look(trainer, pl_module)
             self._check_weights(pl_module)
 
