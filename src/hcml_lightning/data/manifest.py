@@ -21,6 +21,9 @@ MANIFEST_NAME = "hcml_manifest.csv"
 # Names of files are bytes, and need not be UTF-8: they go through files of text as they are.
 NAME_ERRORS = "surrogateescape"
 
+# Characters; the index of a video takes up to five a frame, so this is enough for days.
+LARGEST_CELL = 2**26
+
 COLUMNS = (
     "id", "path", "label", "frames", "fps", "width", "height", "bytes", "modified", "digest", "error", "note", "index",
 )  # fmt: skip
@@ -104,7 +107,7 @@ def digest_of(path: str) -> str:
     try:
         if os.path.isdir(path):
             names = sorted(filter(is_image, os.listdir(path)))
-            digest.update("\n".join(names).encode())
+            digest.update(os.fsencode("\n".join(names)))
             files = [os.path.join(path, name) for name in names]
         for name in files:
             with open(name, "rb") as file:
@@ -132,6 +135,8 @@ def read_manifest(file: Path) -> dict[str, ManifestRow]:
     """
     with file.open(newline="", encoding="utf-8", errors=NAME_ERRORS) as lines:
         cells = csv.reader(lines)
+        # Of the whole process: put back, since the lists that strangers write are to keep theirs.
+        limit = csv.field_size_limit(LARGEST_CELL)
         try:
             if tuple(next(cells, ())) != COLUMNS:
                 raise ValueError("its first line is another")
@@ -141,6 +146,8 @@ def read_manifest(file: Path) -> dict[str, ManifestRow]:
                 f"{file}, line {cells.line_num}: this is no manifest of this release ({error}); remove it and run "
                 "`hcml data check` again."
             ) from error
+        finally:
+            csv.field_size_limit(limit)
 
 
 def write_manifest(file: Path, rows: Iterable[ManifestRow]) -> None:
