@@ -1,6 +1,8 @@
 """The command line: what it says, what it refuses, what it writes."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,10 +13,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning_fabric.plugins.environments import (
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from tests.conftest import TINY
 
 import hcml_lightning
 from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
+from hcml_lightning.resume import LastCheckpoint
+from hcml_lightning.tools.noise import quiet
+from hcml_lightning.tools.training import MotionCLI
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +311,85 @@ def test_resuming_goes_on_after_the_last_epoch(
     said = capsys.readouterr().out
     assert "epoch 2/2" in said
     assert "epoch 1/2" not in said
+
+
+def test_one_command_is_right_at_the_first_start_and_at_every_requeue(
+    words: list[str],
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """As `docs/distributed.md` prints it."""
+    last, source = tmp_path / "baseline" / "checkpoints" / "last.ckpt", trained / "checkpoints"
+    command = ["fit", "-c", "configs/stages/baseline.yaml", *words, "--trainer.max_epochs=3"]
+    command += [f"--trainer.logger.save_dir={tmp_path}", f"--checkpoint.dirpath={last.parent}"]
+    command += ["--ckpt_path=last", f"--model.init_from={source / 'last.ckpt'}"]
+    proceed = LastCheckpoint.on_train_epoch_end
+
+    def ended_by_the_scheduler(self: LastCheckpoint, *arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        proceed(self, *arguments)
+
+    with monkeypatch.context() as ending:
+        ending.setattr(LastCheckpoint, "on_train_epoch_end", ended_by_the_scheduler)
+        for begins in (f"from {source / 'last.ckpt'}", f"go on from {last}"):
+            with pytest.raises(SystemExit) as stopped:
+                main(command)
+            assert stopped.value.code == 128 + signal.SIGUSR1
+            assert f"weights        {begins}" in capsys.readouterr().out
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert f"go on from {last}" in said
+    assert [f"epoch {n}/3" in said for n in (1, 2, 3)] == [False, False, True]
+    assert json.loads((tmp_path / "baseline" / "fit.json").read_text())["epochs"] == 3
+    # Nothing whole is left to go on from: it begins anew, and does not stumble over the broken ones.
+    for path in last.parent.glob("last*.ckpt"):
+        path.write_bytes(b"cut short")
+    assert main([*command, "--trainer.max_epochs=1"]) == 0
+    said = capsys.readouterr().out
+    assert f"{last} is broken" in said
+    assert f"weights        from {source / 'last.ckpt'}" in said
+
+
+@pytest.mark.parametrize(
+    ("tasks", "started_by", "expected"),
+    [
+        ("2", {}, SLURMEnvironment),
+        ("1", {}, LightningEnvironment),
+        (
+            "2",
+            {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0"},
+            TorchElasticEnvironment,
+        ),
+    ],
+)
+def test_who_starts_the_processes_under_slurm(
+    tasks: str,
+    started_by: dict[str, str],
+    expected: type,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for name in ("PROCID", "LOCALID", "NODEID"):
+        monkeypatch.setenv(f"SLURM_{name}", "0")
+    monkeypatch.setenv("SLURM_NTASKS", tasks)
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", tasks)
+    for name, value in started_by.items():
+        monkeypatch.setenv(name, value)
+    words = ["-c", "stages/baseline.yaml", *words, f"--trainer.devices={tasks}"]
+    with quiet():
+        trainer = MotionCLI([*words, "--trainer.logger=false"], run=False).trainer
+    found = trainer._accelerator_connector.cluster_environment
+    assert type(found) is expected
+    assert not getattr(found, "auto_requeue", False)
+
+
+def test_what_last_is_the_last_of_must_be_said(words: list[str], tmp_path: Path):
+    """Else every start would find nothing in a new folder, and begin anew."""
+    command = ["fit", "-c", "configs/stages/1_flow.yaml", *words, "--ckpt_path=last"]
+    with pytest.raises(SystemExit, match=r"--ckpt_path last.*--checkpoint\.dirpath"):
+        main([*command, f"--trainer.logger.save_dir={tmp_path}", "--trainer.fast_dev_run=true"])
 
 
 def test_a_dict_goes_to_lightning_as_it_is(trained: Path, tmp_path: Path):

@@ -101,6 +101,14 @@ def test_a_stage_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]
     assert "no stage 'walk'" in capsys.readouterr().err
 
 
+def test_it_is_one_task_of_slurm(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    with pytest.raises(SystemExit, match=r"SLURM was asked for 8 tasks.*srun hcml fit"):
+        main(["progressive", "--run_dir", str(tmp_path / "run"), *words])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_mistake_in_the_last_stage_shows_before_the_first(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

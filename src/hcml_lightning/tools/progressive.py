@@ -7,6 +7,7 @@ cut off, whatever by, goes on from its last checkpoint when it is started again.
 import argparse
 import hashlib
 import json
+import os
 import signal
 import sys
 import time
@@ -244,6 +245,17 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_one_task() -> None:
+    # A batch script has a number among the tasks too.
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if tasks != "1" and "SLURM_PROCID" in os.environ:
+        raise ValueError(
+            f"SLURM was asked for {tasks} tasks, but `hcml progressive` starts the processes of one node by itself: "
+            "ask for one task (--nodes=1 --ntasks=1) with all GPUs, or, for more nodes, start the stages one by one "
+            "with `srun hcml fit`, as docs/distributed.md shows"
+        )
+
+
 def main(words: Sequence[str]) -> int:
     """Run `hcml progressive`.
 
@@ -255,6 +267,7 @@ def main(words: Sequence[str]) -> int:
 
     Raises:
         StageError: with the stage and the reason, if one does not end.
+        ValueError: if SLURM started more than one of it.
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(words)
@@ -262,6 +275,7 @@ def main(words: Sequence[str]) -> int:
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"--stages: no stage {unknown[0]!r}; there are {', '.join(NAMES)}")
     plan = Plan.from_words(rest)
+    _check_one_task()
     plan.check(names)
     try:
         with locked(options.run_dir) as lock:

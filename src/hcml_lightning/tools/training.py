@@ -13,7 +13,9 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from jsonargparse.typing import PositiveInt
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
@@ -49,8 +51,8 @@ TRAINER_DEFAULTS = {
 }
 
 
-# What Lightning itself finds a checkpoint for when a run is resumed. It only warns where it finds none, so what is
-# evaluated must be a file.
+# For --ckpt_path of `hcml fit`: the last checkpoint of the folder of this run, or none yet. So one command is right at
+# the first start and whenever a scheduler starts it again.
 RESUME_KEYWORD = "last"
 
 
@@ -127,19 +129,18 @@ class MotionCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Refuse what would run and mean something else than was asked for."""
         self._check_classes()
-        path = self._newest_state() if self.subcommand == "fit" else None
-        path = path or self._get(self.config, "ckpt_path")
-        resumes = self.subcommand == "fit" and path == RESUME_KEYWORD
-        if path and not Path(path).is_file() and not resumes:
+        trains = self.subcommand == "fit"
+        path = self._newest_state() if trains else self._get(self.config, "ckpt_path")
+        if path and not Path(path).is_file():
             raise FileNotFoundError(f"--ckpt_path: there is no file '{path}'")
         source = self._get(self.config, "model.init_args.init_from")
-        if self.subcommand == "fit" and source and not path and not Path(source).is_file():
+        if trains and source and not path and not Path(source).is_file():
             raise FileNotFoundError(f"--model.init_from: there is no file '{source}'")
         if self.subcommand in ("validate", "test") and not path:
             raise ValueError(
                 "the weights would be random; name trained ones with --ckpt_path (--model.init_from is for training)"
             )
-        resumed = Path(path) if path and self.subcommand == "fit" and not resumes else None
+        resumed = Path(path) if path and trains else None
         run_id = choose_run(self._get(self.config, "trainer.logger"), resumed)
         self.save_config_kwargs = {**self.save_config_kwargs, "run_id": run_id}
         checkpoint = self._get(self.config, "checkpoint")
@@ -157,20 +158,26 @@ class MotionCLI(LightningCLI):
 
     def _newest_state(self) -> str | None:
         """Take the checkpoint before the one to go on from, where that is broken or was about to be replaced."""
-        path = self._get(self.config, "ckpt_path")
+        path: str | None = self._get(self.config, "ckpt_path")
+        if not path:
+            return None
+        follows = path == RESUME_KEYWORD
         folder = self._get(self.config, "checkpoint.dirpath")
-        if path == RESUME_KEYWORD and folder:
-            path = Path(folder, "last.ckpt")
-        if not path or path == RESUME_KEYWORD:
-            return None
+        if follows and not folder:
+            raise ValueError(
+                "--ckpt_path last goes on from the last checkpoint in a folder; name that with --checkpoint.dirpath: "
+                "without it every start has a new one"
+            )
+        wanted = Path(folder, "last.ckpt") if follows else Path(path)
         broken: list[str] = []
-        found = newest_whole(Path(path), broken.append)
-        if found is None:
-            return None
-        if found != Path(path):
-            print("\n".join(f"hcml fit: {line}" for line in [*broken, f"going on from {found}"]))
-        self.config[str(self.subcommand)]["ckpt_path"] = str(found)
-        return str(found)
+        found = newest_whole(wanted, broken.append)
+        if found is not None and found != wanted:
+            broken.append(f"going on from {found}")
+        if follows or found is not None:
+            print("".join(f"hcml fit: {line}\n" for line in broken), end="", flush=True)
+            path = None if found is None else str(found)
+            self.config[str(self.subcommand)]["ckpt_path"] = path
+        return path
 
     def instantiate_classes(self) -> None:
         """Build data, task and trainer, and hold what was typed or stored of the classes to the data's."""
@@ -227,10 +234,13 @@ class MotionCLI(LightningCLI):
     def _plugins(self) -> list[Any]:
         given = self._get(self.config_init, "trainer.plugins") or []
         plugins = [AtomicCheckpointIO(), *(given if isinstance(given, list) else [given])]
-        if SLURMEnvironment.detect():
+        if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             # Lightning's own requeueing saves in the middle of a step, and into a folder that all runs share, from
-            # which any later one would go on.
-            plugins.append(SLURMEnvironment(auto_requeue=False))
+            # which any later one would go on. And of one task for several devices it would use one device.
+            alone = os.environ["SLURM_NTASKS"] == "1"
+            plugins.append(
+                LightningEnvironment() if alone else SLURMEnvironment(auto_requeue=False)
+            )
         return plugins
 
 
