@@ -1,7 +1,7 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +10,8 @@ import torch
 from hcml_lightning.cli import main
 from hcml_lightning.data.decode import probe, read_frames
 from hcml_lightning.data.synthetic import CLASSES
-from hcml_lightning.tools.predict import find_videos, predict
-from hcml_lightning.tools.prediction_files import Prediction, write_csv
+from hcml_lightning.tools.predict import copy_paths, find_videos, predict
+from hcml_lightning.tools.prediction_files import Prediction, open_results
 from hcml_lightning.tools.recognizer import Recognition, Recognizer
 
 
@@ -22,7 +22,7 @@ def videos(synthetic_root: Callable[[str], Path]) -> list[Path]:
 
 
 def run(words: list[str | Path]) -> int:
-    return main(["predict", *map(str, words), "--num_workers=0", "--device=cpu"])
+    return main(["predict", "--num_workers=0", "--device=cpu", *map(str, words)])
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
@@ -118,7 +118,10 @@ def test_a_video_that_breaks_off_keeps_what_was_read(
         (["--ckpt_path=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
         (["--output=found.txt"], "must end in .csv or .json"),
         (["--hop=1"], "give --window too"),
-        (["--window=-1"], "window and hop must be seconds above 0"),
+        (["--window=0"], "window and hop must be seconds above 0, got 0.0"),
+        (["--window=1", "--hop=0"], "window and hop must be seconds above 0, got 1.0 and 0.0"),
+        (["--window=inf"], "window and hop must be seconds above 0"),
+        (["--num_workers=-1"], "--num_workers must be at least 0"),
         (["none/*.mp4"], "none/*.mp4 does not exist"),
     ],
 )
@@ -127,13 +130,16 @@ def test_what_makes_no_sense(
     message: str,
     checkpoints: dict[str, Path],
     videos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
+    monkeypatch.chdir(tmp_path)
     given = [f"--ckpt_path={checkpoints['recognition']}", str(videos[0]), *words]
     with pytest.raises(SystemExit) as stopped:
         run([word.replace("=flow", f"={checkpoints['flow']}") for word in given])
-    assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message in f"{stopped.value.code} {capsys.readouterr().err}"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_paths_folders_and_patterns(videos: list[Path], tmp_path: Path):
@@ -151,8 +157,81 @@ def test_paths_folders_and_patterns(videos: list[Path], tmp_path: Path):
 
 def test_csv_has_no_more_ranks_than_classes(tmp_path: Path):
     found = Recognition(0.0, 1.5, torch.tensor([0.25, 0.75]), ("up", "down"))
-    write_csv(tmp_path / "p.csv", [Prediction("a,b.avi", [found], "")], top_k=5)
+    with open_results(tmp_path / "p.csv", found.class_names, top_k=5) as write:
+        write(Prediction("a,b.avi", [found], ""))
     assert [tuple(row.values()) for row in read_csv(tmp_path / "p.csv")] == [
         ("a,b.avi", "0.000", "1.500", "1", "down", "0.750000", ""),
         ("a,b.avi", "0.000", "1.500", "2", "up", "0.250000", ""),
     ]
+
+
+def test_an_annotated_copy_never_replaces_a_video(
+    checkpoints: dict[str, Path], videos: list[Path], tmp_path: Path
+):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    video = shutil.copy(videos[0], mine / "a.mp4")
+    (tmp_path / "link").symlink_to(mine)
+    words = ["--ckpt_path", checkpoints["recognition"], "--output", tmp_path / "p.csv"]
+    with pytest.raises(SystemExit, match=r"--annotate .*link: the copy of .* would replace"):
+        run([*words, mine, "--annotate", tmp_path / "link"])
+    assert video.read_bytes() == videos[0].read_bytes()
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_each_copy_has_a_name_of_its_own(tmp_path: Path):
+    videos = ["1/a.mp4", "1/a_2.mp4", "2/a.mp4", "3/a.avi"]
+    names = [path.name for path in copy_paths(videos, tmp_path).values()]
+    assert names == ["a.mp4", "a_2.mp4", "a_3.mp4", "a_4.mp4"]
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, KeyError])
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_what_was_found_before_a_failure_is_kept(
+    end: type[BaseException],
+    suffix: str,
+    checkpoints: dict[str, Path],
+    videos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def breaks_off(recognizer: Recognizer, *_: object) -> Iterator[Prediction]:
+        share = 1 / len(CLASSES)
+        probability = torch.full((len(CLASSES),), share)
+        for name in ("a.avi", "b.avi"):
+            yield Prediction(name, [Recognition(0, 1, probability, recognizer.class_names)], "")
+        # A kill would leave as much.
+        assert "b.avi" in kept.read_text()
+        raise end
+
+    kept = tmp_path / f"p.partial.{suffix}"
+    monkeypatch.setattr("hcml_lightning.tools.predict.predict", breaks_off)
+    words = ["--ckpt_path", checkpoints["recognition"], videos[0]]
+    with pytest.raises(end):
+        run([*words, "--output", tmp_path / f"p.{suffix}"])
+    assert f"what was found in 2 videos is kept: {kept}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [kept]
+    if suffix == "csv":
+        assert {row["video"] for row in read_csv(kept)} == {"a.avi", "b.avi"}
+    else:
+        content = json.loads(kept.read_text())
+        assert [entry["video"] for entry in content["videos"]] == ["a.avi", "b.avi"]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"), [("file/p.csv", "exists: .*/file'"), ("folder.csv", "is a folder")]
+)
+def test_where_nothing_can_be_written_no_video_is_looked_at(
+    output: str,
+    message: str,
+    checkpoints: dict[str, Path],
+    videos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.csv").mkdir()
+    monkeypatch.setattr("hcml_lightning.tools.predict.predict", lambda *_: pytest.fail("looked"))
+    with pytest.raises(SystemExit, match=message):
+        run(["--ckpt_path", checkpoints["recognition"], videos[0], "--output", tmp_path / output])

@@ -81,6 +81,27 @@ def test_windows_cover_the_video_and_never_leave_it():
         sliding_windows(VideoInfo(24, 0.0, 64, 48), 1.0, 0.0)
 
 
+def test_a_whole_video_is_read_part_by_part(
+    recognizer: Recognizer, synthetic_root: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
+    """Not all of its clips are in memory in their full size, and the views are the same."""
+    path = str(next((synthetic_root("ucf101") / "videos" / "up").glob("*.avi")))
+    [whole] = read_spans(path, None, recognizer.recipe)
+    sizes: list[int] = []
+
+    def read(path: str, numbers: list[int]) -> torch.Tensor:
+        sizes.append(len(numbers))
+        return read_frames(path, numbers)
+
+    monkeypatch.setattr("hcml_lightning.tools.spans.read_frames", read)
+    length = recognizer.recipe.clip_length
+    monkeypatch.setattr("hcml_lightning.tools.spans.FRAMES_AT_A_TIME", length)
+    [parts] = read_spans(path, None, recognizer.recipe)
+    assert sizes == [length] * recognizer.recipe.num_clips
+    assert len(sizes) > 1
+    assert torch.equal(parts.views, whole.views)
+
+
 def test_a_window_too_short_for_a_clip_reaches_beyond_it(synthetic_root: Callable[[str], Path]):
     path = str(next((synthetic_root("ucf101") / "videos" / "up").glob("*.avi")))
     recipe = ClipRecipe(4, 2, (48, 48), 48)

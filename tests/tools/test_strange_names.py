@@ -17,8 +17,7 @@ from hcml_lightning.data.usable import usable_records
 from hcml_lightning.tools.check import list_videos
 from hcml_lightning.tools.journal import Journal
 from hcml_lightning.tools.output import printable, write_json
-from hcml_lightning.tools.prediction_files import Prediction
-from hcml_lightning.tools.prediction_files import write_csv as write_predictions
+from hcml_lightning.tools.prediction_files import Prediction, open_results
 from hcml_lightning.tools.prepare_jobs import list_jobs
 from hcml_lightning.tools.recognizer import Recognition
 from hcml_lightning.tools.transcode import Encoding
@@ -73,7 +72,9 @@ def test_prepare_stays_in_its_folder(folders: Path, tmp_path: Path):
 def test_every_table_gives_names_back(tmp_path: Path):
     write_csv(tmp_path / "a.csv", ["name", "other"], iter([[name, ""] for name in NAMES]))
     found = [Recognition(0.0, 1.0, torch.tensor([1.0]), ("class",))]
-    write_predictions(tmp_path / "b.csv", [Prediction(name, found, "") for name in NAMES], 1)
+    with open_results(tmp_path / "b.csv", ["class"], 1) as write:
+        for name in NAMES:
+            write(Prediction(name, found, ""))
     for file in ("a.csv", "b.csv"):
         with (tmp_path / file).open(newline="", encoding="utf-8", errors="surrogateescape") as f:
             assert [row[0] for row in list(csv.reader(f))[1:]] == NAMES

@@ -8,7 +8,7 @@ import argparse
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, count, groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ from hcml_lightning.data.dataset import ClipRecipe
 from hcml_lightning.data.decode import VideoError
 from hcml_lightning.tools.annotate import annotate
 from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.output import printable, write_json
-from hcml_lightning.tools.prediction_files import Prediction, json_content, write_csv
+from hcml_lightning.tools.output import printable
+from hcml_lightning.tools.prediction_files import FORMATS, Prediction, open_results
 from hcml_lightning.tools.recognizer import Recognition, Recognizer
 from hcml_lightning.tools.spans import Span, SpanViews, read_spans
 
@@ -118,20 +118,27 @@ def predict(
         yield Prediction(video, found, error)
 
 
-def annotate_all(predictions: Sequence[Prediction], folder: Path) -> None:
-    """Write an mp4 of each video that was read, under its own name, with what was found drawn into it."""
+def copy_paths(videos: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Name the annotated copy of each video: as the video, with a number where another has that name.
+
+    Raises:
+        ValueError: if a copy would replace one of the videos.
+    """
+    originals = {os.path.realpath(video) for video in videos}
     taken: set[str] = set()
-    for video, found, _ in predictions:
-        if not found:
-            continue
-        stem = name = Path(video).stem
-        while name in taken:
-            name = f"{stem}_{len(taken)}"
+    paths = {}
+    for video in videos:
+        stem = Path(video).stem
+        names = chain([stem], (f"{stem}_{number}" for number in count(2)))
+        name = next(name for name in names if name not in taken)
         taken.add(name)
-        try:
-            annotate(video, found, folder / f"{name}.mp4")
-        except VideoError as error:
-            print(f"could not be annotated: {printable(str(error))}")
+        path = paths[video] = folder / f"{name}.mp4"
+        if os.path.realpath(path) in originals:
+            raise ValueError(
+                f"--annotate {folder}: the copy of {video} would replace {path}, which is itself one of the videos; "
+                "give another folder"
+            )
+    return paths
 
 
 def main(words: Sequence[str]) -> int:
@@ -143,37 +150,49 @@ def main(words: Sequence[str]) -> int:
     Returns:
         0 if at least one video was read, else 1.
     """
+    options = _options(words)
+    window = None
+    if options.window is not None:
+        window = options.window, options.window / 2 if options.hop is None else options.hop
+    recognizer = Recognizer.from_checkpoint(options.ckpt_path, options.device)
+    videos = find_videos(options.paths)
+    copies = copy_paths(videos, options.annotate) if options.annotate is not None else {}
+    unread: list[str] = []
+    undrawn: list[str] = []
+    read = 0
+    with open_results(options.output, recognizer.class_names, options.top_k) as write, quiet():
+        for prediction in predict(recognizer, videos, window, options.num_workers):
+            write(prediction)
+            read += bool(prediction.found)
+            unread += [prediction.error] if prediction.error else []
+            if copies and prediction.found:
+                try:
+                    annotate(prediction.video, prediction.found, copies[prediction.video])
+                except VideoError as error:
+                    undrawn.append(str(error))
+    # Not while the bar that shows how far it is stands in the same line.
+    for fault in undrawn:
+        print(f"could not be annotated: {printable(fault)}")
+    for fault in unread:
+        print(f"could not be read: {printable(fault)}")
+    if unread:
+        print("Get these anew, or leave them out; what any player shows, ffmpeg can convert.")
+    print(f"{read} of {len(videos)} videos -> {options.output}")
+    return 0 if read else 1
+
+
+def _options(words: Sequence[str]) -> argparse.Namespace:
     parser = make_parser()
     options = parser.parse_args(words)
-    if options.output.suffix not in (".csv", ".json"):
-        parser.error(f"--output must end in .csv or .json, got {options.output}")
+    if options.output.suffix not in FORMATS:
+        parser.error(f"--output must end in {' or '.join(FORMATS)}, got {options.output}")
     if options.hop is not None and options.window is None:
         parser.error("--hop says how far windows are apart: give --window too")
     if options.top_k < 1:
         parser.error(f"--top_k must be at least 1, but is {options.top_k}")
-    window = (options.window, options.hop or options.window / 2) if options.window else None
-    try:
-        recognizer = Recognizer.from_checkpoint(options.ckpt_path, options.device)
-        videos = find_videos(options.paths)
-        with quiet():
-            predictions = list(predict(recognizer, videos, window, options.num_workers))
-    except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
-    if options.output.suffix == ".csv":
-        write_csv(options.output, predictions, options.top_k)
-    else:
-        content = json_content(predictions, recognizer.class_names, options.top_k)
-        write_json(options.output, content)
-    if options.annotate is not None:
-        annotate_all(predictions, options.annotate)
-    for prediction in predictions:
-        if prediction.error:
-            print(f"could not be read: {printable(prediction.error)}")
-    if any(prediction.error for prediction in predictions):
-        print("Get these anew, or leave them out; what any player shows, ffmpeg can convert.")
-    read = sum(bool(prediction.found) for prediction in predictions)
-    print(f"{read} of {len(predictions)} videos -> {options.output}")
-    return 0 if read else 1
+    if options.num_workers < 0:
+        parser.error(f"--num_workers must be at least 0, but is {options.num_workers}")
+    return options
 
 
 def make_parser() -> argparse.ArgumentParser:

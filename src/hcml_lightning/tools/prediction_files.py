@@ -1,9 +1,12 @@
 """[what was found in videos → **csv, json**]"""
 
 import csv
-from collections.abc import Sequence
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from hcml_lightning.tools.recognizer import Recognition
 
@@ -24,53 +27,105 @@ class Prediction(NamedTuple):
     error: str
 
 
-def write_csv(path: Path, predictions: Sequence[Prediction], top_k: int) -> None:
-    """Write one row for each rank of each span (start and end in seconds), and one for each error.
+Write = Callable[[Prediction], Any]
 
-    The file appears when it is complete.
+
+@contextmanager
+def open_results(path: Path, class_names: Sequence[str], top_k: int) -> Iterator[Write]:
+    """Open a csv or json that takes what was found, video by video.
+
+    It appears when it is complete. What ends the block earlier leaves what was written until then in NAME.partial.csv,
+    and says so.
 
     Args:
-        path: to write to.
-        predictions: of all videos.
+        path: to write to; ends in .csv or .json.
+        class_names: all that could be found.
         top_k: ranks of each span.
+
+    Yields:
+        The function that writes what was found in one video.
+
+    Raises:
+        OSError: if it cannot be written.
     """
+    if path.is_dir():
+        raise IsADirectoryError(f"--output: {path} is a folder; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for video, found, error in predictions:
-            for span in found:
-                times = f"{span.start:.3f}", f"{span.end:.3f}"
-                writer.writerows(
-                    [video, *times, rank, name, f"{probability:.6f}", ""]
-                    for rank, (name, probability) in enumerate(span.top(top_k), start=1)
-                )
-            if error:
-                writer.writerow([video, "", "", "", "", "", error])
-    partial.replace(path)
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    # Line by line, so that even a kill leaves what was found.
+    file = partial.open("w", buffering=1, newline="", encoding="utf-8", errors="surrogateescape")
+    written = 0
+
+    def count(prediction: Prediction) -> None:
+        nonlocal written
+        write(prediction)
+        written += 1
+
+    try:
+        with file, FORMATS[path.suffix](file, class_names, top_k) as write:
+            yield count
+        partial.replace(path)
+    except BaseException:
+        if written:
+            print(f"what was found in {written} videos is kept: {partial}", file=sys.stderr)
+        else:
+            partial.unlink()
+        raise
 
 
-def json_content(
-    predictions: Sequence[Prediction], class_names: Sequence[str], top_k: int
-) -> dict[str, object]:
-    """Return what the csv holds, nested: videos, their spans, and the classes of each span, best first."""
-    videos = [
+@contextmanager
+def _csv_rows(file: TextIO, class_names: Sequence[str], top_k: int) -> Iterator[Write]:
+    """One row for each rank of each span (start and end in seconds), and one for each error."""
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+
+    def write(prediction: Prediction) -> None:
+        video, found, error = prediction
+        for span in found:
+            times = f"{span.start:.3f}", f"{span.end:.3f}"
+            writer.writerows(
+                [video, *times, rank, name, f"{probability:.6f}", ""]
+                for rank, (name, probability) in enumerate(span.top(top_k), start=1)
+            )
+        if error:
+            writer.writerow([video, "", "", "", "", "", error])
+
+    yield write
+
+
+@contextmanager
+def _json_entries(file: TextIO, class_names: Sequence[str], top_k: int) -> Iterator[Write]:
+    """What the csv holds, nested: videos, their spans, and the classes of each span, best first; a video a line."""
+    file.write(f'{{"class_names": {json.dumps(list(class_names))},\n"videos": [')
+    before = "\n"
+
+    def write(prediction: Prediction) -> None:
+        nonlocal before
+        file.write(before + json.dumps(_entry(prediction, top_k)))
+        before = ",\n"
+
+    try:
+        yield write
+    finally:
+        file.write("\n]}\n")
+
+
+FORMATS: dict[str, Callable[[TextIO, Sequence[str], int], AbstractContextManager[Write]]] = {
+    ".csv": _csv_rows,
+    ".json": _json_entries,
+}
+
+
+def _entry(prediction: Prediction, top_k: int) -> dict[str, object]:
+    spans = [
         {
-            "video": video,
-            "spans": [
-                {
-                    "start": round(span.start, 3),
-                    "end": round(span.end, 3),
-                    "classes": [
-                        {"class": name, "probability": round(probability, 6)}
-                        for name, probability in span.top(top_k)
-                    ],
-                }
-                for span in found
+            "start": round(span.start, 3),
+            "end": round(span.end, 3),
+            "classes": [
+                {"class": name, "probability": round(probability, 6)}
+                for name, probability in span.top(top_k)
             ],
-            "error": error or None,
         }
-        for video, found, error in predictions
+        for span in prediction.found
     ]
-    return {"class_names": list(class_names), "videos": videos}
+    return {"video": prediction.video, "spans": spans, "error": prediction.error or None}

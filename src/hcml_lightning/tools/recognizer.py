@@ -18,7 +18,13 @@ from hcml_lightning.data.decode import probe
 from hcml_lightning.models import MotionNetwork
 from hcml_lightning.tasks import RecognitionTask
 from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
-from hcml_lightning.tools.spans import Span, SpanViews, read_spans, sliding_windows
+from hcml_lightning.tools.spans import (
+    FRAMES_AT_A_TIME,
+    Span,
+    SpanViews,
+    read_spans,
+    sliding_windows,
+)
 
 # Of the settings of the training data, those that say how a clip is cut out of a video.
 CLIP_SETTINGS = (
@@ -32,8 +38,6 @@ CLIP_SETTINGS = (
 )
 # Of the settings of the task, those that shape the network.
 NETWORK_SETTINGS = ("backbone", "num_classes", "levels", "max_displacement", "stride")
-# Frames in memory at a time where windows slide over a long video: 0.4 GB of full HD.
-FRAMES_AT_A_TIME = 64
 
 
 class Recognition(NamedTuple):

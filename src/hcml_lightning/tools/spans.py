@@ -3,6 +3,7 @@
 Which parts of a video are looked at, a whole one or windows that slide over a long one, and their frames.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,9 @@ from hcml_lightning.data.decode import VideoInfo, probe, read_frames
 from hcml_lightning.data.sampling import clip_frames
 from hcml_lightning.data.transforms import apply_view, even_views
 from hcml_lightning.tools.transcode import frame_rate
+
+# Frames in memory at a time, in their full size: 0.4 GB of full HD.
+FRAMES_AT_A_TIME = 64
 
 
 class Span(NamedTuple):
@@ -61,7 +65,7 @@ def sliding_windows(info: VideoInfo, window: float, hop: float) -> list[Span]:
         >>> sliding_windows(VideoInfo(100, 25.0, 64, 48), window=2.0, hop=1.5)
         [Span(first=0, end=50), Span(first=38, end=88), Span(first=50, end=100)]
     """
-    if window <= 0 or hop <= 0:
+    if not (0 < window < math.inf and 0 < hop < math.inf):
         raise ValueError(f"window and hop must be seconds above 0, got {window} and {hop}")
     rate = float(frame_rate(info))
     length = min(max(1, round(window * rate)), info.num_frames)
@@ -93,11 +97,15 @@ def read_spans(path: str, spans: Sequence[Span] | None, recipe: ClipRecipe) -> l
     else:
         num_clips = 1
     clips = [clip for span in spans for clip in _clips(span, info.num_frames, num_clips, recipe)]
-    frames = read_frames(path, [number for clip in clips for number in clip])
     views = even_views(
         info.height, info.width, recipe.short_side[0], recipe.crop_size, recipe.num_crops
     )
-    crops = [apply_view(clip, view) for clip in frames.chunk(len(clips)) for view in views]
+    size = max(1, FRAMES_AT_A_TIME // recipe.clip_length)
+    crops: list[Tensor] = []
+    for start in range(0, len(clips), size):
+        group = clips[start : start + size]
+        frames = read_frames(path, [number for clip in group for number in clip])
+        crops += [apply_view(clip, view) for clip in frames.chunk(len(group)) for view in views]
     groups = torch.stack(crops).chunk(len(spans))
     return [
         SpanViews(span.first / rate, span.end / rate, group)
