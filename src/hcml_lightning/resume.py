@@ -73,14 +73,15 @@ class LastCheckpoint(Checkpoint):
 
     Args:
         dirpath: folder of the file; that of the other checkpoints where None.
-        every_n_steps: save it after so many steps too, so that a kill costs no more than these; never where None.
+        every_n_steps: save it after so many steps too, so that a kill costs no more than these; never where None. A
+            save that is due before a validation comes after the next step that none follows.
     """
 
     def __init__(self, dirpath: str | Path | None = None, every_n_steps: int | None = None) -> None:
         self.dirpath, self.every_n_steps = dirpath, every_n_steps
         self.path: Path | None = None
         self.metrics: dict[str, float] = {}
-        self._asked_by, self._interrupted = 0, False
+        self._asked_by, self._interrupted, self._due = 0, False, False
         self._handlers: dict[int, Any] = {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -93,7 +94,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen, in place of Lightning, which has begun to listen just now."""
-        self._asked_by, self._interrupted = 0, False
+        self._asked_by, self._interrupted, self._due = 0, False, False
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._hear) for s in STOP_SIGNALS}
 
@@ -106,15 +107,15 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save where it is time to, and nothing of the state is outside what is saved."""
-        accumulates = (batch_idx + 1) % trainer.accumulate_grad_batches != 0
-        until = trainer.val_check_batch
-        validates = isinstance(until, int) and until > 0 and (batch_idx + 1) % until == 0
+        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+            return
+        every = self.every_n_steps
+        self._due |= every is not None and trainer.global_step % every == 0
         # A run that went on from before a validation would leave it out.
-        if accumulates or validates or trainer.is_last_batch:
+        if _validates_after(trainer, batch_idx) or trainer.is_last_batch:
             return
         told = self._told(trainer, pl_module)
-        every = self.every_n_steps
-        if told or (every is not None and trainer.global_step % every == 0):
+        if told or self._due:
             self._save(trainer)
         if told:
             self._stop(trainer)
@@ -172,6 +173,7 @@ class LastCheckpoint(Checkpoint):
         return told
 
     def _save(self, trainer: pl.Trainer) -> None:
+        self._due = False
         if getattr(trainer, "fast_dev_run", False) or self.path is None:
             return
         for logger in trainer.loggers:
@@ -183,6 +185,15 @@ class LastCheckpoint(Checkpoint):
     def _stop(self, trainer: pl.Trainer) -> None:
         rank_zero_info(f"the run ends here; it goes on from {self.path}")
         raise Stopped(self._asked_by or signal.SIGTERM, trainer.is_global_zero)
+
+
+def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:
+    """Whether a validation follows this batch, as Lightning counts: over epochs where it is not told of them."""
+    until = trainer.val_check_batch
+    count = (
+        trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    )
+    return isinstance(until, int) and until > 0 and (count + 1) % until == 0
 
 
 class SeedEachBatch(pl.Callback):

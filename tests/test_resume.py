@@ -1,0 +1,84 @@
+"""When the newest state is saved, apart from any stage."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from hcml_lightning.resume import LastCheckpoint
+
+
+class Still(pl.LightningModule):
+    """Trains one number, and says where it is validated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.validated: list[int] = []
+
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
+        return self.weight * 0
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.validated.append(self.trainer.fit_loop.total_batch_idx + 1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Noting(LastCheckpoint):
+    """Notes after how many batches it saves, in place of it."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.batches: list[int] = []
+        trainer.save_checkpoint = lambda *_, **__: self.batches.append(  # type: ignore[method-assign]
+            trainer.fit_loop.total_batch_idx + 1
+        )
+        super().setup(trainer, pl_module, stage)
+
+
+@pytest.mark.parametrize(
+    ("every", "settings", "validated", "saved"),
+    [
+        # Two epochs of ten batches; the end of each is saved too.
+        (5, {"val_check_interval": 5}, [5, 10, 15, 20], [6, 10, 16, 20]),
+        (5, {"val_check_interval": 1}, [*range(1, 21)], [10, 20]),
+        (
+            5,
+            {"val_check_interval": 3, "check_val_every_n_epoch": None},
+            [3, 6, 9, 12, 15, 18],
+            [5, 10, 16, 20],
+        ),
+        # Every second step, of two batches each.
+        (
+            2,
+            {"val_check_interval": 4, "accumulate_grad_batches": 2},
+            [4, 8, 14, 18],
+            [6, 10, 12, 16, 20],
+        ),
+    ],
+)
+def test_a_save_that_is_due_before_a_validation_comes_after_it(
+    every: int,
+    settings: dict[str, Any],
+    validated: list[int],
+    saved: list[int],
+    tmp_path: Path,
+):
+    task, last = Still(), Noting(tmp_path, every_n_steps=every)
+    trainer = pl.Trainer(
+        **settings,
+        max_epochs=2,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[last],
+    )
+    trainer.fit(task, DataLoader(range(10)), DataLoader(range(1)))
+    assert task.validated == validated
+    assert last.batches == saved
