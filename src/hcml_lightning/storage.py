@@ -5,10 +5,14 @@ run, a full disk or the power, there is a state to go on from.
 """
 
 import os
+import re
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+_ASKED_FOR = re.compile(r"(?:Unsupported global: GLOBAL|Trying to load unsupported GLOBAL) (\S+)")
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
@@ -56,6 +60,31 @@ def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
         ) from error
 
 
+def plain(value: Any) -> Any:
+    """Turn paths into text and NumPy's numbers into Python's, inside of lists and dicts too.
+
+    A checkpoint that holds anything but tensors and plain data is refused when it is read again.
+
+    Example:
+        >>> plain({"root": Path("videos"), "sizes": (1, [Path("a")])})
+        {'root': 'videos', 'sizes': (1, ['a'])}
+    """
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if type(value) is dict:
+        return {key: plain(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    # By its name, since what writes files need not wait for NumPy.
+    return value.tolist() if type(value).__module__ == "numpy" else value
+
+
+def asked_for(error: Exception) -> str | None:
+    """What a checkpoint asked for, besides tensors and plain data, when torch refused to read it; None otherwise."""
+    found = _ASKED_FOR.search(str(error))
+    return found[1].rstrip(".") if found else None
+
+
 def fault_of(path: Path) -> str | None:
     """Say in words what is wrong with a checkpoint file, or None: all of it is read, and its checksums compared.
 
@@ -76,6 +105,8 @@ def fault_of(path: Path) -> str | None:
         raise
     # A damaged directory of an archive can lead its reader into errors of any kind.
     except Exception as error:
+        if asked := asked_for(error):
+            return f"it asks for {asked}, which is neither a tensor nor plain data"
         said = str(error).partition("\n")[0].partition(". ")[0]
         return f"cut short or damaged ({type(error).__name__}: {said})"
     return None if damaged is None else f"damaged in {damaged}"

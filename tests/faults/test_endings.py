@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import random
+import re
 import signal
 import traceback
 from collections.abc import Callable
@@ -138,6 +139,13 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Path
     saved(path, 3.0)
     assert fault_of(path) is None
     assert torch.load(previous_of(path), weights_only=True)["number"][0] == 1
+
+
+def test_a_checkpoint_that_asks_for_more_than_data_is_not_called_damaged(tmp_path: Path):
+    path, told = tmp_path / "last.ckpt", list[str]()
+    torch.save({"root": Path("videos")}, path)
+    assert newest_whole(path, told.append) is None
+    assert re.search(r"it asks for pathlib\.\S*PosixPath, which is neither", told[0])
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

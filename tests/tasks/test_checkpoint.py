@@ -9,12 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from hcml_lightning import FlowTask, RecognitionTask
 from hcml_lightning.cli import main
+from hcml_lightning.data import UCF101DataModule
+from hcml_lightning.resume import LastCheckpoint
+from hcml_lightning.storage import fault_of
 from hcml_lightning.tasks.checkpoint import read_checkpoint
 
 BASELINE = ["-c", "stages/baseline.yaml", "-c", "data/ucf101.yaml", "--model.backbone=r2d_tiny"]
@@ -102,6 +106,50 @@ def test_no_setting_names_what_is_called(settings: dict[str, Any], tmp_path: Pat
         (ValueError, ArgumentError), match=r"blocked to prevent|Expected|not accept"
     ):
         RecognitionTask.load_from_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_what_was_given_as_paths_and_numbers_of_numpy_is_read_again(
+    synthetic_root: Callable[[str], Path], tmp_path: Path, tiny: Any
+):
+    start, last = tmp_path / "start.ckpt", tmp_path / "last.ckpt"
+    before = FlowTask(**tiny)
+    state = {k: v for k, v in before.state_dict().items() if k.startswith("model.")}
+    torch.save({"state_dict": state}, start)
+    sizes: dict[str, Any] = {"clip_length": 4, "short_side": (np.int64(32), 40), "crop_size": 32}
+    sizes |= {"flip": "none"}
+
+    def fit(epochs: int, path: Path | None = None) -> None:
+        data = UCF101DataModule(synthetic_root("ucf101"), num_workers=0, batch_size=2, **sizes)
+        trainer = pl.Trainer(
+            max_epochs=epochs,
+            accelerator="cpu",
+            limit_train_batches=1,
+            limit_val_batches=0,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[LastCheckpoint(tmp_path)],
+            default_root_dir=tmp_path,
+        )
+        task = FlowTask(**tiny, lr=np.float64(0.125), init_from=start)
+        trainer.fit(task, datamodule=data, ckpt_path=path)
+
+    fit(1)
+    assert fault_of(last) is None
+    assert FlowTask.load_from_checkpoint(last).hparams["init_from"] == str(start)
+    data = UCF101DataModule.load_from_checkpoint(last)
+    assert (data.root, data.hparams["short_side"]) == (str(synthetic_root("ucf101")), (32, 40))
+    fit(2, last)
+    assert torch.load(last, weights_only=True)["epoch"] == 1
+
+
+def test_data_for_any_task_has_plain_settings(synthetic_root: Callable[[str], Path]):
+    root = synthetic_root("ucf101")
+    assert (
+        UCF101DataModule(root, seed=np.int64(1)).hparams
+        == UCF101DataModule(str(root), seed=1).hparams
+    )
+    assert type(UCF101DataModule(root).hparams["root"]) is str
 
 
 def test_init_from_runs_no_code(attack: tuple[Path, Path], fit: Callable[..., Any], tiny: Any):

@@ -5,6 +5,7 @@ lists the records of each split (`listed.py`); that is all that is true of one d
 """
 
 import inspect
+import os
 import weakref
 from dataclasses import replace
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.listed import ListedDataModule, Split
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
 from hcml_lightning.data.sampling import FrameStride
+from hcml_lightning.storage import plain
 
 _STAGES: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
@@ -68,7 +70,7 @@ class VideoDataModule(ListedDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | os.PathLike[str],
         clip_length: int = 16,
         frame_stride: FrameStride = 2,
         short_side: tuple[int, int] = (256, 320),
@@ -89,6 +91,7 @@ class VideoDataModule(ListedDataModule):
         # Without `frame`, Lightning holds a frame in a cycle, and with it the loaders of the caller; the workers of a
         # loader that dies in a cycle are not told to end, and are waited for.
         self.save_hyperparameters(frame=inspect.currentframe())
+        self.hparams.update(plain(dict(self.hparams)))
         low, high = short_side
         if not crop_size <= low <= high:
             raise ValueError(

@@ -3,6 +3,7 @@
 All that is true of Kinetics only: its csv lists, and the many ways in which its videos lie on disk.
 """
 
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class KineticsDataModule(VideoDataModule):
         FileNotFoundError: if `root` holds neither the list of training nor that of validation.
     """
 
-    def __init__(self, root: str, **kwargs: Any) -> None:
+    def __init__(self, root: str | os.PathLike[str], **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         # Validation has every class too, and is all that a test needs.
         path = self.find_list(_LISTS["train"] + _LISTS["val"], "the list of training videos")

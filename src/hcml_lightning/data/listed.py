@@ -4,6 +4,7 @@ What a dataset says of itself: its classes, and the videos of each split, out of
 written.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -29,9 +30,14 @@ class ListedDataModule(pl.LightningDataModule):
         follow_links: whether symbolic links may lead out of `root`.
     """
 
-    def __init__(self, root: str, on_error: Literal["raise", "skip"], follow_links: bool) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        on_error: Literal["raise", "skip"],
+        follow_links: bool,
+    ) -> None:
         super().__init__()
-        self.root = root
+        self.root = os.fspath(root)
         self.on_error = on_error
         self.follow_links = follow_links
         self.class_names: list[str] = []

@@ -3,6 +3,7 @@
 All that is true of Something-Something only: version 1 is csv lists and folders of frames, version 2 json and webm.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +48,7 @@ class SomethingDataModule(VideoDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | os.PathLike[str],
         version: Literal[1, 2] = 2,
         clip_length: int = 32,
         frame_stride: FrameStride = 1,

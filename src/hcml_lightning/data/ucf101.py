@@ -3,6 +3,7 @@
 All that is true of UCF-101 only: its lists, as the authors publish them, and its folders.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,7 +31,9 @@ class UCF101DataModule(VideoDataModule):
         FileNotFoundError: if `root` or its class list is missing.
     """
 
-    def __init__(self, root: str, fold: Literal[1, 2, 3] = 1, **kwargs: Any) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], fold: Literal[1, 2, 3] = 1, **kwargs: Any
+    ) -> None:
         super().__init__(root, **kwargs)
         self.fold = fold
         path = self._list("classInd.txt", "the class list")

@@ -35,7 +35,7 @@ class VideoFolderDataModule(VideoDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | os.PathLike[str],
         val_fraction: float = 0.2,
         class_names: list[str] | None = None,
         predict_paths: list[str] | None = None,

@@ -4,6 +4,7 @@ The base of all tasks: the model, its warm start, optimizer and schedule, and th
 """
 
 import inspect
+import os
 from typing import Any, ClassVar, NamedTuple, Self
 
 import pytorch_lightning as pl
@@ -30,6 +31,7 @@ from hcml_lightning.optim import (
     parameter_groups,
 )
 from hcml_lightning.resume import SeedEachBatch
+from hcml_lightning.storage import plain
 from hcml_lightning.tasks.description import describe
 from hcml_lightning.tasks.finite import FiniteNumbers
 from hcml_lightning.tasks.warm_start import load_warm_start
@@ -86,7 +88,7 @@ class MotionTask(pl.LightningModule):
         backbone: str = "r2d50",
         num_classes: int = 400,
         levels: tuple[int, ...] = (0, 1, 2),
-        init_from: str | None = None,
+        init_from: str | os.PathLike[str] | None = None,
         max_displacement: int | None = None,
         stride: int | None = None,
         max_offset: int = 4,
@@ -160,9 +162,11 @@ class MotionTask(pl.LightningModule):
             self.class_names = list(names)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Names of the classes travel with the weights."""
+        """Names of the classes travel with the weights; nothing stays that would not be read again."""
         checkpoint["class_names"] = self.class_names
         checkpoint["task"] = type(self).__name__
+        # Of data and optimizer too: a path or a number of NumPy that was given goes a long way.
+        checkpoint.update({k: plain(v) for k, v in checkpoint.items() if k != "state_dict"})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another stage's checkpoint, in words; a later fit must not replace these weights by `init_from`."""

@@ -4,7 +4,6 @@ The one place where something is taken out of checkpoints. A pickle may ask for 
 gets none, so a checkpoint of a stranger can be wrong but it cannot run anything.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_ASKED_FOR = re.compile(r"(?:Unsupported global: GLOBAL|Trying to load unsupported GLOBAL) (\S+)")
+from hcml_lightning.storage import asked_for
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
@@ -64,9 +63,9 @@ def check_finite(path: str | Path, state: Mapping[str, Any]) -> None:
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:
-    if asked := _ASKED_FOR.search(str(error)):
+    if asked := asked_for(error):
         return (
-            f"{path} cannot be read as a checkpoint: it asks for {asked[1].rstrip('.')}, which is neither a tensor nor "
+            f"{path} cannot be read as a checkpoint: it asks for {asked}, which is neither a tensor nor "
             "plain data, so loading it could run code. Nothing of it was run. Checkpoints of this package never do; "
             "get the file from where it was made, or ask for its weights alone"
         )

@@ -3,6 +3,7 @@
 Strict on every key: a stage that silently started from random weights would waste days. Only the classifier may differ.
 """
 
+import os
 from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_warn
@@ -14,7 +15,7 @@ PREFIX = "model."
 CLASSIFIER = ("network.fc.weight", "network.fc.bias")
 
 
-def load_warm_start(model: nn.Module, path: str | Path) -> None:
+def load_warm_start(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Take all weights and buffers of the hierarchy from a checkpoint; runs nothing that the file holds.
 
     A classifier of another size stays as it was initialised, with a warning.
