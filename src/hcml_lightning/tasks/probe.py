@@ -5,6 +5,7 @@ How discriminative and how general the motion features of one level are (Sec. 4.
 
 from typing import Any, ClassVar, cast
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +16,7 @@ from hcml_lightning.batch import VideoBatch
 from hcml_lightning.metrics import VideoAccuracy, efficacy_score
 from hcml_lightning.models.backbones import backbone_spec, initialise_
 from hcml_lightning.tasks.base import MotionTask
+from hcml_lightning.tasks.counts import TrainCounts
 
 
 class ProbeTask(MotionTask):
@@ -51,16 +53,9 @@ class ProbeTask(MotionTask):
         self.val_accuracy = accuracy.clone(prefix="val/")
         self.test_accuracy = accuracy.clone(prefix="test/")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """An epoch that goes on from here counts from its start."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["train_accuracy"] = dict(self.train_accuracy.metric_state)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on counting."""
-        super().on_load_checkpoint(checkpoint)
-        for name, value in checkpoint.get("train_accuracy", {}).items():
-            setattr(self.train_accuracy, name, value)
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """An epoch that goes on from a checkpoint counts from its start."""
+        return [*super().configure_callbacks(), TrainCounts(self.train_accuracy)]
 
     def trained_modules(self) -> list[nn.Module]:
         """The probe alone."""
@@ -95,10 +90,6 @@ class ProbeTask(MotionTask):
             test = float(self.val_accuracy.compute()["val/top1"])
             score = efficacy_score(train, test)
             self.log_dict({"train/top1": train, "val/efficacy": score}, sync_dist=True)
-
-    def on_train_epoch_start(self) -> None:
-        """A new epoch, a new training accuracy."""
-        self.train_accuracy.reset()
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """Mean probability over all views of a video."""

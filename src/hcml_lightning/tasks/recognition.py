@@ -6,6 +6,7 @@ terms.
 
 from typing import Any, ClassVar, TypedDict
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +17,7 @@ from hcml_lightning.batch import VideoBatch
 from hcml_lightning.losses import contrastive_loss
 from hcml_lightning.metrics import VideoAccuracy, feature_health
 from hcml_lightning.tasks.base import MotionTask
+from hcml_lightning.tasks.counts import TrainCounts
 
 
 class VideoPrediction(TypedDict):
@@ -77,6 +79,10 @@ class RecognitionTask(MotionTask):
         self.train_accuracy = MulticlassAccuracy(self.num_classes, average="micro")
         self.val_accuracy = accuracy.clone(prefix="val/")
         self.test_accuracy = accuracy.clone(prefix="test/")
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """An epoch that goes on from a checkpoint counts from its start."""
+        return [*super().configure_callbacks(), TrainCounts(self.train_accuracy)]
 
     def trained_modules(self) -> list[nn.Module]:
         """The whole network, and of the side branch what a term with a weight reaches."""

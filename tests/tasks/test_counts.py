@@ -1,0 +1,65 @@
+"""What is counted over an epoch of training is the same where the run was cut off inside it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+from tests.tasks.conftest import Drift
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hcml_lightning.tasks import MotionTask, ProbeTask, RecognitionTask
+
+# Of the two videos in each batch, by step, over two epochs.
+RIGHT = [1, 1, 0, 1, 2, 0, 1, 2]
+
+
+@pytest.fixture
+def loader() -> DataLoader[dict[str, Any]]:
+    return DataLoader(Drift(), batch_size=2)
+
+
+class KeepAll(Checkpoint):
+    """Keeps the state after every step, and at the end of each epoch in place of that after its last."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.save_checkpoint(self.folder / f"{trainer.global_step}.ckpt", weights_only=False)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.on_train_batch_end(trainer)
+
+
+def counting(make: type[MotionTask], tiny: dict[str, Any]) -> MotionTask:
+    """A task that is right as often as RIGHT says, and learns nothing."""
+    task: Any = make(**tiny | {"levels": (0,)}, lr=0.0)
+
+    def training_step(batch: dict[str, Any], batch_idx: int) -> Tensor:
+        wrong = torch.arange(2) >= RIGHT[task.global_step]
+        task.train_accuracy.update((batch["label"] + wrong) % 4, batch["label"])
+        return sum(p.sum() for p in task.parameters() if p.requires_grad) * 0
+
+    task.training_step = training_step
+    return task
+
+
+# Which videos are right goes by the step here, whichever they are.
+@pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
+@pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
+def test_accuracy_in_training_is_that_of_the_whole_epoch(
+    make: type[MotionTask], fit: Callable[..., pl.Trainer], tiny: dict[str, Any], tmp_path: Path
+):
+    settings = {"max_epochs": 2, "num_sanity_val_steps": 0, "limit_val_batches": 1}
+    settings["enable_checkpointing"] = True
+    fit(counting(make, tiny), callbacks=[KeepAll(tmp_path)], **settings)
+    for step in (3, 4, 6):
+        path, again = str(tmp_path / f"{step}.ckpt"), KeepAll(tmp_path / "again")
+        run = fit(counting(make, tiny), ckpt_path=path, callbacks=[again], **settings)
+        assert run.global_step == len(RIGHT)
+        assert float(run.callback_metrics["train/top1"]) == 5 / 8
