@@ -100,6 +100,22 @@ def test_two_ranks_do_what_one_does(
     assert any(not torch.equal(alone["before"][n], alone["after"][n]) for n in weights)
 
 
+def test_ranks_with_different_numbers_of_targets_gather_them_all(both: list[dict[str, Any]]):
+    found = [rank["gathered"] for rank in both]
+    assert [len(f["own"]) for f in found] == [5, 3]
+    for f in found:
+        assert torch.equal(f["joined"], torch.cat([other["own"] for other in found]))
+        assert torch.equal(f["joined"][f["positive"]], f["own"])
+
+
+def test_counts_of_all_ranks_go_on(both: list[dict[str, Any]]):
+    for found in (rank["counted"] for rank in both):
+        assert found["accuracies"] == [1 / 2, 1 / 2]
+        # Those of two runs over all ranks, of which the second went on from the first.
+        assert int(found["counts"]["tp"]) == 8
+        assert int(found["counts"]["tp"] + found["counts"]["fn"]) == 16
+
+
 @pytest.mark.parametrize("rank", range(RANKS))
 def test_a_process_that_dies_ends_the_run(
     rank: int, synthetic_root: Callable[[str], Path], tmp_path: Path

@@ -9,18 +9,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
 
 from hcml_lightning import ContrastTask, FlowTask, ProbeTask, RecognitionTask, UCF101DataModule
 from hcml_lightning.data.dataset import collate
 from hcml_lightning.data.loading import EpochSampler
 from hcml_lightning.losses import contrastive_loss
 from hcml_lightning.sync_batch_norm import SyncEverywhere
+from hcml_lightning.tasks.contrast import gather_targets
+from hcml_lightning.tasks.counts import TrainCounts
 
 RANKS = 2
 LR = 0.02
@@ -151,12 +155,39 @@ def run(case: str, root: str, ranks: int) -> dict[str, Any]:
     return {"metrics": found, "losses": places.losses, "before": before, "after": after}
 
 
+def gathered(rank: int) -> dict[str, Any]:
+    """Targets of ranks of which the second has fewer, since it left a video out."""
+    generator = torch.Generator().manual_seed(rank)
+    targets = torch.rand(5 - 2 * rank, 3, generator=generator, requires_grad=True)
+    joined, positive = gather_targets(targets, torch.arange(len(targets)))
+    return {"own": targets.detach(), "joined": joined, "positive": positive}
+
+
+def counted(rank: int) -> dict[str, Any]:
+    """An accuracy, and the same of a run that goes on from a checkpoint of it."""
+    trainer: Any = SimpleNamespace(global_rank=rank)
+    task: Any = None
+    accuracies: list[float] = []
+    checkpoint: dict[str, Any] = {}
+    for _ in range(2):
+        accuracy = MulticlassAccuracy(4, average="micro")
+        counts = TrainCounts(accuracy)
+        counts.on_load_checkpoint(trainer, task, checkpoint)
+        # The first rank is right in two of three, the second in two of five.
+        labels = torch.tensor([0, 3, 2, 2, 2])[: 3 + 2 * rank]
+        accuracy.update(torch.arange(len(labels)) % 4, labels)
+        counts.on_save_checkpoint(trainer, task, checkpoint)
+        accuracies.append(float(accuracy.compute()))
+    return {"accuracies": accuracies, "counts": checkpoint["train_counts"]}
+
+
 def main(root: str, file: str) -> None:
     """Run all cases on this rank."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     found = {case: run(case, root, RANKS) for case in CASES}
     rank = torch.distributed.get_rank()
+    found |= {"gathered": gathered(rank), "counted": counted(rank)}
     torch.save(found, Path(file).with_suffix(f".{rank}"))
 
 

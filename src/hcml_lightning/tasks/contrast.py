@@ -4,10 +4,12 @@ One contrastive level (Sec. 3.2): its motion features learn to predict the futur
 """
 
 import math
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
-from torch import Tensor, nn
+import torch
+from torch import Tensor, distributed, nn
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from hcml_lightning.batch import VideoBatch, middle_view
 from hcml_lightning.callbacks import StopOnCollapse
@@ -76,8 +78,7 @@ class ContrastTask(MotionTask):
         predicted, targets, positive = self.contrast_pairs(self.level, motion, self.num_locations)
         # In evaluation ranks may hold different numbers of videos, and a rank must not wait for one that has ended.
         if self.gather_negatives and stage == "train" and self.trainer.world_size > 1:
-            positive = positive + self.global_rank * len(targets)
-            targets = cast("Tensor", self.all_gather(targets)).flatten(0, 1)
+            targets, positive = gather_targets(targets, positive)
         loss = contrastive_loss(predicted, targets, positive, self.temperature)
         values: dict[str, Tensor | float] = {"loss": loss.detach()}
         if stage != "train":
@@ -90,3 +91,18 @@ class ContrastTask(MotionTask):
             }
         self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, batch["index"])
         return loss
+
+
+def gather_targets(targets: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """Join the targets of all processes, of which each may have another number: a broken video may be left out.
+
+    Args:
+        targets: of this process, (S, C).
+        positive: the row of `targets` for each prediction, int64, (P,).
+
+    Returns:
+        Targets of all processes, in their order and without gradient, and the rows of this one's among them.
+    """
+    parts = gather_all_tensors(targets.detach())
+    before = sum(len(part) for part in parts[: distributed.get_rank()])
+    return torch.cat(parts), positive + before
