@@ -202,14 +202,29 @@ def test_an_epoch_without_validation_repeats_no_numbers_of_the_last(
     lines = [li for li in capsys.readouterr().out.splitlines() if li.startswith("epoch ")]
     assert len(lines) == 3
     assert ["val/photometric" in line for line in lines] == [False, True, False]
+    folder = next(tmp_path.rglob("fit.json")).parent
+    record = json.loads((folder / "fit.json").read_text())
+    assert (record["validated_epoch"], record["epochs"]) == (2, 3)
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["validated_epoch"] == 2
+    assert main(["report", str(folder), "--flow_videos=0"]) == 0
+    assert "val/ after epoch 2" in (folder / "report.html").read_text()
 
 
-def test_saved_config_tests_its_own_checkpoint(trained: Path, tmp_path: Path):
+def test_saved_config_tests_its_own_checkpoint(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     words = ["test", "-c", str(trained / "config.yaml"), f"--checkpoint.dirpath={tmp_path}/x"]
     words += ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]
     assert main([*words, f"--trainer.logger.init_args.save_dir={tmp_path}"]) == 0
     record = json.loads((tmp_path / "test.json").read_text())
     assert set(record["metrics"]) >= {"test/top1", "test/top5"}
+    # Nor those of the training that the checkpoint holds.
+    assert {name.partition("/")[0] for name in record["metrics"]} == {"test"}
+    assert "epochs" not in capsys.readouterr().out
+    assert main(["validate", *words[1:], f"--trainer.logger.init_args.save_dir={tmp_path}"]) == 0
+    record = json.loads((tmp_path / "validate.json").read_text())
+    assert {name.partition("/")[0] for name in record["metrics"]} == {"val"}
 
 
 def test_command_line_wins_over_checkpoint_and_config(

@@ -6,7 +6,7 @@ nothing else: no network, no script, no other file.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,13 @@ def render(title: str, stages: Sequence[StageRun], flow_videos: int = 4) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {
-        "number": lambda value: f"{value:.4g}",
-        "percent": lambda value: f"{100 * value:.1f} %",
-        "duration": duration,
-        "shown": _shown,
-        "views": _views,
-    }
+    environment.filters.update(
+        number=lambda value: f"{value:.4g}",
+        percent=lambda value: f"{100 * value:.1f} %",
+        duration=duration,
+        shown=_shown,
+        views=_views,
+    )
     flows, notes = _flows(stages, flow_videos)
     environments = _environments(stages)
     return environment.get_template("report.html").render(
@@ -68,9 +68,10 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def _shown(metrics: Mapping[str, float]) -> str:
+def _shown(stage: StageRun) -> str:
     """What a stage is judged by, beside what it has to beat."""
     parts = []
+    metrics = stage.metrics
     for name, value in metrics.items():
         split, _, quantity = name.partition("/")
         if split in ("val", "test") and quantity in TITLES and quantity != "loss":
@@ -80,6 +81,10 @@ def _shown(metrics: Mapping[str, float]) -> str:
                 if name + end in metrics
             ]
             parts.append(f"{name} {value:.4g}{''.join(references)}")
+    fit = stage.records.get("fit", {})
+    validated = fit.get("validated_epoch")
+    if validated not in (None, fit.get("epochs")) and "validate" not in stage.records:
+        parts.append(f"val/ after epoch {validated}")
     return " · ".join(parts)
 
 

@@ -33,12 +33,12 @@ class StageSummary(pl.Callback):
     """Say what trains, on what and how, before a stage, and what came of it, after it.
 
     The numbers of the end also go to `fit.json`, `validate.json` or `test.json` beside the folder of
-    the checkpoints.
+    the checkpoints. There `validated_epoch` says after which epoch of training, from 1, those of `val/` were measured.
     """
 
     def __init__(self) -> None:
         self._started = self._epoch_started = time.monotonic()
-        self._validated = False
+        self._validated_epoch: int | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start the clock."""
@@ -52,16 +52,14 @@ class StageSummary(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the epoch's clock."""
         self._epoch_started = time.monotonic()
-        self._validated = False
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """One line for each epoch where no progress bar shows it: in a file, or under a scheduler."""
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
             seconds = time.monotonic() - self._epoch_started
             # Lightning goes on naming the numbers of the last validation.
-            shown = {
-                k: v for k, v in _metrics(trainer).items() if self._validated or k[:4] != "val/"
-            }
+            validated = self._validated_epoch == trainer.current_epoch + 1
+            shown = {k: v for k, v in _metrics(trainer).items() if validated or k[:4] != "val/"}
             print(
                 f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {seconds:.1f} s  "
                 f"{format_metrics(shown)}",
@@ -73,14 +71,27 @@ class StageSummary(pl.Callback):
         self._finish(trainer, pl_module, "fit")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what came of validation, where it is no part of training."""
-        self._validated = True
+        """Say what came of validation where it is no part of training; else remember when it was."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._validated_epoch = trainer.current_epoch + 1
         if trainer.state.fn == "validate":
             self._finish(trainer, pl_module, "validate")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say what came of the test."""
         self._finish(trainer, pl_module, "test")
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add when the numbers beside it were measured."""
+        checkpoint["validated_epoch"] = self._validated_epoch
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember it."""
+        self._validated_epoch = checkpoint.get("validated_epoch")
 
     def _finish(self, trainer: pl.Trainer, task: pl.LightningModule, command: str) -> None:
         if not trainer.is_global_zero or not isinstance(task, MotionTask):
@@ -99,6 +110,7 @@ class StageSummary(pl.Callback):
             if command == "fit":
                 last = _last(trainer)
                 record["checkpoint"] = str(last.path) if last and last.path else None
+                record["validated_epoch"] = self._validated_epoch
             write_json(folder / f"{command}.json", record)
         rows = end_rows(task, command, record)
         # `hcml progressive` has settings there, and goes on by itself.
@@ -165,9 +177,10 @@ def _weights(trainer: pl.Trainer, task: MotionTask) -> str:
 
 def end_rows(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[str, str]]:
     """Return what came of a stage, as (word, text)."""
+    epochs = f", {record['epochs']} epochs" if command == "fit" else ""
     rows = [
         ("", f"{_title(task)}: {command} {'ended' if record['finished'] else 'was interrupted'}"),
-        ("time", f"{record['seconds']:.0f} s, {record['epochs']} epochs"),
+        ("time", f"{record['seconds']:.0f} s{epochs}"),
         ("metrics", format_metrics(record["metrics"])),
     ]
     if command == "fit" and record["checkpoint"]:
@@ -198,8 +211,8 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
 
 def _metrics(trainer: pl.Trainer) -> dict[str, float]:
     last = _last(trainer)
-    # A run that was cut off after its last epoch trains nothing more, and has no others.
-    before = last.metrics if last is not None else {}
+    # A training that was cut off after its last epoch trains nothing more, and has no others.
+    before = last.metrics if last is not None and trainer.state.fn == "fit" else {}
     return before | {
         k: float(v) for k, v in trainer.callback_metrics.items() if torch.as_tensor(v).numel() == 1
     }
