@@ -37,7 +37,8 @@ from hcml_lightning.data.synthetic import write_synthetic
 from hcml_lightning.tools import launch
 from hcml_lightning.tools.output import write_json
 from hcml_lightning.tools.plan import PAPER, Plan
-from hcml_lightning.tools.progressive import Done, run_plan
+from hcml_lightning.tools.progressive import run_plan
+from hcml_lightning.tools.stage_folder import Done
 
 TINY = Path(__file__).parents[1] / "tests" / "tiny.yaml"
 # What no two runs have in common.

@@ -21,7 +21,8 @@ import torch
 from hcml_lightning.tools.configs import inline
 from hcml_lightning.tools.launch import launch_with, locked
 from hcml_lightning.tools.plan import Plan
-from hcml_lightning.tools.progressive import Done, Launch, run_plan
+from hcml_lightning.tools.progressive import run_plan
+from hcml_lightning.tools.stage_folder import Done, Launch
 
 FOLDER = Path(__file__).parent
 ACCURACY = (

@@ -92,6 +92,7 @@ def test_public_names_are_there():
         (["--lr=1"], "no option '--lr=1'; did you mean '--model.lr'?"),
         (["--data.batchsize=1"], "UCF101DataModule has no option 'batchsize'; did you mean"),
         (["-c", "{trainer: {max_epoch: 1}}"], "'trainer.max_epoch', which a config names; did you"),
+        (["-c", "tiny.yaml", "--print_config"], "is for the stage 'flow' of `hcml progressive`"),
         (["--model=RecognitonTask"], "no class 'RecognitonTask'; did you mean 'RecognitionTask'?"),
         (["--model=hcml_lightning.Nope"], "there are ContrastTask, FlowTask, ProbeTask, Recogn"),
         (["--data=UCF"], "no class 'UCF'; there are "),

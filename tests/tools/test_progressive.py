@@ -16,7 +16,8 @@ from tests.conftest import TINY
 
 from hcml_lightning.cli import main
 from hcml_lightning.tools.plan import PAPER, Plan
-from hcml_lightning.tools.progressive import StageError, run_plan, stage_rows
+from hcml_lightning.tools.progressive import run_plan, stage_rows
+from hcml_lightning.tools.stage_folder import StageError
 
 
 @pytest.fixture
@@ -88,6 +89,38 @@ def test_a_stage_that_ended_unrecorded_is_not_run_again(words: list[str], tmp_pa
     launch = Recorder()
     assert run_plan(plan, ["flow"], run_dir, launch) == records
     assert launch.calls == []
+
+
+def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("flow", "contrast1"):
+        record = {"stage": name, "checkpoint": f"{name}.ckpt", "checkpoint_sha256": name * 9}
+        record |= {"epochs": 1, "seconds": 1.0, "metrics": {}, "settings": {}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "done.json").write_text(json.dumps(record))
+    words = ["-c", "data/ucf101.yaml", "--baseline.trainer.max_epochs=1"]
+    given = [*words, "--recognition.model.init_from=mine.ckpt"]
+
+    def start(stage: str, words: list[str]) -> tuple[str, list[str]]:
+        launch = Recorder(fail_at="--checkpoint.dirpath")
+        with pytest.raises(StageError, match="did not end"):
+            run_plan(Plan.from_words(words), [stage], tmp_path, launch)
+        note = json.loads((tmp_path / stage / "settings.json").read_text())
+        return note["settings"].get("from", ""), [w for w in launch.calls[0] if "init_from" in w]
+
+    assert start("recognition", words) == (
+        "contrast1 contrast1con",
+        ["--model.init_from=contrast1.ckpt"],
+    )
+    assert "recognition: starts from contrast1, done before\n" in capsys.readouterr().out
+    # What is not of the paper's row of stages starts from nothing, or from what is given.
+    assert start("baseline", words) == ("", [])
+    assert start("motion_only", words) == ("", [])
+    assert start("probe", words) == ("", [])
+    (tmp_path / "recognition" / "settings.json").unlink()
+    assert start("recognition", given) == ("", ["--model.init_from=mine.ckpt"])
+    assert "starts from" not in capsys.readouterr().out
 
 
 def test_there_is_no_test_without_training(words: list[str], tmp_path: Path):

@@ -68,9 +68,10 @@ def in_short(message: str, parser: LightningArgumentParser) -> str:
     key = _first(r'Parser key "([^"]+)"', message) or ""
     if words := _first(r"unrecognized arguments: (.*)", message, re.IGNORECASE):
         return _unknown_option(words.split()[0], parser)
+    rejected = _first(r"(?:does not accept option|Option) '([^']+)'", message) or ""
+    if (stage := rejected.partition(".")[0]) in STAGES:
+        return f"'{rejected}' is for the stage '{stage}' of `hcml progressive`; leave '{stage}' out of it here"
     if name := _first(r"does not accept option '([^']+)'", message):
-        if (stage := name.partition(".")[0]) in STAGES:
-            return f"'{name}' is for the stage '{stage}' of `hcml progressive`; leave '{stage}' out of it here"
         guess = nearest(name.replace(".init_args", ""), option_names(parser))
         return f"no option '{name}', which a config names{guess}"
     if name := _first(r"Option '([^']+)' is not accepted", message):

@@ -5,64 +5,22 @@ cut off, whatever by, goes on from its last checkpoint when it is started again.
 """
 
 import argparse
-import hashlib
-import json
 import os
-import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from hcml_lightning.storage import newest_whole
 from hcml_lightning.tools.configs import CONFIGS
-from hcml_lightning.tools.launch import PASSED_ON, launch_with, locked
-from hcml_lightning.tools.output import format_metrics, print_table, write_json
+from hcml_lightning.tools.launch import launch_with, locked
+from hcml_lightning.tools.output import format_metrics, print_table
 from hcml_lightning.tools.plan import NAMES, PAPER, TRAINING, Plan, Stage
-from hcml_lightning.tools.wandb_runs import group_words
-
-# Runs the command line with these words, and returns its exit status.
-Launch = Callable[[list[str]], int]
-
-
-class Done(NamedTuple):
-    """A stage that has ended, as `done.json` in its folder holds it.
-
-    Attributes:
-        stage: name.
-        checkpoint: weights after its last epoch; those that were tested, for the test.
-        checkpoint_sha256: of that file.
-        epochs: how many it trained.
-        seconds: wall time, over all starts.
-        metrics: numbers of its last epoch.
-        settings: what its result depends on.
-    """
-
-    stage: str
-    checkpoint: str
-    checkpoint_sha256: str
-    epochs: int
-    seconds: float
-    metrics: dict[str, float]
-    settings: dict[str, Any]
-
-
-class StageError(RuntimeError):
-    """A stage that did not end well, or that cannot go on.
-
-    Args:
-        message: what happened, and what to do.
-        status: exit status of the command.
-    """
-
-    def __init__(self, message: str, status: int = 1) -> None:
-        super().__init__(message)
-        self.status = status
+from hcml_lightning.tools.stage_folder import Done, Launch, StageError, StageFolder, done_before
 
 
 def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) -> list[Done]:
     """Run stages in order, or what of them is not done yet.
+
+    If the first is one of the paper's, it starts from the newest of those before it that is done in the folder.
 
     Args:
         plan: their settings.
@@ -83,130 +41,20 @@ def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) ->
             recipe = TRAINING[name]
         if recipe is None:
             raise StageError("test: there is no stage before it whose weights could be tested")
-        previous = records[-1] if records else None
-        records.append(_Run(plan, name, recipe, previous, run_dir / name).finish(launch))
+        previous = records[-1] if records else _below(plan, recipe, run_dir)
+        records.append(StageFolder(plan, name, recipe, previous, run_dir / name).finish(launch))
     return records
 
 
-class _Run:
-    """One stage in its folder.
-
-    Args:
-        plan: settings of all stages.
-        name: of the stage.
-        recipe: the stage, or for the test the one whose weights are tested.
-        previous: the stage before.
-        folder: of this stage.
-    """
-
-    def __init__(
-        self, plan: Plan, name: str, recipe: Stage, previous: Done | None, folder: Path
-    ) -> None:
-        stage = recipe
-        if name == "test":
-            stage = Stage("test", recipe.config, recipe.sections)
-        self.name, self.folder, self.previous = name, folder, previous
-        self.words = plan.words(stage)
-        self.settings = json.loads(json.dumps(plan.settings(stage)))
-        self.last = folder / "checkpoints" / "last.ckpt"
-        if previous is not None:
-            self.settings["from"] = f"{previous.stage} {previous.checkpoint_sha256[:12]}"
-
-    def finish(self, launch: Launch) -> Done:
-        """Do what is still to be done."""
-        self._check_settings()
-        done = self.folder / "done.json"
-        if done.is_file():
-            record = Done(**json.loads(done.read_text()))
-            print(f"{self.name}: done before ({record.seconds:.0f} s)", flush=True)
+def _below(plan: Plan, stage: Stage, run_dir: Path) -> Done | None:
+    """The newest stage of the paper that stands before one of it, and was done in an earlier call."""
+    if stage.name not in PAPER or plan.settings(stage).get("model.init_from") is not None:
+        return None
+    for name in reversed(PAPER[: PAPER.index(stage.name)]):
+        if (record := done_before(run_dir / name)) is not None:
+            print(f"{stage.name}: starts from {name}, done before", flush=True)
             return record
-        command = "test" if self.name == "test" else "fit"
-        result = self.folder / f"{command}.json"
-        if not result.is_file():
-            self._note_start()
-            status = launch([command, *self.words, *self._own_words()])
-            if status != 0 or not result.is_file():
-                raise self._unfinished(status)
-        record = self._record(json.loads(result.read_text()))
-        write_json(done, record._asdict())
-        return record
-
-    def _own_words(self) -> list[str]:
-        """Say where this stage writes, and where its weights come from."""
-        words = [f"--checkpoint.dirpath={self.last.parent}"]
-        logger = self.settings.get("trainer.logger", True)
-        if isinstance(logger, str) or logger is True:
-            words.append(f"--trainer.logger.init_args.save_dir={self.folder.parent}")
-            words.append(f"--trainer.logger.init_args.name={self.name}")
-            words += group_words(self.settings, self.folder.parent)
-        if self.name == "test":
-            words.append(f"--ckpt_path={self.previous.checkpoint if self.previous else ''}")
-        elif (state := newest_whole(self.last, self._tell)) is not None:
-            self._tell(f"goes on from {state}")
-            words.append(f"--ckpt_path={state}")
-        elif self.previous is not None:
-            words.append(f"--model.init_from={self.previous.checkpoint}")
-        return words
-
-    def _tell(self, text: str) -> None:
-        print(f"{self.name}: {text}", flush=True)
-
-    def _unfinished(self, status: int) -> StageError:
-        """Say how a stage ended, and how it goes on."""
-        if status - 128 in PASSED_ON:
-            how = f"was told to end ({signal.Signals(status - 128).name})."
-        elif status < 0:
-            how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that ran out of memory."
-        else:
-            how = f"did not end (exit status {status}); what it said is above."
-        state = newest_whole(self.last, self._tell) or "its start"
-        return StageError(
-            f"stage '{self.name}' {how} Started again, it goes on from {state}",
-            status if status - 128 in PASSED_ON else 1,
-        )
-
-    def _check_settings(self) -> None:
-        path = self.folder / "settings.json"
-        if not path.is_file():
-            return
-        before = json.loads(path.read_text())["settings"]
-        changed = sorted(
-            name
-            for name in before.keys() | self.settings.keys()
-            if before.get(name) != self.settings.get(name)
-        )
-        if changed:
-            changes = "; ".join(
-                f"{name}: {before.get(name)} -> {self.settings.get(name)}" for name in changed
-            )
-            raise StageError(
-                f"stage '{self.name}' in {self.folder} was run with other settings ({changes}). Give the old "
-                "ones again, name another --run_dir, or delete the folder of this stage and of those after it"
-            )
-
-    def _note_start(self) -> None:
-        path = self.folder / "settings.json"
-        spent = 0.0
-        if path.is_file() and self.last.is_file():
-            # A start that was cut off counts up to its last checkpoint.
-            before = json.loads(path.read_text())
-            spent = before["spent"] + max(0.0, self.last.stat().st_mtime - before["started"])
-        record = {"settings": self.settings, "started": time.time(), "spent": spent}
-        write_json(path, record)
-
-    def _record(self, result: dict[str, Any]) -> Done:
-        times = json.loads((self.folder / "settings.json").read_text())
-        ended = (self.folder / f"{'test' if self.name == 'test' else 'fit'}.json").stat().st_mtime
-        checkpoint = Path(str(result["checkpoint"]))
-        return Done(
-            stage=self.name,
-            checkpoint=str(checkpoint),
-            checkpoint_sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-            epochs=0 if self.name == "test" else int(result["epochs"]),
-            seconds=round(times["spent"] + ended - times["started"], 1),
-            metrics=result["metrics"],
-            settings=self.settings,
-        )
+    return None
 
 
 def stage_rows(records: Sequence[Done]) -> list[list[str]]:
