@@ -22,14 +22,16 @@ class CPUSyncBatchNorm(_BatchNorm):
             return super().forward(input)
         dims = [0, *range(2, input.ndim)]
         shape = [1, -1] + [1] * (input.ndim - 2)
-        number = input.new_tensor([input.numel() / input.shape[1]])
-        sums = _over_all(torch.cat([input.sum(dims), number]))
+        # Autocast hands over half precision, which cannot hold the sums; the running statistics are finer.
+        features = input.to(torch.promote_types(input.dtype, torch.float32))
+        number = features.new_tensor([features.numel() / features.shape[1]])
+        sums = _over_all(torch.cat([features.sum(dims), number]))
         count, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
-        centred = input - mean.view(shape)
+        centred = features - mean.view(shape)
         variance = _over_all(centred.square().sum(dims)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:

@@ -1,0 +1,35 @@
+"""Batch norm over all processes, here over one, is PyTorch's own."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tests.support import assert_close
+from torch import distributed, nn
+
+from hcml_lightning.sync_batch_norm import CPUSyncBatchNorm, SyncEverywhere
+
+
+@pytest.fixture
+def _one_process() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("_one_process")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_synchronised_batch_norm_is_batch_norm_in_any_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    # As autocast has it: features alone are of half precision.
+    own = nn.BatchNorm2d(3).to(torch.promote_types(dtype, torch.float32))
+    synchronised = nn.Sequential(copy.deepcopy(own))
+    SyncEverywhere().apply(synchronised)
+    assert isinstance(synchronised[0], CPUSyncBatchNorm)
+    features = (5 + 2 * torch.randn(4, 3, 6, 6)).to(dtype)
+    expected, actual = own(features), synchronised(features)
+    assert actual.dtype == dtype
+    assert_close("features", actual, expected)
+    for name in ("running_mean", "running_var"):
+        assert_close(name, synchronised[0].get_buffer(name), own.get_buffer(name))
