@@ -1,72 +1,84 @@
-"""What a run draws depends on its seed alone, wherever it was cut off and whatever ran before it."""
+"""When the newest state is saved, apart from any stage."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hcml_lightning.resume import SeedEachBatch
+from hcml_lightning.resume import LastCheckpoint
 
 
-class Draws(pl.LightningModule):
-    """Keeps what it draws in each batch."""
+class Still(pl.LightningModule):
+    """Trains one number, and says where it is validated."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.drawn: list[float] = []
+        self.validated: list[int] = []
 
-    def configure_callbacks(self) -> list[pl.Callback]:
-        return [SeedEachBatch()]
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        self.drawn.append(float(torch.rand(())))
+    def training_step(self, batch: Any, _: int) -> torch.Tensor:
         return self.weight * 0
+
+    def validation_step(self, batch: Any, _: int) -> None:
+        self.validated.append(self.trainer.fit_loop.total_batch_idx + 1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(epochs: int, path: Path, resume: bool = False) -> list[float]:
-    """What is drawn up to some epoch, whose end is stored; or from there on."""
+class Noting(LastCheckpoint):
+    """Notes after how many batches it saves, in place of it."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.batches: list[int] = []
+        trainer.save_checkpoint = lambda *_, **__: self.batches.append(  # type: ignore[method-assign]
+            trainer.fit_loop.total_batch_idx + 1
+        )
+        super().setup(trainer, pl_module, stage)
+
+
+@pytest.mark.parametrize(
+    ("every", "settings", "validated", "saved"),
+    [
+        # Two epochs of ten batches; the end of each is saved too.
+        (5, {"val_check_interval": 5}, [5, 10, 15, 20], [6, 10, 16, 20]),
+        (5, {"val_check_interval": 1}, [*range(1, 21)], [10, 20]),
+        (
+            5,
+            {"val_check_interval": 3, "check_val_every_n_epoch": None},
+            [3, 6, 9, 12, 15, 18],
+            [5, 10, 16, 20],
+        ),
+        # Every second step, of two batches each.
+        (
+            2,
+            {"val_check_interval": 4, "accumulate_grad_batches": 2},
+            [4, 8, 14, 18],
+            [6, 10, 12, 16, 20],
+        ),
+    ],
+)
+def test_a_save_that_is_due_before_a_validation_comes_after_it(
+    every: int,
+    settings: dict[str, Any],
+    validated: list[int],
+    saved: list[int],
+    tmp_path: Path,
+):
+    task, last = Still(), Noting(tmp_path, every_n_steps=every)
     trainer = pl.Trainer(
-        max_epochs=epochs,
+        **settings,
+        max_epochs=2,
         accelerator="cpu",
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[last],
     )
-    task, loader = Draws(), DataLoader(torch.zeros(3, 1))  # type: ignore[arg-type]
-    trainer.fit(task, loader, ckpt_path=path if resume else None)
-    trainer.save_checkpoint(path, weights_only=False)
-    return task.drawn
-
-
-@pytest.fixture(autouse=True)
-def _no_seed_of_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
-
-
-def test_a_second_run_in_one_process_draws_by_the_seed_of_the_user(tmp_path: Path):
-    torch.manual_seed(5)
-    first = fit(1, tmp_path / "x.ckpt")
-    assert len(set(first)) == 3
-    assert fit(1, tmp_path / "x.ckpt") == first
-    torch.manual_seed(6)
-    assert fit(1, tmp_path / "x.ckpt") != first
-    torch.manual_seed(5)
-    assert fit(1, tmp_path / "x.ckpt") == first
-
-
-def test_a_run_that_goes_on_keeps_its_seed(tmp_path: Path):
-    torch.manual_seed(5)
-    whole = fit(2, tmp_path / "whole.ckpt")
-    start = fit(1, tmp_path / "cut.ckpt")
-    torch.manual_seed(6)
-    assert start + fit(2, tmp_path / "cut.ckpt", resume=True) == whole
-    # That of the checkpoint was not the user's.
-    assert fit(1, tmp_path / "next.ckpt") != start
+    trainer.fit(task, DataLoader(range(10)), DataLoader(range(1)))
+    assert task.validated == validated
+    assert last.batches == saved

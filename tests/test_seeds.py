@@ -1,0 +1,72 @@
+"""What a run draws depends on its seed alone, wherever it was cut off and whatever ran before it."""
+
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from hcml_lightning.resume import SeedEachBatch
+
+
+class Draws(pl.LightningModule):
+    """Keeps what it draws in each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.drawn: list[float] = []
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [SeedEachBatch()]
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.drawn.append(float(torch.rand(())))
+        return self.weight * 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(epochs: int, path: Path, resume: bool = False) -> list[float]:
+    """What is drawn up to some epoch, whose end is stored; or from there on."""
+    trainer = pl.Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    task, loader = Draws(), DataLoader(torch.zeros(3, 1))  # type: ignore[arg-type]
+    trainer.fit(task, loader, ckpt_path=path if resume else None)
+    trainer.save_checkpoint(path, weights_only=False)
+    return task.drawn
+
+
+@pytest.fixture(autouse=True)
+def _no_seed_of_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+def test_a_second_run_in_one_process_draws_by_the_seed_of_the_user(tmp_path: Path):
+    torch.manual_seed(5)
+    first = fit(1, tmp_path / "x.ckpt")
+    assert len(set(first)) == 3
+    assert fit(1, tmp_path / "x.ckpt") == first
+    torch.manual_seed(6)
+    assert fit(1, tmp_path / "x.ckpt") != first
+    torch.manual_seed(5)
+    assert fit(1, tmp_path / "x.ckpt") == first
+
+
+def test_a_run_that_goes_on_keeps_its_seed(tmp_path: Path):
+    torch.manual_seed(5)
+    whole = fit(2, tmp_path / "whole.ckpt")
+    start = fit(1, tmp_path / "cut.ckpt")
+    torch.manual_seed(6)
+    assert start + fit(2, tmp_path / "cut.ckpt", resume=True) == whole
+    # That of the checkpoint was not the user's.
+    assert fit(1, tmp_path / "next.ckpt") != start
