@@ -7,10 +7,11 @@ import yaml
 from PIL import Image
 from tests.conftest import TINY
 
+from hcml_lightning import load_run
 from hcml_lightning.cli import main
 from hcml_lightning.tools.configs import read_config
 from hcml_lightning.tools.demo import print_results, results, run_demo
-from hcml_lightning.tools.pictures import draw_curves, draw_flow, read_curve
+from hcml_lightning.tools.pictures import draw_curves, draw_flow
 from hcml_lightning.tools.plan import TRAINING, Plan
 from hcml_lightning.tools.stage_folder import StageError
 
@@ -39,15 +40,17 @@ def test_three_runs_one_table_and_pictures(tmp_path: Path, capsys: pytest.Captur
     assert "12.5 %" in said
     assert f"zero flow {numbers['epe_zero']:.3f}" in said
 
-    draw_flow(Path(runs["full"][0].checkpoint), tmp_path / "flow.png")
+    draw_flow(tmp_path / "full" / "flow", tmp_path / "flow.png")
     with Image.open(tmp_path / "flow.png") as picture:
         assert len(picture.getcolors(2**24) or []) > 10
+        # Two frames, two flows and the rebuilt frame of 32 pixels, with a line of two around each, four times as large.
+        assert picture.size == (4 * (5 * 34 + 2), 8 * 4 * (32 + 4))
     draw_curves(tmp_path, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert min(picture.size) > 100
-    epochs, values = read_curve(tmp_path / "full" / "flow", "val/epe")
-    assert epochs == [1]
-    assert values == pytest.approx([numbers["epe"]], rel=1e-4)
+    curve = load_run(tmp_path / "full" / "flow").curves["val/epe"]
+    assert curve.epoch == [1]
+    assert curve.value == pytest.approx([numbers["epe"]], rel=1e-4)
 
     # Started again it does nothing, and with another corpus it refuses.
     calls: list[list[str]] = []

@@ -19,7 +19,7 @@ from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.predictions import VideoResult, write_predictions
 from hcml_lightning.tools.progressive import run_plan
 from hcml_lightning.tools.report_charts import MOST_POINTS, charts, confusion, thinned, ticks
-from hcml_lightning.tools.report_runs import read_curves, read_run
+from hcml_lightning.tools.report_runs import read_run
 
 EVIL = "<img src=x onerror=alert(1)>"
 # What the page is asked in the browser: what it drew, and what it loaded.
@@ -145,13 +145,6 @@ def test_what_is_no_run_is_named(files: dict[str, str], message: str, tmp_path: 
         (folder / name).write_text(content)
     with pytest.raises(SystemExit, match=message):
         main(["report", str(folder)])
-
-
-def test_curves_of_a_resumed_run_are_the_later_ones(tmp_path: Path):
-    for version, rows in ((0, "0,9,1.0\n1,19,2.0\n"), (10, "2,29,nan\n"), (2, "1,19,3.0\n")):
-        (tmp_path / f"version_{version}").mkdir()
-        (tmp_path / f"version_{version}" / "metrics.csv").write_text("epoch,step,val/x\n" + rows)
-    assert read_curves(tmp_path) == {"val/x": [(1.0, 1.0), (2.0, 3.0)]}
 
 
 def test_a_chart_holds_its_curves_and_keeps_their_mean():

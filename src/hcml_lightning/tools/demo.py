@@ -135,11 +135,11 @@ def main(words: Sequence[str]) -> int:
         runs = run_demo(options.run_dir, recipe, rest, launch_with(lock))
     numbers = results(runs)
     write_json(options.run_dir / "results.json", numbers)
-    draw_flow(Path(runs["full"][0].checkpoint), options.run_dir / "flow.png")
+    draw_flow(options.run_dir / "full" / "flow", options.run_dir / "flow.png")
     draw_curves(options.run_dir, options.run_dir / "curves.png")
     print_results(numbers)
     print(
-        f"pictures: {options.run_dir / 'flow.png'} (frame, next frame, true flow, estimated flow), "
+        f"pictures: {options.run_dir / 'flow.png'} (frame, next frame, true flow, estimated flow, rebuilt frame), "
         f"{options.run_dir / 'curves.png'}"
     )
     return 0

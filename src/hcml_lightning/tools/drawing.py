@@ -3,7 +3,7 @@
 Pictures as uint8 tensors and short videos as files, made with nothing but torchvision and PyAV.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision.utils import flow_to_image, make_grid
 
 from hcml_lightning.batch import VideoBatch
+from hcml_lightning.data import VideoDataModule
 from hcml_lightning.ops import warp
 from hcml_lightning.tasks import FlowTask, MotionTask, RecognitionTask
 from hcml_lightning.tasks.flow import at_grid
@@ -48,37 +49,62 @@ def estimate_flow(task: MotionTask, clip: Tensor) -> FlowEstimate | None:
     return FlowEstimate(task.flow_terms(level, motion, clip).flow, level)
 
 
-def flow_rows(batch: VideoBatch, estimate: FlowEstimate) -> list[Tensor]:
-    """Draw one row for each clip: a frame, the next one, the estimated flow, and the frame rebuilt with it.
+def flow_columns(batch: VideoBatch, flows: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
+    """Draw a frame of each clip, the next one, the true flow between them where it is known, and estimates of it.
 
     Args:
-        batch: the clips; where they come with their true flow it is drawn too, before the estimate.
+        batch: the clips.
+        flows: estimates of these clips under their headings, cells of one level's grid, (B, 2, T − 1, h, w).
+        level: whose grid and frame rate these have.
+
+    Returns:
+        Pictures under their headings, uint8, (B, 3, rows of pixels, columns of pixels); those of flow as large as its
+        grid.
+    """
+    seen = batch["video"].cpu()[:, :, :: 2**level]
+    example = next(iter(flows.values())).cpu().float()
+    middle = example.shape[2] // 2
+    shown = {heading: flow[:, :, middle].cpu().float() for heading, flow in flows.items()}
+    if "flow" in batch and batch["flow"].shape[2] == example.shape[2] + 1:
+        true = at_grid(batch["flow"].cpu().float(), example)
+        shown = {"true flow": torch.unflatten(true, 0, (len(seen), -1))[:, middle], **shown}
+    # One call for all, so that a colour means the same motion everywhere.
+    colours = flow_to_image(torch.cat(list(shown.values()))).chunk(len(shown))
+    frames = {"frame": seen[:, :, middle].byte(), "next frame": seen[:, :, middle + 1].byte()}
+    return {**frames, **dict(zip(shown, colours, strict=True))}
+
+
+def flow_rows(batch: VideoBatch, estimate: FlowEstimate) -> list[Tensor]:
+    """Draw one row for each clip: as `flow_columns`, and last the frame rebuilt from the next with the estimate.
+
+    Args:
+        batch: the clips.
         estimate: of these clips.
 
     Returns:
         For each clip an image, uint8, (3, rows of pixels, columns of pixels).
     """
-    clip, flow = batch["video"].cpu(), estimate.flow.float().cpu()
-    frames = clip[:, :, :: 2**estimate.level]
-    middle = flow.shape[2] // 2
-    first, second = frames[:, :, middle].float() / 255, frames[:, :, middle + 1].float() / 255
-    height, width = clip.shape[3:]
-    flows = [flow[:, :, middle]]
-    if "flow" in batch and batch["flow"].shape[2] == flow.shape[2] + 1:
-        true = at_grid(batch["flow"].cpu().float(), flow)
-        flows.insert(0, torch.unflatten(true, 0, (len(clip), -1))[:, middle])
-    # One call for all, so that a colour means the same motion everywhere.
-    colours = flow_to_image(torch.cat(flows)).float().div(255).chunk(len(flows))
-    scale = torch.tensor([width / flow.shape[4], height / flow.shape[3]]).view(1, 2, 1, 1)
-    smooth = F.interpolate(flows[-1], (height, width), mode="bilinear", align_corners=False)
-    rebuilt, valid = warp(second, smooth * scale)
-    columns = [
-        first,
-        second,
-        *(F.interpolate(c, (height, width)) for c in colours),
-        rebuilt * valid,
-    ]
-    return [_side_by_side(row) for row in torch.stack(columns, dim=1)]
+    height, width = batch["video"].shape[3:]
+    columns = flow_columns(batch, {"estimated flow": estimate.flow}, estimate.level)
+    pictures = {k: F.interpolate(c.float() / 255, (height, width)) for k, c in columns.items()}
+    flow = estimate.flow[:, :, estimate.flow.shape[2] // 2].cpu().float()
+    scale = torch.tensor([width / flow.shape[3], height / flow.shape[2]]).view(1, 2, 1, 1)
+    smooth = F.interpolate(flow, (height, width), mode="bilinear", align_corners=False)
+    rebuilt, valid = warp(pictures["next frame"], smooth * scale)
+    rows = torch.stack([*pictures.values(), rebuilt * valid], dim=1)
+    return [_side_by_side(row) for row in rows]
+
+
+def some_clips(data: VideoDataModule, videos: int) -> VideoBatch:
+    """Read clips of the validation split, evenly spread over it."""
+    data.num_workers = 0
+    data.setup("validate")
+    loader = data.val_dataloader()
+    dataset = data.dataset("val")
+    count = len(dataset)
+    chosen = [i * count // videos for i in range(videos)] if count > videos else range(count)
+    batch: VideoBatch = loader.collate_fn([dataset[i] for i in chosen])
+    return batch
 
 
 def heat_row(clip: Tensor, heat: Tensor, frames: int = 4) -> Tensor:

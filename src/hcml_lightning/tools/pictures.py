@@ -3,21 +3,17 @@
 What a demo shows: two frames, the true flow and the estimated one; and the curves of training.
 """
 
-import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
-from torch.nn import functional as F
-from torchvision.utils import flow_to_image, make_grid, save_image
+from PIL import Image, ImageOps
 
-from hcml_lightning.data import UCF101DataModule
-from hcml_lightning.tasks import FlowTask
-from hcml_lightning.tasks.checkpoint import read_checkpoint
-from hcml_lightning.tasks.flow import at_grid
+from hcml_lightning.tools.curves import by_epoch, read_points
+from hcml_lightning.tools.drawing import estimate_flow, flow_rows, some_clips
+from hcml_lightning.tools.runs import load_run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,37 +36,25 @@ PANELS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-def draw_flow(checkpoint: Path, path: Path, videos: int = 8) -> None:
-    """Draw one row for each video: frame, next frame, true flow, estimated flow.
+def draw_flow(folder: Path, path: Path, videos: int = 8, enlarged: int = 4) -> None:
+    """Draw one row for each video: frame, next frame, true flow where it is known, estimated flow, rebuilt frame.
 
     Args:
-        checkpoint: of a FlowTask, trained on synthetic videos.
+        folder: of a stage that trained flow.
         path: png to write.
         videos: rows.
+        enlarged: pixels of the picture for one of the video.
     """
-    settings = read_checkpoint(checkpoint, mmap=True)
-    known = settings["datamodule_hyper_parameters"]
-    known = {key: value for key, value in known.items() if not key.startswith("_")}
-    data = UCF101DataModule(**{**known, "true_flow": True, "num_workers": 0})
-    data.setup("validate")
-    loader = data.val_dataloader()
-    chosen = range(0, len(loader.dataset), max(1, len(loader.dataset) // videos))  # type: ignore[arg-type]
-    batch = loader.collate_fn([loader.dataset[i] for i in chosen][:videos])
-    task = FlowTask.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    run = load_run(folder)
+    batch = some_clips(run.datamodule, videos)
     with torch.inference_mode():
-        motion = task.model.network.motion_features(batch["video"], up_to=task.level)[-1]
-        flow = task.flow_terms(task.level, motion, batch["video"]).flow
-    pairs = flow.shape[2]
-    middle = pairs // 2
-    true = at_grid(batch["flow"], flow)[middle::pairs]
-    # One call for both, so that a colour means the same motion in both.
-    both = torch.cat([true, flow[:, :, middle]])
-    images = flow_to_image(both).chunk(2)
-    frames = [batch["video"][:, :, middle], batch["video"][:, :, middle + 1]]
-    columns = [_enlarge(image, 4 * batch["video"].shape[-1]) for image in (*frames, *images)]
-    grid = make_grid(torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns), padding=4)
+        estimate = estimate_flow(run.model, batch["video"])
+        if estimate is None:
+            raise ValueError(f"{folder}: expected a stage that trained flow")
+        rows = flow_rows(batch, estimate)
+    image = Image.fromarray(torch.cat(rows, dim=1).movedim(0, -1).contiguous().numpy())
     partial = path.with_name(f".{path.stem}.part.png")
-    save_image(grid, partial)
+    ImageOps.scale(image, enlarged, Image.Resampling.NEAREST).save(partial)
     partial.replace(path)
 
 
@@ -93,36 +77,10 @@ def draw_curves(run_dir: Path, path: Path) -> None:
     partial.replace(path)
 
 
-def read_curve(folder: Path, name: str) -> tuple[list[int], list[float]]:
-    """Return epochs and values of a metric, over all starts of a stage.
-
-    Args:
-        folder: of the stage; holds version_0, version_1, … of CSVLogger.
-        name: of the metric.
-
-    Returns:
-        Epochs, counted from 1 and ascending, and values.
-    """
-    values: dict[int, float] = {}
-    for file in sorted(folder.glob("version_*/metrics.csv"), key=_version):
-        with file.open(newline="") as lines:
-            rows: Iterable[dict[str, str]] = csv.DictReader(lines)
-            values |= {int(row["epoch"]) + 1: float(row[name]) for row in rows if row.get(name)}
-    epochs = sorted(values)
-    return epochs, [values[epoch] for epoch in epochs]
-
-
-def _version(file: Path) -> int:
-    return int(file.parent.name.removeprefix("version_"))
-
-
 def _plot(axes: "Axes", folder: Path, names: Sequence[str]) -> None:
+    points = read_points(folder)
     for name in names:
-        epochs, values = read_curve(folder, name)
+        curve = by_epoch(points.get(name, []))
         reference = name.endswith(("_zero", "_chance"))
         label = f"{folder.name}: {name.removeprefix('val/')}"
-        axes.plot(epochs, values, "--" if reference else ".-", label=label)
-
-
-def _enlarge(images: Tensor, size: int) -> Tensor:
-    return F.interpolate(images.float() / 255, size=(size, size), mode="nearest")
+        axes.plot(curve.epoch, curve.value, "--" if reference else ".-", label=label)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hcml_lightning.tools.predictions import VideoResult
-from hcml_lightning.tools.report_runs import Curve
+
+# Epochs and values.
+Curve = list[tuple[float, float]]
 
 # Of the plotting area, in the unit of the picture; the page leaves a margin around it for the numbers.
 WIDTH, HEIGHT = 300, 150

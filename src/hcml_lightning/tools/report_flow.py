@@ -14,10 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
-from hcml_lightning.batch import VideoBatch
-from hcml_lightning.data import VideoDataModule
-from hcml_lightning.tasks.flow import at_grid
-from hcml_lightning.tools.drawing import estimate_flow
+from hcml_lightning.tools.drawing import estimate_flow, flow_columns, some_clips
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.report_runs import StageRun
 from hcml_lightning.tools.runs import load_run
@@ -66,47 +63,20 @@ def flow_picture(stages: Sequence[StageRun], videos: int) -> FlowPicture | None:
         return None
     with quiet(), torch.inference_mode():
         runs = {stage.name: load_run(stage.folder) for stage in chosen}
-        batch = _batch(next(iter(runs.values())).datamodule, videos)
+        batch = some_clips(next(iter(runs.values())).datamodule, videos)
         found = {name: estimate_flow(run.model, batch["video"]) for name, run in runs.items()}
     estimates = {name: estimate for name, estimate in found.items() if estimate is not None}
     level = next(iter(estimates.values())).level
     # Grids of two levels differ, and their flows cannot share one scale of colours.
-    flows = {
-        f"estimated after {k}": _middle(e.flow) for k, e in estimates.items() if e.level == level
-    }
-    example = next(iter(estimates.values())).flow
-    if "flow" in batch and batch["flow"].shape[2] == example.shape[2] + 1:
-        true = torch.unflatten(at_grid(batch["flow"], example), 0, (len(example), -1))
-        flows = {"true flow": true[:, true.shape[1] // 2], **flows}
-    # Level l sees every 2^l-th frame.
-    seen = batch["video"][:, :, :: 2**level]
-    middle = (seen.shape[2] - 1) // 2
-    frames = [seen[:, :, middle + i].byte() for i in (0, 1)]
-    # One call for all, so that a colour means the same motion everywhere.
-    colours = flow_to_image(torch.cat(list(flows.values()))).chunk(len(flows))
-    columns = [[_uri(i, "jpeg") for i in f] for f in frames]
-    columns += [[_uri(i, "png") for i in c] for c in colours]
+    flows = {f"estimated after {k}": e.flow for k, e in estimates.items() if e.level == level}
+    columns = flow_columns(batch, flows, level)
+    uris = [[_uri(i, "jpeg" if "frame" in k else "png") for i in c] for k, c in columns.items()]
     return FlowPicture(
-        headings=["frame", "next frame", *flows],
-        rows=[list(row) for row in zip(*columns, strict=True)],
+        headings=list(columns),
+        rows=[list(row) for row in zip(*uris, strict=True)],
         names=list(batch["video_id"]),
         wheel=_wheel(),
     )
-
-
-def _batch(data: VideoDataModule, videos: int) -> VideoBatch:
-    data.num_workers = 0
-    data.setup("validate")
-    loader = data.val_dataloader()
-    dataset = data.dataset("val")
-    count = len(dataset)
-    chosen = [i * count // videos for i in range(videos)] if count > videos else range(count)
-    batch: VideoBatch = loader.collate_fn([dataset[i] for i in chosen])
-    return batch
-
-
-def _middle(flow: Tensor) -> Tensor:
-    return flow[:, :, flow.shape[2] // 2]
 
 
 def _wheel(radius: int = 32) -> str:

@@ -4,15 +4,14 @@ Reads what a run leaves behind, whichever command made it and whether or not it 
 video is opened.
 """
 
-import csv
 import json
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from hcml_lightning.tools.curves import by_step, read_points
 from hcml_lightning.tools.plan import NAMES
 from hcml_lightning.tools.predictions import FILE_NAME, VideoResult, read_predictions
 
@@ -21,8 +20,6 @@ COMMANDS = ("fit", "validate", "test")
 MARKS = ("settings.json", "config.yaml", "metrics.csv", *(f"{name}.json" for name in COMMANDS))
 # A demo holds runs, which hold stages.
 DEEPEST = 3
-
-Curve = list[tuple[float, float]]
 
 
 @dataclass
@@ -45,7 +42,7 @@ class StageRun:
     folder: Path
     records: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float | None = None
-    curves: dict[str, Curve] = field(default_factory=dict)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     config: str = ""
     videos: list[VideoResult] = field(default_factory=list)
 
@@ -134,7 +131,7 @@ def _read_stage(folder: Path, run: Path) -> StageRun:
         stage.config = (folder / "config.yaml").read_text(encoding="utf-8")
     if (folder / FILE_NAME).is_file():
         stage.videos = read_predictions(folder / FILE_NAME)
-    stage.curves = read_curves(folder)
+    stage.curves = by_step(read_points(folder))
     return stage
 
 
@@ -148,38 +145,3 @@ def _read_json(path: Path, *needed: str) -> dict[str, Any]:
             f"{path} cannot be read: it has no '{missing[0]}', so no stage of this package wrote it"
         )
     return content
-
-
-def read_curves(folder: Path) -> dict[str, Curve]:
-    """Return the curves of all metrics, over all starts of a stage; of two values for one step the later start's.
-
-    Args:
-        folder: of the stage; holds metrics.csv itself, or version_0, version_1, … of CSVLogger.
-
-    Returns:
-        Epochs, counted from 0 at the start, and finite values, of each metric.
-    """
-    values: dict[str, dict[int, float]] = {}
-    steps_per_epoch = 1.0
-    files = [
-        *folder.glob("metrics.csv"),
-        *sorted(folder.glob("version_*/metrics.csv"), key=_version),
-    ]
-    for file in files:
-        with file.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                step = int(row.pop("step") or 0)
-                epoch = row.pop("epoch", "")
-                if epoch:
-                    steps_per_epoch = max(steps_per_epoch, (step + 1) / (int(epoch) + 1))
-                for name, text in row.items():
-                    if text and math.isfinite(float(text)):
-                        values.setdefault(name, {})[step] = float(text)
-    return {
-        name: [((step + 1) / steps_per_epoch, points[step]) for step in sorted(points)]
-        for name, points in sorted(values.items())
-    }
-
-
-def _version(file: Path) -> int:
-    return int(file.parent.name.removeprefix("version_"))

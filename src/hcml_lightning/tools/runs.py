@@ -3,34 +3,22 @@
 A finished run, read back for a notebook: whatever `hcml fit`, `hcml test` and `hcml progressive` leave behind.
 """
 
-import csv
 import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
+from hcml_lightning.tools.curves import Curve, by_epoch, files_of, read_points
 
 RESULTS = ("test.json", "validate.json", "fit.json")
-
-
-class Curve(NamedTuple):
-    """One metric over the training.
-
-    Attributes:
-        epoch: counted from 1, ascending.
-        value: the last one of each epoch.
-    """
-
-    epoch: list[int]
-    value: list[float]
 
 
 @dataclass(frozen=True)
@@ -83,19 +71,8 @@ class Run:
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """Each metric over the epochs, from all starts of the run; empty where no CSVLogger wrote them."""
-        values: dict[str, dict[int, float]] = {}
-        starts = self.folder.glob("version_*/metrics.csv")
-        files = [self.folder / "metrics.csv", *sorted(starts, key=_version)]
-        for file in filter(Path.is_file, files):
-            with file.open(newline="") as lines:
-                for row in csv.DictReader(lines):
-                    for name, cell in row.items():
-                        if cell and row["epoch"] and name not in ("epoch", "step"):
-                            values.setdefault(name, {})[int(row["epoch"]) + 1] = float(cell)
-        return {
-            name: Curve(sorted(points), [points[epoch] for epoch in sorted(points)])
-            for name, points in sorted(values.items())
-        }
+        curves = {name: by_epoch(found) for name, found in read_points(self.folder).items()}
+        return {name: curve for name, curve in curves.items() if curve.epoch}
 
 
 def load_run(folder: str | os.PathLike[str]) -> Run:
@@ -130,8 +107,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
 
 def _one_run(folder: Path, stages: dict[str, Run]) -> Run:
     result = json.loads(_result_of(folder).read_text())
-    configs = [folder / "config.yaml", *sorted(folder.glob("version_*/config.yaml"), key=_version)]
-    found = [path for path in configs if path.is_file()]
+    found = files_of(folder, "config.yaml")
     if not found:
         raise FileNotFoundError(f"{folder}: config.yaml, which every run writes, is missing")
     config = yaml.safe_load(found[0].read_text())
@@ -158,7 +134,3 @@ def _result_of(folder: Path) -> Path:
 
 def _end(folder: Path) -> float:
     return _result_of(folder).stat().st_mtime
-
-
-def _version(file: Path) -> int:
-    return int(file.parent.name.removeprefix("version_"))

@@ -1,0 +1,90 @@
+"""[metrics.csv of a run → **curves** → notebooks, pictures, report]
+
+The numbers of training over all starts of a run, as points and as what is drawn of them. Needs no PyTorch.
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Point(NamedTuple):
+    """One value of a metric.
+
+    Attributes:
+        step: of the training, from 0.
+        epoch: from 0; None where only the step was noted.
+        value: finite.
+    """
+
+    step: int
+    epoch: int | None
+    value: float
+
+
+class Curve(NamedTuple):
+    """One metric over the training.
+
+    Attributes:
+        epoch: counted from 1, ascending.
+        value: the last one of each epoch.
+    """
+
+    epoch: list[int]
+    value: list[float]
+
+
+def files_of(folder: Path, name: str) -> list[Path]:
+    """Find the files of a name that a run wrote: in its folder, and in that of each start, in their order."""
+    starts = folder.glob(f"version_*/{name}")
+    numbered = sorted(starts, key=lambda file: int(file.parent.name.removeprefix("version_")))
+    return [file for file in (folder / name, *numbered) if file.is_file()]
+
+
+def read_points(folder: Path) -> dict[str, list[Point]]:
+    """Read each metric of a run, over all its starts.
+
+    Args:
+        folder: of the run; holds metrics.csv itself, or version_0, version_1, … of CSVLogger.
+
+    Returns:
+        Points by the name of the metric, ascending; of two for one step the later start's. What is no number, as a
+        loss of nan, is left out.
+    """
+    points: dict[str, dict[int, Point]] = {}
+    for file in files_of(folder, "metrics.csv"):
+        with file.open(newline="", encoding="utf-8") as lines:
+            for row in csv.DictReader(lines):
+                step, epoch = int(row.pop("step", "") or 0), row.pop("epoch", "")
+                for name, text in row.items():
+                    if text and math.isfinite(value := float(text)):
+                        point = Point(step, int(epoch) if epoch else None, value)
+                        points.setdefault(name, {})[step] = point
+    return {name: [found[step] for step in sorted(found)] for name, found in sorted(points.items())}
+
+
+def by_epoch(points: Sequence[Point]) -> Curve:
+    """One value for each epoch that has one.
+
+    Example:
+        >>> by_epoch([Point(9, 0, 3.0), Point(10, None, 2.0), Point(19, 1, 1.0)])
+        Curve(epoch=[1, 2], value=[3.0, 1.0])
+    """
+    last = {point.epoch + 1: point.value for point in points if point.epoch is not None}
+    return Curve(list(last), list(last.values()))
+
+
+def by_step(points: Mapping[str, Sequence[Point]]) -> dict[str, list[tuple[float, float]]]:
+    """All values of all metrics over epochs, as fractions: those of single steps lie between the epochs' ends.
+
+    Example:
+        >>> by_step({"loss": [Point(4, None, 3.0), Point(9, 0, 1.0)]})
+        {'loss': [(0.5, 3.0), (1.0, 1.0)]}
+    """
+    ends = [(p.step + 1) / (p.epoch + 1) for x in points.values() for p in x if p.epoch is not None]
+    steps = max([1.0, *ends])
+    return {
+        name: [((p.step + 1) / steps, p.value) for p in found] for name, found in points.items()
+    }

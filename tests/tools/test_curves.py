@@ -1,0 +1,30 @@
+"""One reader of the numbers of a run, and what is drawn of them."""
+
+from pathlib import Path
+
+from hcml_lightning.tools.curves import Curve, Point, by_epoch, by_step, files_of, read_points
+
+
+def test_curves_of_a_resumed_run_are_the_later_ones(tmp_path: Path):
+    starts = {
+        ".": "0,9,1.0,\n",
+        "version_0": "0,9,1.5,\n,14,,0.1\n1,19,2.0,\n",
+        "version_10": "2,29,nan,\n",
+        "version_2": "1,19,3.0,\n",
+    }
+    for folder, rows in starts.items():
+        (tmp_path / folder).mkdir(exist_ok=True)
+        text = "epoch,step,val/x,lr\n" + rows
+        (tmp_path / folder / "metrics.csv").write_text(text)
+    order = [file.parent.name for file in files_of(tmp_path, "metrics.csv")]
+    assert order == [tmp_path.name, "version_0", "version_2", "version_10"]
+    points = read_points(tmp_path)
+    assert points == {"lr": [Point(14, None, 0.1)], "val/x": [Point(9, 0, 1.5), Point(19, 1, 3.0)]}
+    assert by_epoch(points["val/x"]) == Curve([1, 2], [1.5, 3.0])
+    assert by_epoch(points["lr"]) == Curve([], [])
+    assert by_step(points) == {"lr": [(1.5, 0.1)], "val/x": [(1.0, 1.5), (2.0, 3.0)]}
+
+
+def test_a_run_without_curves_has_none(tmp_path: Path):
+    assert read_points(tmp_path) == {}
+    assert by_step({}) == {}
