@@ -1,7 +1,7 @@
 """[checkpoint + task + data → **whether they belong together**]
 
-What a checkpoint must have in common with the run that resumes or evaluates it, said in words before PyTorch would say
-it in a thousand keys.
+Which checkpoint a run goes on from, and what it must have in common with the run that resumes or evaluates it, said in
+words before PyTorch would say it in a thousand keys.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,46 @@ from typing import Any
 
 from torch import Tensor
 
+from hcml_lightning.storage import newest_whole
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
 
 # Settings that shape a network.
 SHAPING = ("backbone", "level", "levels", "max_displacement", "stride", "max_offset", "hidden")
 OTHER_STAGE = "--ckpt_path resumes or evaluates the same stage; to start another one from it, use --model.init_from"
+# For --ckpt_path of `hcml fit`: the last checkpoint of the folder of this run, or none yet. So one command is right at
+# the first start and whenever a scheduler starts it again.
+RESUME_KEYWORD = "last"
+
+
+def state_to_resume(path: str, folder: str | None) -> str | None:
+    """Find what training goes on from: a checkpoint, or the one before it where that is broken.
+
+    Args:
+        path: of the checkpoint, or "last".
+        folder: that of the checkpoints of this run, if it was named.
+
+    Returns:
+        The path; None where "last" finds nothing whole, so that training begins.
+
+    Raises:
+        ValueError: for "last" without a folder.
+    """
+    follows = path == RESUME_KEYWORD
+    if follows and not folder:
+        raise ValueError(
+            "--ckpt_path last goes on from the last checkpoint in a folder; name that with --checkpoint.dirpath: "
+            "without it every start has a new one"
+        )
+    wanted = Path(folder or "", "last.ckpt") if follows else Path(path)
+    broken: list[str] = []
+    found = newest_whole(wanted, broken.append)
+    if found is None and not follows:
+        return path
+    if found is not None and found != wanted:
+        broken.append(f"going on from {found}")
+    print("".join(f"hcml fit: {line}\n" for line in broken), end="", flush=True)
+    return None if found is None else str(found)
 
 
 def check_checkpoint(

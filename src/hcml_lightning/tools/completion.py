@@ -42,7 +42,7 @@ def whole_parser() -> argparse.ArgumentParser:
     for name in ("-h", "--help", "--version"):
         top.add_argument(name, action="store_true")
     commands = top.add_subparsers()
-    options = import_module("hcml_lightning.tools.training").all_options()
+    options = import_module("hcml_lightning.tools.parsed_words").all_options()
     for name, text in TRAINER_COMMANDS.items():
         _add(commands.add_parser(name, help=text), options)
     for name, text in TOOL_COMMANDS.items():

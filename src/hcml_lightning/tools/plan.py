@@ -109,10 +109,10 @@ class Plan(NamedTuple):
         if len(stages) < 2:
             # It is about to say so itself.
             return
-        training = import_module("hcml_lightning.tools.training")
+        parsed = import_module("hcml_lightning.tools.parsed_words")
         for name in stages:
             try:
-                training.ParsedWords(self.words(TRAINING[name]))
+                parsed.ParsedWords(self.words(TRAINING[name]))
             except SystemExit:
                 print(f"This is said of the stage '{name}'; nothing has been run.", file=sys.stderr)
                 raise

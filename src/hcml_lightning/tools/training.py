@@ -28,14 +28,13 @@ from hcml_lightning._version import __version__
 from hcml_lightning.callbacks import GradientNorm, Throughput
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.resume import AtomicCheckpointIO, LastCheckpoint
-from hcml_lightning.storage import newest_whole
 from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.tools.checkpoints import check_checkpoint
+from hcml_lightning.tools.checkpoints import check_checkpoint, state_to_resume
 from hcml_lightning.tools.configs import order_words, typed_num_classes
 from hcml_lightning.tools.launch import end_with_parent
 from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.parser import BASES, MISSING, HcmlParser, option_names
+from hcml_lightning.tools.parser import BASES, MISSING, HcmlParser
 from hcml_lightning.tools.prediction_writer import PredictionWriter
 from hcml_lightning.tools.run_folder import RunConfigCallback, WandbNote, keep_curves
 from hcml_lightning.tools.summary import StageSummary
@@ -49,11 +48,6 @@ TRAINER_DEFAULTS = {
     "enable_autolog_hparams": False,
     "enable_model_summary": False,
 }
-
-
-# For --ckpt_path of `hcml fit`: the last checkpoint of the folder of this run, or none yet. So one command is right at
-# the first start and whenever a scheduler starts it again.
-RESUME_KEYWORD = "last"
 
 
 class MotionCLI(LightningCLI):
@@ -130,7 +124,10 @@ class MotionCLI(LightningCLI):
         """Refuse what would run and mean something else than was asked for."""
         self._check_classes()
         trains = self.subcommand == "fit"
-        path = self._newest_state() if trains else self._get(self.config, "ckpt_path")
+        path = self._get(self.config, "ckpt_path")
+        if trains and path:
+            path = state_to_resume(path, self._get(self.config, "checkpoint.dirpath"))
+            self.config[str(self.subcommand)]["ckpt_path"] = path
         if path and not Path(path).is_file():
             raise FileNotFoundError(f"--ckpt_path: there is no file '{path}'")
         source = self._get(self.config, "model.init_args.init_from")
@@ -155,29 +152,6 @@ class MotionCLI(LightningCLI):
             path = str(self._get(self.config, f"{key}.class_path"))
             if key in MISSING and path.rpartition(".")[2] == base.__name__:
                 raise ValueError(f"no --{key}; name {MISSING[key]}")
-
-    def _newest_state(self) -> str | None:
-        """Take the checkpoint before the one to go on from, where that is broken or was about to be replaced."""
-        path: str | None = self._get(self.config, "ckpt_path")
-        if not path:
-            return None
-        follows = path == RESUME_KEYWORD
-        folder = self._get(self.config, "checkpoint.dirpath")
-        if follows and not folder:
-            raise ValueError(
-                "--ckpt_path last goes on from the last checkpoint in a folder; name that with --checkpoint.dirpath: "
-                "without it every start has a new one"
-            )
-        wanted = Path(folder, "last.ckpt") if follows else Path(path)
-        broken: list[str] = []
-        found = newest_whole(wanted, broken.append)
-        if found is not None and found != wanted:
-            broken.append(f"going on from {found}")
-        if follows or found is not None:
-            print("".join(f"hcml fit: {line}\n" for line in broken), end="", flush=True)
-            path = None if found is None else str(found)
-            self.config[str(self.subcommand)]["ckpt_path"] = path
-        return path
 
     def instantiate_classes(self) -> None:
         """Build data, task and trainer, and hold what was typed or stored of the classes to the data's."""
@@ -242,36 +216,6 @@ class MotionCLI(LightningCLI):
                 LightningEnvironment() if alone else SLURMEnvironment(auto_requeue=False)
             )
         return plugins
-
-
-class ParsedWords(MotionCLI):
-    """Words that are parsed, and nothing built of them.
-
-    Args:
-        words: without the command.
-    """
-
-    def __init__(self, words: list[str]) -> None:
-        with quiet():
-            super().__init__(words, run=False)
-
-    def _set_seed(self) -> None:
-        """Leave the seed to what runs."""
-
-    def before_instantiate_classes(self) -> None:
-        """Leave it."""
-
-    def instantiate_classes(self) -> None:
-        """Build nothing."""
-
-    def after_instantiate_classes(self) -> None:
-        """Leave it."""
-
-
-def all_options() -> set[str]:
-    """Return the long options of `hcml fit`, those of every task and all data among them."""
-    parser = ParsedWords(["-c", "stages/baseline.yaml", "-c", "data/ucf101.yaml"]).parser
-    return {f"--{name}" for name in option_names(parser) if not name.endswith(("+", ".help"))}
 
 
 def train(args: ArgsType = None) -> None:
