@@ -14,6 +14,7 @@ from torchvision.utils import flow_to_image, make_grid, save_image
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.data.synthetic import write_synthetic
+from hcml_lightning.storage import whole
 from hcml_lightning.tasks import FlowTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tasks.flow import at_grid
@@ -130,10 +131,8 @@ def _draw(checkpoints: list[str], path: Path) -> None:
     grid = make_grid(
         torch.stack(images, dim=1).flatten(0, 1), nrow=len(images), padding=6, pad_value=1
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.part.png")
-    save_image(grid, partial)
-    partial.replace(path)
+    with whole(path, ".part.png") as partial:
+        save_image(grid, partial)
 
 
 def _batch(checkpoint: str, count: int) -> tuple[FlowTask, VideoBatch]:

@@ -10,6 +10,7 @@ from torchvision.utils import make_grid, save_image
 
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.data import UCF101DataModule
+from hcml_lightning.storage import whole
 from hcml_lightning.tasks import RecognitionTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tools.grad_cam import grad_cam, moving_mass, moving_pixels
@@ -105,7 +106,5 @@ def _draw(video: Tensor, shown: list[Tensor], path: Path) -> None:
     grid = make_grid(
         torch.stack(columns, dim=1).flatten(0, 1), nrow=len(columns), padding=6, pad_value=1
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.part.png")
-    save_image(grid, partial)
-    partial.replace(path)
+    with whole(path, ".part.png") as partial:
+        save_image(grid, partial)

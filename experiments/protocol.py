@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from hcml_lightning.storage import whole
 from hcml_lightning.tools.configs import inline
 from hcml_lightning.tools.launch import launch_with, locked
 from hcml_lightning.tools.plan import Plan
@@ -166,12 +167,10 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, o
         for row in rows:
             text = {name: str(row[name]) for name in columns}
             table[tuple(text[name] for name in key)] = text
-        partial = path.with_name(f".{path.name}.part")
-        with partial.open("w", newline="") as file:
+        with whole(path) as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(table.values())
-        partial.replace(path)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from hcml_lightning.storage import whole, write_whole
 from hcml_lightning.tools.flops import count
 from protocol import FOLDER, read_rows
 
@@ -190,10 +191,8 @@ def draw_figure2(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel("self-supervised motion blocks after")
     axes.set_title("utdmhad_depth27, split 1 (points: seeds)")
     axes.grid(axis="y", alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.part.png")
-    figure.savefig(partial, dpi=130)
-    partial.replace(path)
+    with whole(path, ".part.png") as partial:
+        figure.savefig(partial, dpi=130)
 
 
 def _table7(rows: Sequence[Row]) -> str:
@@ -315,9 +314,7 @@ def main() -> None:
     draw_figure2(
         read_rows(options.results / "results.csv"), options.results / "figures/figure2.png"
     )
-    partial = options.output.with_name(f".{options.output.name}.part")
-    partial.write_text(make(options.results))
-    partial.replace(options.output)
+    write_whole(options.output, make(options.results).encode())
 
 
 if __name__ == "__main__":

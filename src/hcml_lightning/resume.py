@@ -19,7 +19,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
-from hcml_lightning.storage import write_checkpoint
+from hcml_lightning.storage import previous_of, write_checkpoint
 
 # Sent before a kill: by schedulers, by SLURM's `--signal` ahead of time, by the keyboard.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -60,6 +60,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_checkpoint(Path(path), buffer.getbuffer())
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint that is among the best no longer, and the one that it replaced."""
+        super().remove_checkpoint(path)
+        if "://" not in str(path):
+            previous_of(Path(path)).unlink(missing_ok=True)
 
 
 class LastCheckpoint(Checkpoint):

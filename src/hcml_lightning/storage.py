@@ -4,29 +4,54 @@ A file is written whole or not at all, and a checkpoint that is replaced is kept
 run, a full disk or the power, there is a state to go on from.
 """
 
+import errno
 import os
 import re
 import zipfile
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 _ASKED_FOR = re.compile(r"(?:Unsupported global: GLOBAL|Trying to load unsupported GLOBAL) (\S+)")
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file under another name, wait until the disk has it, and only then give it its name.
+@contextmanager
+def whole(path: Path, suffix: str = ".part") -> Iterator[Path]:
+    """Let a file be written under another name beside its own, which it gets when the disk has it.
 
     Args:
         path: of the file; its folder is made where it is missing.
-        content: of the file.
+        suffix: of the other name: some encoders ask for theirs, and processes that write the same for one each.
+
+    Yields:
+        Where to write. Whatever ends the writing, this is gone then, and what stood at `path` stands there still.
+
+    Raises:
+        OSError: if the disk does not take it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}{suffix}")
+    # Never through a link that lies there under this name.
+    partial.unlink(missing_ok=True)
+    try:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file at once, as `whole` does.
 
     Raises:
         OSError: if it cannot be written; what stood there before stands there still.
     """
-    _write_beside(path, content).replace(path)
-    _sync_folder(path.parent)
+    with whole(path) as partial:
+        partial.write_bytes(content)
 
 
 def previous_of(path: Path) -> Path:
@@ -46,12 +71,12 @@ def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
         OSError: if it cannot be written, with what to do; the one before is untouched.
     """
     try:
-        partial = _write_beside(path, content)
-        # What is broken must not take the place of the whole one before it.
-        if fault_of(path) is None:
-            path.replace(previous_of(path))
-        partial.replace(path)
-        _sync_folder(path.parent)
+        with whole(path) as partial:
+            partial.write_bytes(content)
+            # Before the one that stands there is moved; where that is broken, the whole one before it stays.
+            _sync(partial)
+            if fault_of(path) is None:
+                path.replace(previous_of(path))
     except OSError as error:
         raise OSError(
             error.errno,
@@ -131,24 +156,18 @@ def newest_whole(path: Path, tell: Callable[[str], None]) -> Path | None:
     return None
 
 
-def _write_beside(path: Path, content: bytes | memoryview) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-    return partial
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        _sync(folder)
+    except OSError as error:
+        # Some network and FUSE mounts do not offer it for folders; the file itself is on the disk.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise

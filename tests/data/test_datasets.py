@@ -1,5 +1,6 @@
 """The same checks on every layout: what a loader gives, what it is made from, and what it does with broken videos."""
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from hcml_lightning.data import (
     frame_cache,
 )
 from hcml_lightning.data.decode import VideoError, read_frames
-from hcml_lightning.data.frame_cache import FrameCache
+from hcml_lightning.data.frame_cache import FrameCache, usable_memory
 from hcml_lightning.data.loading import EpochSampler
 from hcml_lightning.data.moving_shapes import CLASSES
 from hcml_lightning.data.synthetic import true_flow
@@ -511,3 +512,31 @@ def test_keeping_refuses_workers_and_ends_before_the_memory_does(synthetic_root)
         MemoryError, match=r"the first 1 videos take .* of the .*--data.cache false"
     ):
         FrameCache(limit=1000).probe(record.path)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        ("0::/job/step", {"job/memory.max": "4096\n", "job/step/memory.max": "max\n"}, 4096),
+        ("3:cpu:/\n2:memory:/job", {"memory/job/memory.limit_in_bytes": "8192\n"}, 8192),
+        # In a container its own group looks like the outermost.
+        ("0::/", {"memory.max": "2048\n"}, 2048),
+        ("0::/", {"memory.max": "max\n"}, None),
+        (None, {}, None),
+    ],
+)
+def test_the_cache_keeps_to_the_memory_of_its_container(tmp_path, groups, files, expected):
+    (tmp_path / "proc" / "self").mkdir(parents=True)
+    if groups is not None:
+        (tmp_path / "proc" / "self" / "cgroup").write_text(groups + "\n")
+    for name, text in files.items():
+        file = tmp_path / "sys" / "fs" / "cgroup" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert usable_memory(tmp_path) == (physical if expected is None else expected)
+
+
+def test_processes_share_the_memory(monkeypatch):
+    monkeypatch.setattr("hcml_lightning.data.frame_cache.usable_memory", lambda: 4096)
+    assert [FrameCache().limit, FrameCache(processes=4).limit] == [2048, 512]

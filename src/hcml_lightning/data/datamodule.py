@@ -117,7 +117,8 @@ class VideoDataModule(ListedDataModule):
         self.seed = seed
         self.flip: Flip = flip
         self.true_flow = true_flow
-        self._cache = FrameCache() if cache else None
+        self._keeps = cache
+        self._cache: FrameCache | None = None
         self._clip = ClipRecipe(clip_length, frame_stride, (low, high), crop_size)
         test_size = test_crop_size or crop_size
         self._test_clip = ClipRecipe(
@@ -152,6 +153,8 @@ class VideoDataModule(ListedDataModule):
                 f"flip='plain' makes {first!r} look like {second!r} without changing the label; "
                 "use flip='mirror' to swap such labels, or flip='none'."
             )
+        if self._keeps and self._cache is None:
+            self._cache = FrameCache(1 if self.trainer is None else self.trainer.num_devices)
         for split in _STAGES[stage]:
             if split not in self._datasets:
                 self._datasets[split] = VideoDataset(

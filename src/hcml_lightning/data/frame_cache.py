@@ -4,7 +4,9 @@ Data sets of a few hundred small videos fit into memory; there each video is dec
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,12 +19,12 @@ class FrameCache:
     """Whole videos, decoded when they are first asked for and kept from then on.
 
     Args:
-        limit: bytes of frames after which it gives up; half of the machine's memory where None.
+        processes: how many on this machine keep videos, each its own.
+        limit: bytes of frames after which it gives up; half of the usable memory, shared by all, where None.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        self.limit = memory // 2 if limit is None else limit
+    def __init__(self, processes: int = 1, limit: int | None = None) -> None:
+        self.limit = usable_memory() // (2 * processes) if limit is None else limit
         self.bytes = 0
         self._videos: dict[str, tuple[VideoInfo, Tensor]] = {}
 
@@ -49,3 +51,33 @@ class FrameCache:
                 )
             self._videos[path] = info, frames
         return self._videos[path]
+
+
+def usable_memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that the machine has, or fewer where a container or a scheduler allows fewer.
+
+    Args:
+        root: where the system says so.
+    """
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for file in _limits(root):
+        # A group without a limit says "max", and the outermost one has no such file.
+        with suppress(OSError, ValueError):
+            sizes.append(int(file.read_text()))
+    return min(sizes)
+
+
+def _limits(root: Path) -> Iterator[Path]:
+    """Where the limits of this process stand: of its control group, of version 2 or 1, and of those around it."""
+    groups = root / "proc/self/cgroup"
+    for line in groups.read_text().splitlines() if groups.is_file() else ():
+        _, kinds, group = line.split(":", 2)
+        if not kinds:
+            folder, name = root / "sys/fs/cgroup", "memory.max"
+        elif "memory" in kinds.split(","):
+            folder, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        parts = Path(group).parts[1:]
+        for depth in range(len(parts) + 1):
+            yield folder.joinpath(*parts[:depth], name)

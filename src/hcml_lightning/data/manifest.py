@@ -15,6 +15,7 @@ from pathlib import Path
 from hcml_lightning.data.image_folder import is_image
 from hcml_lightning.data.stored_index import StoredVideo
 from hcml_lightning.data.video_index import VideoInfo
+from hcml_lightning.storage import whole
 
 MANIFEST_NAME = "hcml_manifest.csv"
 
@@ -161,23 +162,18 @@ def write_csv(file: Path, columns: Iterable[str], rows: Iterator[list[str]]) -> 
     Raises:
         OSError: if it cannot be written; the message names the file.
     """
-    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
-    with named_errors(file):
-        try:
-            # Never through a link that lies there under this name.
-            partial.unlink(missing_ok=True)
-            with partial.open("x", newline="", encoding="utf-8", errors=NAME_ERRORS) as lines:
-                writer = csv.writer(lines, lineterminator="\n")
-                quoting = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
-                writer.writerow(columns)
-                for row in rows:
-                    # The writer quotes a line feed, but not a carriage return, at which the reader would stop.
-                    (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
-                lines.flush()
-                os.fsync(lines.fileno())
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+    # Processes that share the work may write the same at the same time.
+    with (
+        named_errors(file),
+        whole(file, f".{os.getpid()}.part") as partial,
+        partial.open("x", newline="", encoding="utf-8", errors=NAME_ERRORS) as lines,
+    ):
+        writer = csv.writer(lines, lineterminator="\n")
+        quoting = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerow(columns)
+        for row in rows:
+            # The writer quotes a line feed, but not a carriage return, at which the reader would stop.
+            (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hcml_lightning.data.moving_shapes import CLASSES, Motion, render
 from hcml_lightning.data.synthetic_layouts import LAYOUTS, SyntheticVideo
+from hcml_lightning.storage import whole
 
 __all__ = ["CLASSES", "motion_path", "true_flow", "write_synthetic"]
 
@@ -117,9 +118,8 @@ def true_flow(path: str | Path, numbers: Sequence[int]) -> Tensor:
 
 def _write_motion(path: Path, motion: Motion) -> None:
     file = motion_path(path)
-    new = file.with_name(f".{file.name}")
-    np.savez(new, pose=motion.pose, mask=np.packbits(motion.mask), shape=motion.mask.shape)
-    new.replace(file)
+    with whole(file, ".part.npz") as new:
+        np.savez(new, pose=motion.pose, mask=np.packbits(motion.mask), shape=motion.mask.shape)
 
 
 # Close to lossless, so that brightness is constant along the true flow to a few grey levels; with B-frames and several
@@ -142,9 +142,12 @@ def _write_frames(path: Path, frames: npt.NDArray[np.uint8], fps: int = 25) -> N
             Image.fromarray(picture).save(path / f"{number:05d}.jpg", quality=95, subsampling=0)
         return
     codec, options = _ENCODERS[path.suffix]
-    new = path.with_name(f".{path.name}")
     # Without time of creation and random identity: the same seed gives the same files.
-    with av.open(str(new), "w", options={"fflags": "+bitexact"}) as container:
+    exact = {"fflags": "+bitexact"}
+    with (
+        whole(path, f".part{path.suffix}") as new,
+        av.open(str(new), "w", options=exact) as container,
+    ):
         stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -152,4 +155,3 @@ def _write_frames(path: Path, frames: npt.NDArray[np.uint8], fps: int = 25) -> N
         for picture in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
-    new.replace(path)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hcml_lightning.data.moving_shapes import CLASSES
+from hcml_lightning.storage import write_whole
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,7 @@ class SyntheticVideo:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}")
-    new.write_text(text, "utf-8")
-    new.replace(path)
+    write_whole(path, text.encode())
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hcml_lightning.data.decode import VideoError, probe, upright_frames
+from hcml_lightning.storage import whole
 from hcml_lightning.tools.recognizer import Recognition
 from hcml_lightning.tools.transcode import frame_rate
 
@@ -28,10 +29,8 @@ def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int = 
     rate = frame_rate(info)
     # H.264 stores colours for squares of four pixels: the last of an odd number of rows or columns goes.
     width, height = info.width // 2 * 2, info.height // 2 * 2
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.part.mp4")
     try:
-        with av.open(partial, "w") as container:
+        with whole(path, ".part.mp4") as partial, av.open(partial, "w") as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             for number, frame in enumerate(upright_frames(video)):
@@ -43,11 +42,8 @@ def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int = 
                 drawn = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
                 container.mux(stream.encode(drawn))
             container.mux(stream.encode(None))
-        partial.replace(path)
     except av.error.FFmpegError as error:
         raise VideoError(f"{video}: cannot be encoded ({error}).") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def draw_names(image: Image.Image, top: Sequence[tuple[str, float]]) -> None:

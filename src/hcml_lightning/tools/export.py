@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from hcml_lightning._version import __version__
 from hcml_lightning.ops.cost_volume_portable import cost_volume_portable
+from hcml_lightning.storage import whole
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.output import print_table
 from hcml_lightning.tools.recognizer import Recognizer
@@ -69,13 +70,9 @@ def export(recognizer: Recognizer, folder: Path, formats: Sequence[str] = ()) ->
     written = []
     for name in names:
         path = folder / f"recognizer.{name}"
-        partial = folder / f".recognizer.part.{name}"
-        try:
+        with whole(path, f".part.{name}") as partial:
             run = WRITERS[name](recognizer, program, content, partial)
             difference = _difference(recognizer, run) if run is not None else 0.0
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
         written.append(Exported(path, difference))
     return written
 

@@ -11,6 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
+from hcml_lightning.storage import whole
 from hcml_lightning.tools.curves import by_epoch, read_points
 from hcml_lightning.tools.drawing import estimate_flow, flow_rows, some_clips
 from hcml_lightning.tools.runs import load_run
@@ -53,9 +54,8 @@ def draw_flow(folder: Path, path: Path, videos: int = 8, enlarged: int = 4) -> N
             raise ValueError(f"{folder}: expected a stage that trained flow")
         rows = flow_rows(batch, estimate)
     image = Image.fromarray(torch.cat(rows, dim=1).movedim(0, -1).contiguous().numpy())
-    partial = path.with_name(f".{path.stem}.part.png")
-    ImageOps.scale(image, enlarged, Image.Resampling.NEAREST).save(partial)
-    partial.replace(path)
+    with whole(path, ".part.png") as partial:
+        ImageOps.scale(image, enlarged, Image.Resampling.NEAREST).save(partial)
 
 
 def draw_curves(run_dir: Path, path: Path) -> None:
@@ -72,9 +72,8 @@ def draw_curves(run_dir: Path, path: Path) -> None:
         axes.set_title(title)
         axes.set_xlabel("epoch")
         axes.legend(fontsize="small")
-    partial = path.with_name(f".{path.stem}.part.png")
-    figure.savefig(partial, dpi=110)
-    partial.replace(path)
+    with whole(path, ".part.png") as partial:
+        figure.savefig(partial, dpi=110)
 
 
 def _plot(axes: "Axes", folder: Path, names: Sequence[str]) -> None:
