@@ -37,7 +37,7 @@ class Corpus(NamedTuple):
     num_train: int = 100
     num_val: int = 24
     num_frames: int = 16
-    size: int = 96
+    size: int = 128
 
 
 DEFAULT = Corpus()
