@@ -1,13 +1,14 @@
 """The recipe of B.2."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from hcml_lightning.optim import make_optimizer, make_schedule, parameter_groups, warmup_cosine
 from hcml_lightning.tasks import FlowTask
@@ -64,19 +65,30 @@ def test_optimizer_of_the_paper() -> None:
         make_optimizer("lamb", groups, 0.1, 0.9)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("options", "warmup", "total"),
+    [
+        ({"max_epochs": 4}, 3, 8),
+        ({"max_epochs": -1, "max_steps": 8}, 3, 8),
+        ({"max_epochs": 100, "max_steps": 8}, 3, 8),
+        ({"max_epochs": 8, "accumulate_grad_batches": 2}, 2, 8),
+        ({"max_epochs": -1, "max_time": "00:01:00:00"}, 3, math.inf),
+    ],
+)
 def test_task_steps_the_schedule_every_iteration(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], warmup: int, total: float, tmp_path: Any
 ) -> None:
     from tests.tasks.conftest import TINY, Drift
 
     rates: list[float] = []
 
     class Record(pl.Callback):
-        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+            trainer.should_stop = len(rates) == 8
 
     trainer = pl.Trainer(
-        max_epochs=4,
+        **options,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -89,7 +101,23 @@ def test_task_steps_the_schedule_every_iteration(
     task = FlowTask(**TINY | {"warmup_epochs": 1.5}, lr=0.01)
     data = DataLoader(Drift(), batch_size=4)
     trainer.fit(task, data, data)
-    assert rates == pytest.approx([0.01 * warmup_cosine(k, 3, 8) for k in range(8)])
+    assert rates == pytest.approx([0.01 * warmup_cosine(k, warmup, total) for k in range(8)])
+
+
+class Endless(IterableDataset[dict[str, Any]]):
+    """Videos of which nobody knows the number."""
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(())
+
+
+def test_a_warm_up_over_epochs_of_unknown_length_is_refused(tmp_path: Any) -> None:
+    from tests.tasks.conftest import TINY
+
+    trainer = pl.Trainer(max_steps=8, accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    data = DataLoader(Endless())
+    with pytest.raises(ValueError, match=r"warmup_epochs=2 needs epochs of a known length"):
+        trainer.fit(FlowTask(**TINY | {"warmup_epochs": 2}), data, data)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])

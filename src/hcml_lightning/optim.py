@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any, Literal
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -66,7 +67,36 @@ def make_optimizer(
     raise ValueError(f"optimizer must be sgd or adam, got {name!r}")
 
 
-def warmup_cosine(step: int, warmup_steps: int, total_steps: int) -> float:
+def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> tuple[int, float]:
+    """How many iterations the learning rate rises, and after how many it has fallen to 0.
+
+    Args:
+        trainer: about to fit.
+        warmup_epochs: epochs over which the learning rate rises.
+
+    Returns:
+        Both; the second is infinite where only time ends the run, and the learning rate stays at its peak.
+
+    Raises:
+        ValueError: if nobody can know how long these epochs are.
+    """
+    total = trainer.estimated_stepping_batches
+    total = total if total >= 0 else math.inf
+    if warmup_epochs == 0 or trainer.limit_train_batches == 0:
+        return 0, total
+    # The Trainer asks for the length of an epoch only where it is told a number of epochs.
+    trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches
+    if math.isinf(batches):
+        raise ValueError(
+            f"warmup_epochs={warmup_epochs:g} needs epochs of a known length, but the training loader has none (its "
+            "dataset has no len()); set warmup_epochs=0, or limit_train_batches to the batches of an epoch"
+        )
+    per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+    return round(min(warmup_epochs * per_epoch, total)), total
+
+
+def warmup_cosine(step: int, warmup_steps: int, total_steps: float) -> float:
     """Share of the peak learning rate at an iteration.
 
     Example:
@@ -80,7 +110,7 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: int) -> float:
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: int
+    optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: float
 ) -> LambdaLR:
     """Linear warm-up and half a cosine, to be stepped once per iteration."""
     return LambdaLR(

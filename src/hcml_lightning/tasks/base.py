@@ -29,6 +29,7 @@ from hcml_lightning.optim import (
     make_optimizer,
     make_schedule,
     parameter_groups,
+    schedule_steps,
 )
 from hcml_lightning.resume import SeedEachBatch
 from hcml_lightning.storage import plain
@@ -186,13 +187,7 @@ class MotionTask(pl.LightningModule):
         # Lightning does not clip the gradients of fused optimizers.
         fused = self.device.type == "cuda" and not self.trainer.gradient_clip_val
         optimizer = make_optimizer(self.optimizer_name, groups, peak, self.momentum, fused)
-        total = int(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs
-        per_epoch = (
-            total / epochs if epochs and epochs > 0 else float(self.trainer.num_training_batches)
-        )
-        warmup = min(round(self.warmup_epochs * per_epoch), total)
-        schedule = make_schedule(optimizer, warmup, total)
+        schedule = make_schedule(optimizer, *schedule_steps(self.trainer, self.warmup_epochs))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
