@@ -142,6 +142,11 @@ def test_what_makes_no_sense(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_debug_shows_where(checkpoints: dict[str, Path]):
+    with pytest.raises(ValueError, match="was written by FlowTask"):
+        run(["--debug", "--ckpt_path", checkpoints["flow"], "x.mp4"])
+
+
 def test_paths_folders_and_patterns(videos: list[Path], tmp_path: Path):
     odd = tmp_path / "what [1080p].avi"
     shutil.copy(videos[0], odd)

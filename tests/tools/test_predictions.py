@@ -58,3 +58,7 @@ def test_another_table_is_refused(tmp_path: Path):
     file.write_text("video,rank,class\n")
     with pytest.raises(ValueError, match=r"expected the columns video_id, .* got \['video'"):
         read_predictions(file)
+    for row in ("a,b\n", "a,b,c,much\n"):
+        file.write_text("video_id,label,predicted,probability\n" + row)
+        with pytest.raises(ValueError, match=r"predictions\.csv: a row is no video with its three"):
+            read_predictions(file)

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from tests.conftest import TINY
@@ -116,6 +117,36 @@ def test_a_single_stage_and_a_moved_run(run: Path, tmp_path: Path):
     assert "/no/such &lt;folder&gt;" in page
     assert "elsewhere left no metrics.csv: it logged to WandbLogger." in page
     assert '<h2 id="test' not in page
+
+
+def test_copies_of_configs_are_no_stages(tmp_path: Path):
+    for stage in ("flow", "wandb/run-1/files"):
+        (tmp_path / stage).mkdir(parents=True)
+        (tmp_path / stage / "config.yaml").touch()
+    assert [stage.name for stage in read_run(tmp_path)] == ["flow"]
+
+
+def test_a_checkpoint_of_another_release_costs_no_more_than_the_pictures(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    stage = shutil.copytree(run / "flow", tmp_path / "flow")
+    last = stage / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(last)
+    checkpoint["hyper_parameters"]["zetta"] = 1
+    torch.save(checkpoint, last)
+    result = json.loads((stage / "fit.json").read_text())
+    (stage / "fit.json").write_text(json.dumps({**result, "checkpoint": str(last)}))
+    assert main(["report", str(stage)]) == 0
+    page = (stage / "report.html").read_text()
+    assert "No pictures of the flow: " in page
+    assert "does not fit what this release makes of its settings" in page
+
+    def bug(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("hcml_lightning.tools.report_flow.flow_picture", bug)
+    with pytest.raises(KeyError, match="a bug"):
+        main(["report", str(stage)])
 
 
 def test_a_run_that_has_not_ended(run: Path, tmp_path: Path):

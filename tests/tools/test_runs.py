@@ -1,9 +1,11 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from hcml_lightning import FlowTask, RecognitionTask, UCF101DataModule, load_run
 from hcml_lightning.cli import main
@@ -16,7 +18,7 @@ def run_dir(
     """Two stages and a test of the second, moved away from where they were made."""
     path = tmp_path_factory.mktemp("before") / "run"
     shutil.copytree(fitted, path)
-    words = ["test", "-c", str(path / "recognition" / "version_0" / "config.yaml")]
+    words = ["test", "-c", str(path / "recognition" / "config.yaml")]
     words += [f"--ckpt_path={path / 'recognition' / 'checkpoints' / 'last.ckpt'}"]
     words += [f"--trainer.logger.init_args.save_dir={path}", "--trainer.logger.init_args.name=test"]
     assert main([*words, f"--checkpoint.dirpath={path / 'test' / 'checkpoints'}"]) == 0
@@ -38,6 +40,30 @@ def test_one_stage(run_dir: Path):
     assert curve.epoch == [1, 2]
     assert curve.value[-1] == pytest.approx(run.metrics["val/photometric"])
     assert "step" not in run.curves
+
+
+def test_a_run_has_one_config(run_dir: Path):
+    """Any folder with one counts as a stage."""
+    stages = [file.parent.name for file in run_dir.rglob("config.yaml")]
+    assert sorted(stages) == ["flow", "recognition", "test"]
+
+
+def test_a_task_of_ones_own(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "own_task.py").write_text(
+        "from hcml_lightning import FlowTask\n\n\nclass OwnTask(FlowTask):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    stage = shutil.copytree(run_dir / "flow", tmp_path / "run")
+    checkpoint = torch.load(stage / "checkpoints" / "last.ckpt")
+    checkpoint["hyper_parameters"]["_class_path"] = "own_task.OwnTask"
+    torch.save({**checkpoint, "task": "OwnTask"}, stage / "checkpoints" / "last.ckpt")
+    config = yaml.safe_load((stage / "config.yaml").read_text())
+    config["model"]["class_path"] = "own_task.OwnTask"
+    (stage / "config.yaml").write_text(yaml.safe_dump(config))
+    result = json.loads((stage / "fit.json").read_text())
+    result["checkpoint"] = str(stage / "checkpoints" / "last.ckpt")
+    (stage / "fit.json").write_text(json.dumps(result))
+    assert type(load_run(stage).model).__name__ == "OwnTask"
 
 
 def test_data_as_it_was(run_dir: Path):

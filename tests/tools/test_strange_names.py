@@ -18,6 +18,7 @@ from hcml_lightning.tools.check import list_videos
 from hcml_lightning.tools.journal import Journal
 from hcml_lightning.tools.output import printable, write_json
 from hcml_lightning.tools.prediction_files import Prediction, open_results
+from hcml_lightning.tools.predictions import VideoResult, read_predictions, write_predictions
 from hcml_lightning.tools.prepare_jobs import list_jobs
 from hcml_lightning.tools.recognizer import Recognition
 from hcml_lightning.tools.transcode import Encoding
@@ -78,6 +79,8 @@ def test_every_table_gives_names_back(tmp_path: Path):
     for file in ("a.csv", "b.csv"):
         with (tmp_path / file).open(newline="", encoding="utf-8", errors="surrogateescape") as f:
             assert [row[0] for row in list(csv.reader(f))[1:]] == NAMES
+    write_predictions(tmp_path / "d.csv", [VideoResult(name, "", "up", 1.0) for name in NAMES])
+    assert [video.video_id for video in read_predictions(tmp_path / "d.csv")] == NAMES
     write_json(tmp_path / "c.json", {"names": NAMES})
     assert json.loads((tmp_path / "c.json").read_bytes())["names"] == NAMES
     with Journal(tmp_path / "journal", 1) as journal:

@@ -64,6 +64,16 @@ def test_a_run_logs_curves_config_and_pictures_and_goes_on_in_itself(
     assert read_runs(tmp_path)[-1].run_id != first.run_id
 
 
+def test_a_checkpoint_in_the_working_folder_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "wandb.json").write_text('{"id": "abc"}')
+    monkeypatch.chdir(tmp_path / "checkpoints")
+    logger = {"class_path": "WandbLogger", "init_args": {}}
+    assert choose_run(logger, Path("last.ckpt")) == "abc"
+
+
 def test_stages_of_one_run_share_a_group(words: list[str], tmp_path: Path):
     run_dir = tmp_path / "ucf"
     quick = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]

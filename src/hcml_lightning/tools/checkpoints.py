@@ -4,15 +4,20 @@ Which checkpoint a run goes on from, and what it must have in common with the ru
 words before PyTorch would say it in a thousand keys.
 """
 
+import os
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from hcml_lightning.storage import newest_whole
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
+from hcml_lightning.tools.trouble import explain
+
+Task = TypeVar("Task", bound=MotionTask)
 
 # Settings that shape a network.
 SHAPING = ("backbone", "level", "levels", "max_displacement", "stride", "max_offset", "hidden")
@@ -87,6 +92,28 @@ def check_checkpoint(
             f"{path} holds weights without the state of training, so no run can go on from it. To start a new run "
             "from them, use --model.init_from."
         )
+
+
+def load_task(task: type[Task], path: str | os.PathLike[str]) -> Task:
+    """Build the task that wrote a checkpoint, with its weights, on the CPU.
+
+    Args:
+        task: its class.
+        path: of the checkpoint.
+
+    Raises:
+        ValueError: if it was written by another task, or another release.
+    """
+    try:
+        return task.load_from_checkpoint(path, map_location="cpu")
+    except (ValueError, RuntimeError, TypeError, ArgumentError) as error:
+        if explain(error) is not None:
+            raise
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} does not fit what this release makes of its settings ({said[:200]}); give a checkpoint that "
+            "this release wrote, unchanged"
+        ) from error
 
 
 def _check_classes(path: Path, checkpoint: Mapping[str, Any], class_names: Sequence[str]) -> None:

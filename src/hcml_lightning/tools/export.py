@@ -236,14 +236,10 @@ def main(words: Sequence[str]) -> int:
     Returns:
         0.
     """
-    parser = make_parser()
-    options = parser.parse_args(words)
-    try:
-        recognizer = Recognizer.from_checkpoint(options.ckpt_path)
-        with quiet():
-            written = export(recognizer, options.output, options.formats)
-    except (ValueError, FileNotFoundError, ImportError, ExportError) as error:
-        parser.error(str(error))
+    options = make_parser().parse_args(words)
+    recognizer = Recognizer.from_checkpoint(options.ckpt_path)
+    with quiet():
+        written = export(recognizer, options.output, options.formats)
     rows = [["file", "MB", "largest difference"]]
     rows += [
         [str(path), f"{path.stat().st_size / 1e6:.1f}", f"{difference:.1e}"]

@@ -33,7 +33,8 @@ class VideoResult(NamedTuple):
 def write_predictions(path: Path, videos: Sequence[VideoResult]) -> None:
     """Write one row for each video; the file appears when it is complete."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    # Its own line ends: else a carriage return in a name goes without quotation marks, and ends the row.
+    writer = csv.writer(text)
     writer.writerow(VideoResult._fields)
     writer.writerows([*video[:3], f"{video.probability:.6f}"] for video in videos)
     write_text(path, text.getvalue())
@@ -45,11 +46,16 @@ def read_predictions(path: Path) -> list[VideoResult]:
     Raises:
         ValueError: if the file holds something else.
     """
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.reader(file))
     if not rows or tuple(rows[0]) != VideoResult._fields:
         raise ValueError(
             f"{path}: expected the columns {', '.join(VideoResult._fields)}, got {rows[0] if rows else 'nothing'}; "
             "`hcml test` writes it anew"
         )
-    return [VideoResult(name, label, top, float(p)) for name, label, top, p in rows[1:]]
+    try:
+        return [VideoResult(name, label, top, float(p)) for name, label, top, p in rows[1:]]
+    except ValueError as error:
+        raise ValueError(
+            f"{path}: a row is no video with its three results ({error}); `hcml test` writes it anew"
+        ) from error

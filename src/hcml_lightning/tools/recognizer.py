@@ -4,7 +4,6 @@ The trained network as a plain thing: weights, names of the classes, and how a v
 """
 
 import os
-from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from hcml_lightning.data.decode import probe
 from hcml_lightning.models import MotionNetwork
 from hcml_lightning.tasks import RecognitionTask
 from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
+from hcml_lightning.tools.checkpoints import load_task
 from hcml_lightning.tools.spans import (
     FRAMES_AT_A_TIME,
     Span,
@@ -113,19 +113,12 @@ class Recognizer:
         written_by = checkpoint.get("task")
         if written_by != "RecognitionTask":
             raise ValueError(
-                f"{path} was written by {written_by}, which knows no classes; expected the checkpoint of a "
-                "recognition stage"
+                f"{path} was written by {written_by}; expected a RecognitionTask, which knows classes. The network of "
+                "a task of your own can be given to Recognizer in Python"
             )
         check_finite(Path(path), checkpoint["state_dict"])
         place = _device(device)
-        try:
-            task = RecognitionTask.load_from_checkpoint(path, map_location="cpu")
-        except (RuntimeError, TypeError, ArgumentError) as error:
-            said = " ".join(str(error).split())
-            raise ValueError(
-                f"{path} does not fit what this release makes of its settings ({said[:200]}); give a checkpoint that "
-                "this release wrote, unchanged"
-            ) from error
+        task = load_task(RecognitionTask, path)
         names = checkpoint.get("class_names") or [str(i) for i in range(task.num_classes)]
         settings = checkpoint.get("datamodule_hyper_parameters", {})
         # No videos are looked for: it is only asked how it cuts them.

@@ -107,7 +107,8 @@ def _stage_folders(folder: Path, depth: int) -> list[Path]:
         return [folder]
     if depth == 0:
         return []
-    below = sorted(path for path in folder.iterdir() if path.is_dir())
+    # W&B keeps copies of configs in a folder of its own.
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "wandb")
     return [found for path in below for found in _stage_folders(path, depth - 1)]
 
 

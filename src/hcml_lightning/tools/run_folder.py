@@ -46,14 +46,12 @@ class RunConfigCallback(SaveConfigCallback):
         if self.run_id is not None:
             config["trainer"]["logger"] = without_run(config["trainer"]["logger"], self.run_id)
         text = yaml.safe_dump(config, sort_keys=False)
-        folders = [Path(trainer.default_root_dir)] if not trainer.loggers else []
         for logger in trainer.loggers:
             # Under one key, which no parameter of a sweep can meet.
             logger.log_hyperparams({"cli": config})
-            folders.append(_folder_of(logger, trainer))
-        if (folder := run_folder(trainer)) is not None:
-            folders.append(folder)
-        for folder in folders:
+        own = run_folder(trainer)
+        folders = [own] if own else [_folder_of(logger, trainer) for logger in trainer.loggers]
+        for folder in folders or [Path(trainer.default_root_dir)]:
             write_whole(folder / "config.yaml", text.encode())
 
 

@@ -15,7 +15,7 @@ import yaml
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.tasks.checkpoint import read_checkpoint
+from hcml_lightning.tools.checkpoints import load_task
 from hcml_lightning.tools.curves import Curve, by_epoch, files_of, read_points
 
 RESULTS = ("test.json", "validate.json", "fit.json")
@@ -45,15 +45,15 @@ class Run:
 
         Raises:
             FileNotFoundError: if the checkpoint is gone.
+            ValueError: if another release wrote it.
         """
         if self.checkpoint is None:
             raise FileNotFoundError(
                 f"{self.folder}: the checkpoint of this run is gone; its metrics and config can still be read"
             )
-        # The checkpoint itself says which task wrote it; a test may be another class's config.
-        name = read_checkpoint(self.checkpoint, mmap=True)["task"]
-        task: type[MotionTask] = getattr(import_module("hcml_lightning.tasks"), name)
-        return task.load_from_checkpoint(self.checkpoint, map_location="cpu").eval()
+        module, _, name = self.config["model"]["class_path"].rpartition(".")
+        task: type[MotionTask] = getattr(import_module(module), name)
+        return load_task(task, self.checkpoint).eval()
 
     @cached_property
     def datamodule(self) -> VideoDataModule:

@@ -60,7 +60,7 @@ def choose_run(logger: Any, resumed: Path | None) -> str | None:
     arguments = settings[0]["init_args"]
     if arguments.get("id") or arguments.get("version") or RUN_ID in os.environ:
         return None
-    known = _read(resumed.parents[1] / NOTE) if resumed is not None else {}
+    known = _read(resumed.resolve().parents[1] / NOTE) if resumed is not None else {}
     arguments["id"] = known.get("id") or secrets.token_hex(4)
     # Without it a run that goes on would be replaced by what it goes on with.
     arguments["resume"] = arguments.get("resume") or "allow"

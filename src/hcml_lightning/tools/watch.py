@@ -170,12 +170,16 @@ class TopConfusions(Watch):
         if not isinstance(task, RecognitionTask | ProbeTask):
             return
         top1: Any = task.val_accuracy["top1"]
-        found, labels = dim_zero_cat(top1.scores).argmax(dim=1), dim_zero_cat(top1.labels)
-        pairs = labels * task.num_classes + found
-        # Counted on the processor: on a GPU bincount is not the same in every run.
-        counts = torch.bincount(pairs.cpu(), minlength=task.num_classes**2).to(task.device)
-        counts = trainer.strategy.reduce(counts, reduce_op="sum")
-        rows = top_confusions(counts.view(task.num_classes, -1).cpu(), _names(task), self.most)
+        # From all devices.
+        with top1.sync_context():
+            scores, labels, indices = map(dim_zero_cat, (top1.scores, top1.labels, top1.indices))
+        pairs = labels * task.num_classes + scores.argmax(dim=1)
+        # A sampler may have given a video to two of them, to keep them in step.
+        unique = dict(zip(indices.tolist(), pairs.tolist(), strict=True))
+        counts = torch.bincount(
+            torch.tensor(list(unique.values())), minlength=task.num_classes**2
+        ).view(task.num_classes, -1)
+        rows = top_confusions(counts, _names(task), self.most)
         for logger in trainer.loggers if trainer.is_global_zero else []:
             if hasattr(logger, "log_table"):
                 logger.log_table(
