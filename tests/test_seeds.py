@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from hcml_lightning.resume import SeedEachBatch
+from hcml_lightning.seeds import SeedEachBatch
 
 
 class Draws(pl.LightningModule):

@@ -31,7 +31,7 @@ from hcml_lightning.optim import (
     parameter_groups,
     schedule_steps,
 )
-from hcml_lightning.resume import SeedEachBatch
+from hcml_lightning.seeds import SeedEachBatch
 from hcml_lightning.storage import plain
 from hcml_lightning.tasks.description import describe
 from hcml_lightning.tasks.finite import FiniteNumbers

@@ -1,0 +1,74 @@
+"""[seed → **each batch** → what it draws at random]
+
+Randomness that does not depend on what came before, so that a run that goes on draws what it would have drawn.
+"""
+
+import os
+from typing import Any, ClassVar
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+
+
+class SeedEachBatch(pl.Callback):
+    """Draw the random numbers of each batch from the seed and the number of the batch alone.
+
+    Else a run that goes on from a checkpoint would train on other places and drop other units than it would have. Each
+    process draws its own in training; in validation and test those of a batch are the same whichever process has it.
+    The seed is that of `pl.seed_everything`, or else torch's own; a run that goes on keeps the one that it had.
+    """
+
+    # Torch's own seed where the user left it, and the one that was sown last: for the next run of this process.
+    _found: ClassVar[int]
+    _sown: ClassVar[int | None] = None
+
+    def __init__(self) -> None:
+        self._seed = 0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Look up the seed."""
+        if torch.initial_seed() != SeedEachBatch._sown:
+            SeedEachBatch._found = torch.initial_seed()
+        self._seed = int(os.environ.get("PL_GLOBAL_SEED", SeedEachBatch._found))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seed."""
+        return {"seed": self._seed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Draw what the run would have drawn."""
+        self._seed = state_dict["seed"]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed by epoch, batch and process."""
+        self._sow(1, trainer.current_epoch, batch_idx, trainer.global_rank)
+
+    def on_validation_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Seed by the number of the batch among those of all processes."""
+        self._sow(2, dataloader_idx, batch_idx * trainer.world_size + trainer.global_rank)
+
+    def on_test_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """As in validation."""
+        self._sow(3, dataloader_idx, batch_idx * trainer.world_size + trainer.global_rank)
+
+    def _sow(self, *numbers: int) -> None:
+        state = np.random.SeedSequence([self._seed, *numbers]).generate_state(1, np.uint64)
+        torch.manual_seed(int(state[0]))
+        SeedEachBatch._sown = torch.initial_seed()
