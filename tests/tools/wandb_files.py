@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,10 +33,19 @@ class OfflineRun:
         return {name for row in self.history for name in row}
 
 
-def read_runs(folder: Path) -> list[OfflineRun]:
-    """All runs below a folder, in the order in which they began."""
+def read_runs(folder: Path, patience: float = 60) -> list[OfflineRun]:
+    """All runs below a folder, in the order in which they began.
+
+    W&B writes in a process of its own, which may be busy for some seconds after a run has ended.
+    """
     files = sorted(folder.rglob("run-*.wandb"), key=lambda path: path.parent.name)
-    return [_read(path) for path in files if not path.parent.is_symlink()]
+    files = [path for path in files if not path.parent.is_symlink()]
+    deadline = time.monotonic() + patience
+    runs = [_read(path) for path in files]
+    while any(run.exit_code is None for run in runs) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        runs = [_read(path) for path in files]
+    return runs
 
 
 def _read(path: Path) -> OfflineRun:
@@ -62,7 +72,7 @@ def _items(items: Any) -> dict[str, Any]:
 
 
 def _records(content: bytes) -> Iterator[bytes]:
-    assert content[:4] == b":W&B"
+    assert content[:4] in (b":W&B", b"")
     place, parts = FILE_HEADER, b""
     while place + CHUNK_HEADER.size <= len(content):
         left = BLOCK - place % BLOCK
@@ -71,6 +81,8 @@ def _records(content: bytes) -> Iterator[bytes]:
             continue
         _, length, kind = CHUNK_HEADER.unpack_from(content, place)
         start = place + CHUNK_HEADER.size
+        if start + length > len(content):
+            return
         parts += content[start : start + length]
         place = start + length
         if kind in (WHOLE, LAST):
