@@ -91,6 +91,8 @@ def fork(work: Callable[[], int], log: Path | None = None) -> int:
         status = work()
     except SystemExit as stopped:
         status = stopped.code if isinstance(stopped.code, int) else 1
+        if isinstance(stopped.code, str):
+            print(stopped.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -91,6 +91,23 @@ def test_a_stage_that_ended_unrecorded_is_not_run_again(words: list[str], tmp_pa
     assert launch.calls == []
 
 
+def test_a_stage_whose_end_broke_before_it_was_recorded_ends_once_more(
+    words: list[str], tmp_path: Path
+):
+    plan, run_dir = Plan.from_words([*words, "--trainer.max_epochs=2"]), tmp_path / "run"
+    (expected,) = run_plan(plan, ["flow"], run_dir, Recorder())
+    last = run_dir / "flow" / "checkpoints" / "last.ckpt"
+    weights = torch.load(last, weights_only=True)["state_dict"]
+    (run_dir / "flow" / "done.json").unlink()
+    last.write_bytes(last.read_bytes()[:1000])
+    launch = Recorder()
+    (found,) = run_plan(plan, ["flow"], run_dir, launch)
+    assert f"--ckpt_path={last.with_name('last.previous.ckpt')}" in launch.calls[0]
+    again = torch.load(last, weights_only=True)["state_dict"]
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    assert found.epochs == expected.epochs
+
+
 def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

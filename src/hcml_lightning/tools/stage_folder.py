@@ -88,6 +88,13 @@ class StageFolder:
             return before
         command = "test" if self.name == "test" else "fit"
         result = self.folder / f"{command}.json"
+        if (
+            self.name != "test"
+            and result.is_file()
+            and newest_whole(self.last, self._tell) != self.last
+        ):
+            # Broken between the end of the stage and this record: what is lost is trained again.
+            result.unlink()
         if not result.is_file():
             self._note_start()
             status = launch([command, *self.words, *self._own_words()])
