@@ -182,10 +182,11 @@ def inject(name: str, session: int, run_dir: Path, random_: random.Random) -> bo
     if name == "disk full":
         return fill_disk(found)
     if name in ("checkpoint cut", "checkpoint damaged"):
-        # Damage is met by the next start, so something must end this one.
-        return damage(run_dir, random_, name.endswith("cut")) and kill(
-            found, "stage", signal.SIGKILL
-        )
+        # Damage is met by the next start, so something must end this one: first, or it may have been recorded as done.
+        if not kill(found, "stage", signal.SIGKILL):
+            return False
+        damage(run_dir, random_, name.endswith("cut"))
+        return True
     if name == "all SIGKILL":
         for process in found:
             with suppress(ProcessLookupError):

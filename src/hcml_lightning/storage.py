@@ -122,8 +122,7 @@ def fault_of(path: Path) -> str | None:
     import torch
 
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+        damaged = damaged_part(path)
         # It compares no checksums, but is stricter in how an archive must look.
         torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except PermissionError:
@@ -135,6 +134,16 @@ def fault_of(path: Path) -> str | None:
         said = str(error).partition("\n")[0].partition(". ")[0]
         return f"cut short or damaged ({type(error).__name__}: {said})"
     return None if damaged is None else f"damaged in {damaged}"
+
+
+def damaged_part(path: Path) -> str | None:
+    """Read all of a checkpoint and compare its checksums, which torch does not; name the first part that is damaged.
+
+    Raises:
+        zipfile.BadZipFile: if it is no archive.
+    """
+    with zipfile.ZipFile(path) as archive:
+        return archive.testzip()
 
 
 def newest_whole(path: Path, tell: Callable[[str], None]) -> Path | None:

@@ -230,3 +230,18 @@ def test_checkpoints_are_opened_where_nothing_of_them_can_run(repository: Path):
         calls = re.findall(r"torch\.load\([^)]*\)", (package / name).read_text())
         assert calls
         assert all("weights_only=True" in call for call in calls)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_a_checkpoint_with_a_byte_that_changed_is_refused(mmap: bool, tmp_path: Path):
+    path = tmp_path / "last.ckpt"
+    weights = torch.arange(100_000.0)
+    torch.save({"state_dict": {"weight": weights}}, path)
+    assert torch.equal(read_checkpoint(path, mmap)["state_dict"]["weight"], weights)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"last\.ckpt is damaged in .*data/0: what is there is not"
+    ):
+        read_checkpoint(path, mmap)

@@ -107,12 +107,22 @@ def test_a_stage_whose_end_broke_before_it_was_recorded_ends_once_more(
     assert all(torch.equal(again[name], weights[name]) for name in weights)
     assert found.epochs == expected.epochs
 
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    with pytest.raises(
+        StageError, match=r"'contrast1' cannot begin: .*damaged.* Delete .*done\.json"
+    ):
+        run_plan(plan, ["flow", "contrast1"], run_dir, launch)
+
 
 def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     for name in ("flow", "contrast1"):
-        record = {"stage": name, "checkpoint": f"{name}.ckpt", "checkpoint_sha256": name * 9}
+        checkpoint = tmp_path / f"{name}.ckpt"
+        torch.save({}, checkpoint)
+        record = {"stage": name, "checkpoint": str(checkpoint), "checkpoint_sha256": name * 9}
         record |= {"epochs": 1, "seconds": 1.0, "metrics": {}, "settings": {}}
         (tmp_path / name).mkdir()
         (tmp_path / name / "done.json").write_text(json.dumps(record))
@@ -128,7 +138,7 @@ def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
 
     assert start("recognition", words) == (
         "contrast1 contrast1con",
-        ["--model.init_from=contrast1.ckpt"],
+        [f"--model.init_from={tmp_path}/contrast1.ckpt"],
     )
     assert "recognition: starts from contrast1, done before\n" in capsys.readouterr().out
     # What is not of the paper's row of stages starts from nothing, or from what is given.

@@ -4,6 +4,7 @@ The one place where something is taken out of checkpoints. A pickle may ask for 
 gets none, so a checkpoint of a stranger can be wrong but it cannot run anything.
 """
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hcml_lightning.storage import asked_for
+from hcml_lightning.storage import asked_for, damaged_part
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
@@ -26,7 +27,7 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is cut short, is no checkpoint, or asks for code to be run.
+        ValueError: if it is cut short or damaged, is no checkpoint, or asks for code to be run.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,8 +37,15 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     try:
         # Said, and not left to the default: an environment variable of PyTorch turns the default around.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        # Files of before PyTorch 1.6 are no archives, and have no checksums.
+        damaged = damaged_part(path) if zipfile.is_zipfile(path) else None
     except Exception as error:
         raise ValueError(_what_is_wrong(path, error)) from error
+    if damaged is not None:
+        raise ValueError(
+            f"{path} is damaged in {damaged}: what is there is not what was written. Take the checkpoint before it, or "
+            "another copy"
+        )
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise ValueError(
             f"{path} is no checkpoint of a stage: it holds no state_dict. Give the .ckpt file that a stage wrote"

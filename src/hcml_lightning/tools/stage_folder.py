@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hcml_lightning.storage import newest_whole
+from hcml_lightning.storage import fault_of, newest_whole
 from hcml_lightning.tools.launch import PASSED_ON
 from hcml_lightning.tools.output import write_json
 from hcml_lightning.tools.plan import Plan, Stage
@@ -88,21 +88,23 @@ class StageFolder:
             return before
         command = "test" if self.name == "test" else "fit"
         result = self.folder / f"{command}.json"
-        if (
-            self.name != "test"
-            and result.is_file()
-            and newest_whole(self.last, self._tell) != self.last
-        ):
-            # Broken between the end of the stage and this record: what is lost is trained again.
-            result.unlink()
-        if not result.is_file():
+        if not self._has_ended(result):
             self._note_start()
             status = launch([command, *self.words, *self._own_words()])
-            if status != 0 or not result.is_file():
+            if status != 0 or not self._has_ended(result):
                 raise self._unfinished(status)
         record = self._record(json.loads(result.read_text()))
         write_json(self.folder / "done.json", record._asdict())
         return record
+
+    def _has_ended(self, result: Path) -> bool:
+        """Whether the stage left its numbers, and its weights whole; what has broken since is trained again."""
+        if not result.is_file():
+            return False
+        if self.name == "test" or newest_whole(self.last, self._tell) == self.last:
+            return True
+        result.unlink()
+        return False
 
     def _own_words(self) -> list[str]:
         """Say where this stage writes, and where its weights come from."""
@@ -118,8 +120,17 @@ class StageFolder:
             self._tell(f"goes on from {state}")
             words.append(f"--ckpt_path={state}")
         elif self.previous is not None:
+            self._check_weights_of(self.previous)
             words.append(f"--model.init_from={self.previous.checkpoint}")
         return words
+
+    def _check_weights_of(self, previous: Done) -> None:
+        if (fault := fault_of(Path(previous.checkpoint))) is not None:
+            done = self.folder.parent / previous.stage / "done.json"
+            raise StageError(
+                f"stage '{self.name}' cannot begin: {previous.checkpoint} is broken, {fault}. Delete {done}, and the "
+                f"end of '{previous.stage}' is trained again from its state before that"
+            )
 
     def _tell(self, text: str) -> None:
         print(f"{self.name}: {text}", flush=True)
