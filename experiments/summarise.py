@@ -4,6 +4,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -152,6 +153,15 @@ def _figure2(rows: Sequence[Row]) -> str:
     lines = ["| blocks after | top-1 | seeds |", "|---|---|---|"]
     for title, runs in steps:
         lines.append(f"| {title} | {_mean(runs, 'top1')} | {_seeds(runs)} |")
+    means = [statistics.mean(float(r["top1"]) for r in runs) for _, runs in steps if runs]
+    if len(means) == len(steps):
+        gains = [after - before for before, after in pairwise(means)]
+        told = ", ".join(f"{gain:+.1f}" for gain in gains)
+        rises = "yes" if all(gain > 0 for gain in gains) else "not all of them here"
+        lines.append(
+            f"\nLevel by level {told}. Each level adds: **{rises}**. At 64 x 64 pixels the maps of level 2 have 4 x 4 "
+            "cells, between which little can move."
+        )
     return "\n".join(lines) + "\n\n![Top-1 by levels](experiments/figures/figure2.png)"
 
 
