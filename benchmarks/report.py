@@ -115,7 +115,9 @@ def _circumstances(packages: Sequence[str]) -> dict[str, str]:
     where = {"torch": torch.__version__, "triton": _version("triton")}
     if packages:
         versions = " ".join(f"{name}={_version(name) or 'none'}" for name in packages)
-        where = {"machine": f"{_processor()}, {os.cpu_count()} cores", "versions": versions}
+        usable, cores = len(os.sched_getaffinity(0)), os.cpu_count()
+        bound = "" if usable == cores else f", bound to {usable}"
+        where = {"machine": f"{_processor()}, {cores} cores{bound}", "versions": versions}
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     return {**where, "commit": _commit(), "date": today}
 
