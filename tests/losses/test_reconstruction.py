@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from hcml_lightning.losses import charbonnier, photometric_loss, smoothness_loss
+from hcml_lightning.losses import charbonnier, photometric_loss, reconstruct, smoothness_loss
 
 
 def rho(z: float) -> float:
@@ -73,3 +73,23 @@ def test_wrong_shapes_are_refused() -> None:
         photometric_loss(frame, frame, torch.ones(1, 4, 4, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"\(N, 2, H, W\)"):
         smoothness_loss(frame)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_true_flow_rebuilds_what_it_can_reach(step: int) -> None:
+    """Texture that moves two pixels to the right from one frame that counts to the next; the others hold noise."""
+    generator = torch.Generator().manual_seed(0)
+    texture = torch.randint(0, 256, (1, 3, 16, 40), dtype=torch.uint8, generator=generator)
+    clip = torch.randint(0, 256, (1, 3, 4 * step, 16, 32), dtype=torch.uint8, generator=generator)
+    for t in range(4):
+        clip[:, :, t * step] = texture[..., 8 - 2 * t : 40 - 2 * t]
+    flow = torch.tensor([2.0, 0.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 16, 32)
+    terms = reconstruct(flow, clip, step)
+    assert float(terms.valid) == 30 / 32
+    assert float(terms.photometric) == pytest.approx(rho(0) * 30 / 32, rel=1e-2)
+    frames = clip[0, :, ::step].double() / 255
+    difference = frames[:, :-1] - frames[:, 1:]
+    zero = difference.square().add(1e-6).pow(0.45).mean()
+    assert float(terms.photometric_zero) == pytest.approx(float(zero), rel=1e-5)
+    with pytest.raises(ValueError, match=r"flow between 4 frames needs as many, but \d+ of"):
+        reconstruct(flow, clip[:, :, :-step], step)

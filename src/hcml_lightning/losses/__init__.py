@@ -6,14 +6,22 @@ from hcml_lightning.losses.contrastive import (
     pair_with_future,
     sample_locations,
 )
-from hcml_lightning.losses.reconstruction import charbonnier, photometric_loss, smoothness_loss
+from hcml_lightning.losses.reconstruction import (
+    FlowTerms,
+    charbonnier,
+    photometric_loss,
+    reconstruct,
+    smoothness_loss,
+)
 
 __all__ = [
+    "FlowTerms",
     "charbonnier",
     "contrastive_accuracy",
     "contrastive_loss",
     "pair_with_future",
     "photometric_loss",
+    "reconstruct",
     "sample_locations",
     "smoothness_loss",
 ]

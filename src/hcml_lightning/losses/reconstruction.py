@@ -5,8 +5,13 @@ How well a frame is rebuilt from the next one, and how smooth the flow is that r
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.3, Eq. 3 and 4.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+from hcml_lightning.ops import warp
 
 
 def charbonnier(z: Tensor, alpha: float = 0.45, eps: float = 1e-3) -> Tensor:
@@ -83,3 +88,59 @@ def smoothness_loss(flow: Tensor) -> Tensor:
     terms = [flow.diff(dim=axis) for axis in (2, 3)]
     means = [2 * charbonnier(term).mean() for term in terms if term.numel() > 0]
     return torch.stack(means).sum() if means else flow.sum() * 0.0
+
+
+class FlowTerms(NamedTuple):
+    """What the reconstruction of frames from their successors gives.
+
+    Attributes:
+        flow: cells of the level's grid, (B, 2, T − 1, H, W).
+        photometric: Eq. 3, scalar.
+        smoothness: Eq. 4, scalar.
+        photometric_zero: Eq. 3 of zero flow, scalar: what has to be beaten.
+        valid: share of pixels that could be rebuilt, scalar. Eq. 3 is also lowered by flow that leaves the frame.
+    """
+
+    flow: Tensor
+    photometric: Tensor
+    smoothness: Tensor
+    photometric_zero: Tensor
+    valid: Tensor
+
+
+def reconstruct(flow: Tensor, clip: Tensor, step: int = 1) -> FlowTerms:
+    """Rebuild each frame of a clip from the next, on the grid and at the frame rate of the flow (Sec. 3.3).
+
+    Args:
+        flow: from each frame that counts to the next, cells, x first, (B, 2, T − 1, H, W).
+        clip: RGB in 0..255, (B, 3, ., ., .); every `step`-th frame counts, T of them.
+        step: frames of the clip from one that counts to the next.
+
+    Raises:
+        ValueError: if another number of frames counts than the flow is for.
+
+    Example:
+        >>> clip = torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8)
+        >>> float(reconstruct(torch.zeros(1, 2, 3, 4, 4), clip, step=2).valid)
+        1.0
+    """
+    frames = clip[:, :, ::step].transpose(1, 2)
+    if frames.shape[1] != flow.shape[2] + 1:
+        raise ValueError(
+            f"flow between {flow.shape[2] + 1} frames needs as many, but {frames.shape[1]} of the clip's "
+            f"{clip.shape[2]} count with step={step}"
+        )
+    flow = flow.float()
+    height, width = flow.shape[3:]
+    frames = F.adaptive_avg_pool2d(frames.flatten(0, 1).float() / 255, (height, width))
+    frames = torch.unflatten(frames, 0, (len(clip), -1))
+    target, source = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
+    folded = flow.transpose(1, 2).flatten(0, 1)
+    warped, valid = warp(source, folded)
+    return FlowTerms(
+        flow=flow,
+        photometric=photometric_loss(target, warped, valid),
+        smoothness=smoothness_loss(folded),
+        photometric_zero=photometric_loss(target, source, torch.ones_like(valid)).detach(),
+        valid=valid.float().mean(),
+    )

@@ -5,25 +5,16 @@ The base of all tasks: the model, its warm start, optimizer and schedule, and th
 
 import inspect
 import os
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hcml_lightning.callbacks import TrainOnly
-from hcml_lightning.losses import (
-    pair_with_future,
-    photometric_loss,
-    sample_locations,
-    smoothness_loss,
-)
+from hcml_lightning.losses import FlowTerms, pair_with_future, reconstruct, sample_locations
 from hcml_lightning.metrics import BatchMeans
 from hcml_lightning.models import MotionHierarchy, SideBranch
-from hcml_lightning.models.backbones import fold_time
-from hcml_lightning.ops import warp
 from hcml_lightning.optim import (
     OptimizerName,
     make_optimizer,
@@ -36,24 +27,6 @@ from hcml_lightning.storage import plain
 from hcml_lightning.tasks.description import describe
 from hcml_lightning.tasks.finite import FiniteNumbers
 from hcml_lightning.tasks.warm_start import load_warm_start
-
-
-class FlowTerms(NamedTuple):
-    """What the reconstruction of frames from their successors gives.
-
-    Attributes:
-        flow: cells of the level's grid, (B, 2, T − 1, H, W).
-        photometric: Eq. 3, scalar.
-        smoothness: Eq. 4, scalar.
-        photometric_zero: Eq. 3 of zero flow, scalar: what has to be beaten.
-        valid: share of pixels that could be rebuilt, scalar. Eq. 3 is also lowered by flow that leaves the frame.
-    """
-
-    flow: Tensor
-    photometric: Tensor
-    smoothness: Tensor
-    photometric_zero: Tensor
-    valid: Tensor
 
 
 class MotionTask(pl.LightningModule):
@@ -224,22 +197,7 @@ class MotionTask(pl.LightningModule):
                 f"flow at level {level} needs at least {2**level + 1} frames, got {clip.shape[2]}: "
                 "raise clip_length (--data.clip_length)"
             )
-        flow = self.side.flow_decoder(level)(motion).float()
-        height, width = motion.shape[3:]
-        frames = F.adaptive_avg_pool2d(
-            fold_time(clip[:, :, :: 2**level]).float() / 255, (height, width)
-        )
-        frames = torch.unflatten(frames, 0, (len(clip), -1))
-        target, source = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
-        folded = fold_time(flow)
-        warped, valid = warp(source, folded)
-        return FlowTerms(
-            flow=flow,
-            photometric=photometric_loss(target, warped, valid),
-            smoothness=smoothness_loss(folded),
-            photometric_zero=photometric_loss(target, source, torch.ones_like(valid)).detach(),
-            valid=valid.float().mean(),
-        )
+        return reconstruct(self.side.flow_decoder(level)(motion), clip, step=2**level)
 
     def contrast_pairs(
         self, level: int, motion: dict[int, Tensor], num_locations: int
