@@ -194,6 +194,40 @@ def test_summary_tells_what_trains_and_what_comes_next(
     assert "2_contrast_level1.yaml" in said
 
 
+@pytest.mark.parametrize(
+    ("end", "schedule", "epoch"),
+    [
+        (["--trainer.max_epochs=2"], "warm-up 0.5 of 2 epochs, then half a cosine", "epoch 1/2  "),
+        (
+            ["--trainer.max_epochs=-1", "--trainer.max_steps=3"],
+            "warm-up 1 of 3 steps, then half a cosine",
+            "epoch 1  ",
+        ),
+        (["--trainer.max_steps=3"], "warm-up 1 of 3 steps, then half a cosine", "epoch 1  "),
+        (
+            ["--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01"],
+            "warm-up 0.5 epochs, then as it is",
+            "epoch 1  ",
+        ),
+    ],
+)
+def test_the_summary_counts_in_what_ends_the_run(
+    end: list[str],
+    schedule: str,
+    epoch: str,
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    words = [*words, "--trainer.logger=false", f"--checkpoint.dirpath={tmp_path}/checkpoints"]
+    words += ["--model.warmup_epochs=0.5", "--trainer.enable_progress_bar=false", *end]
+    words += ["--trainer.limit_val_batches=0"]
+    assert main(["fit", "-c", "configs/stages/baseline.yaml", *words]) == 0
+    said = capsys.readouterr().out
+    assert f"sgd; {schedule}\n" in said
+    assert f"\n{epoch}" in said
+
+
 def test_an_epoch_without_validation_repeats_no_numbers_of_the_last(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

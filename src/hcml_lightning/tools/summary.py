@@ -3,6 +3,7 @@
 One screen before a stage and one after it, and the numbers of the second as a file for other tools.
 """
 
+import math
 import platform
 import time
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
 from hcml_lightning._version import __version__
+from hcml_lightning.optim import schedule_steps
 from hcml_lightning.resume import LastCheckpoint
 from hcml_lightning.sync_batch_norm import CPUSyncBatchNorm
 from hcml_lightning.tasks import ContrastTask, MotionTask, ProbeTask
@@ -60,9 +62,9 @@ class StageSummary(pl.Callback):
             # Lightning goes on naming the numbers of the last validation.
             validated = self._validated_epoch == trainer.current_epoch + 1
             shown = {k: v for k, v in _metrics(trainer).items() if validated or k[:4] != "val/"}
+            of = f"/{trainer.max_epochs}" if _ends_by_epochs(trainer) else ""
             print(
-                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {seconds:.1f} s  "
-                f"{format_metrics(shown)}",
+                f"epoch {trainer.current_epoch + 1}{of}  {seconds:.1f} s  {format_metrics(shown)}",
                 flush=True,
             )
 
@@ -155,11 +157,26 @@ def start_rows(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
         (
             "learning rate",
             f"{task.lr:g} per device x {devices} = {task.lr * devices:g}, {task.optimizer_name}; "
-            f"warm-up {task.warmup_epochs:g} of {trainer.max_epochs} epochs, then half a cosine",
+            f"{_schedule(trainer, task)}",
         ),
         ("batch norm", _norm_scope(trainer, task)),
         ("run folder", _folder(trainer)),
     ]
+
+
+def _ends_by_epochs(trainer: pl.Trainer) -> bool:
+    """Whether a number of epochs ends training, and neither one of steps nor the time."""
+    return trainer.max_steps < 0 < (trainer.max_epochs or 0)
+
+
+def _schedule(trainer: pl.Trainer, task: MotionTask) -> str:
+    """Say how the learning rate rises and falls, in what the end of the run is given in."""
+    steps, total = schedule_steps(trainer, task.warmup_epochs)
+    if math.isinf(total):
+        return f"warm-up {task.warmup_epochs:g} epochs, then as it is"
+    if _ends_by_epochs(trainer):
+        return f"warm-up {task.warmup_epochs:g} of {trainer.max_epochs} epochs, then half a cosine"
+    return f"warm-up {steps} of {total} steps, then half a cosine"
 
 
 def _weights(trainer: pl.Trainer, task: MotionTask) -> str:
