@@ -1,12 +1,35 @@
 """What is logged about validation, beside the pictures."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+import pytorch_lightning as pl
 import torch
 
 from hcml_lightning import RecognitionTask
-from hcml_lightning.tools.watch import TopConfusions
+from hcml_lightning.tasks import MotionTask
+from hcml_lightning.tools.watch import TopConfusions, Watch
+
+
+class Counted(Watch):
+    """Notes when it draws."""
+
+    def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
+        self.epochs = [*getattr(self, "epochs", []), trainer.current_epoch]
+
+
+@pytest.mark.parametrize(("max_epochs", "drawn"), [(6, [0, 3, 5]), (-1, [0, 3])])
+def test_it_is_drawn_every_so_many_epochs_whatever_ends_the_run(max_epochs: int, drawn: list[int]):
+    watch = Counted(every_n_epochs=3)
+    task = RecognitionTask(backbone="r2d_tiny", num_classes=3)
+    trainer: Any = SimpleNamespace(max_epochs=max_epochs, sanity_checking=False, loggers=[object()])
+    trainer.state, trainer.callbacks = SimpleNamespace(fn="fit"), [watch]
+    trainer.precision_plugin = SimpleNamespace(forward_context=nullcontext)
+    for trainer.current_epoch in range(6):
+        watch.on_validation_epoch_end(trainer, task)
+    assert watch.epochs == drawn
 
 
 def test_confusions_count_a_video_that_came_twice_once():

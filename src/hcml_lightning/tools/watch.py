@@ -49,7 +49,8 @@ class Watch(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """On every device, since what is drawn may have to be gathered."""
-        ends = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
+        # -1 where steps or the time end training.
+        ends = 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1
         due = trainer.current_epoch >= self._next_epoch or ends
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         # A saved config names them already, and configs/wandb.yaml after it once more.
@@ -119,7 +120,7 @@ class GradCamPictures(Watch):
             heat = grad_cam(task.model.network, clip, probability.argmax(dim=1))
         except ImportError as error:
             rank_zero_warn(f"no pictures of Grad-CAM++: {error}")
-            self._next_epoch = trainer.max_epochs or 2**31
+            self._next_epoch = 2**31
             return
         images = map(heat_row, batch["video"], heat)
         captions = _captions(task, batch, probability)
