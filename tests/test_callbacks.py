@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from hcml_lightning.callbacks import (
     CollapseError,
     GradientNorm,
+    NotFiniteError,
     StopOnCollapse,
     Throughput,
     TrainOnly,
@@ -73,10 +74,12 @@ def test_a_module_that_names_nothing_is_refused(tmp_path: Any) -> None:
 
 
 class Fading(TwoLayers):
-    """Logs a spread that ends at nothing."""
+    """Logs a spread that ends at nothing, or at no number."""
+
+    last = 0.01
 
     def validation_step(self, batch: Any, _: int) -> None:
-        self.log("val/spread_l1", torch.tensor(0.8 if self.current_epoch == 0 else 0.01))
+        self.log("val/spread_l1", torch.tensor(0.8 if self.current_epoch == 0 else self.last))
 
 
 def test_a_collapse_stops_training_and_names_level_and_remedy(tmp_path: Any) -> None:
@@ -85,6 +88,15 @@ def test_a_collapse_stops_training_and_names_level_and_remedy(tmp_path: Any) -> 
     with pytest.raises(CollapseError, match=r"epoch 2: .* level 1 have collapsed: .*Lower lr"):
         fit(task, TrainOnly([task.high]), tmp_path)
     assert task.trainer.current_epoch == 1
+
+
+def test_features_that_are_no_numbers_are_not_said_to_have_collapsed(tmp_path: Any) -> None:
+    task = Fading()
+    task.last = float("nan")
+    task.configure_callbacks = lambda: [StopOnCollapse()]
+    with pytest.raises(NotFiniteError, match=r"epoch 2: .* level 1 are not finite") as stopped:
+        fit(task, TrainOnly([task.high]), tmp_path)
+    assert "collapse" not in str(stopped.value)
 
 
 class Slow(DataLoader):

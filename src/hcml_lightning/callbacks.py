@@ -3,6 +3,7 @@
 The behaviour of training that is no part of any one task, and what is measured of it.
 """
 
+import math
 import time
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -15,10 +16,15 @@ class CollapseError(RuntimeError):
     """Features that all point in one direction: nothing can be learned from them any more."""
 
 
+class NotFiniteError(FloatingPointError):
+    """A loss, a gradient, a weight or a feature is NaN or infinite; the message says where."""
+
+
 class StopOnCollapse(pl.Callback):
     """Stop a self-supervised stage whose features have collapsed, before the stages above are built on them.
 
-    Looks at `val/spread_l*` after each validation: about 0.8 in a healthy stage, 0 after a collapse.
+    Looks at `val/spread_l*` after each validation: about 0.8 in a healthy stage, 0 after a collapse, NaN where features
+    are not finite. Of training that is not finite `FiniteNumbers` speaks, before any validation.
 
     Args:
         least_spread: what the spread of every level must exceed.
@@ -33,12 +39,23 @@ class StopOnCollapse(pl.Callback):
             return
         for name, value in trainer.callback_metrics.items():
             if name.startswith("val/spread_l") and not value > self.least_spread:
-                raise CollapseError(
-                    f"epoch {trainer.current_epoch + 1}: the motion features of level {name[-1]} have collapsed: their "
-                    f"spread, {name}, is {value:.3g} and should be near 0.8 (0 means that all point in one direction). "
-                    "The last checkpoint before this epoch is whole. Lower lr or raise warmup_epochs; in a contrastive "
-                    "stage also raise batch_size or num_locations, for more negatives"
-                )
+                raise _fault(f"epoch {trainer.current_epoch + 1}", name, float(value))
+
+
+def _fault(epoch: str, name: str, spread: float) -> Exception:
+    """Say what a spread means that is too small, or no number."""
+    features = f"{epoch}: the motion features of level {name[-1]}"
+    whole = "The last checkpoint before this epoch is whole."
+    if math.isnan(spread):
+        return NotFiniteError(
+            f"{features} are not finite in validation ({name} is nan): probably numbers overflow there, where batch "
+            f"norm uses its running statistics. {whole} Lower lr, or train with --trainer.precision bf16-mixed or 32"
+        )
+    return CollapseError(
+        f"{features} have collapsed: their spread, {name}, is {spread:.3g} and should be near 0.8 (0 means that all "
+        f"point in one direction). {whole} Lower lr or raise warmup_epochs; in a contrastive stage also raise "
+        "batch_size or num_locations, for more negatives"
+    )
 
 
 @runtime_checkable

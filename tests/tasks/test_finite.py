@@ -201,3 +201,31 @@ def test_every_stage_stops_and_names_its_terms(fit: Callable[..., Any], tiny: di
     assert said.startswith("FlowTask level 0: train/photometric_zero is nan")
     assert "train/loss is nan at step 1 (epoch 0, batch 1)" in said
     assert "'drift4', 'drift5', 'drift6', 'drift7'" in said
+
+
+class _Spoil(pl.Callback):
+    """A step that is too large, the last one before a validation."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any):
+        if trainer.is_last_batch:
+            pl_module.model.network.conv1.weight.data[0] = torch.nan
+
+
+def test_weights_that_are_nan_are_named_before_anybody_speaks_of_a_collapse(
+    fit: Callable[..., Any], tiny: dict[str, Any]
+):
+    with pytest.raises(NotFiniteError, match=r"FlowTask level 0: .* weights are not finite"):
+        fit(FlowTask(**tiny), callbacks=[_Spoil()], log_every_n_steps=100)
+
+
+def test_features_that_overflow_in_validation_alone_are_named(
+    fit: Callable[..., Any], tiny: dict[str, Any]
+):
+    class Overflow(FlowTask):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            # Finite, but not what comes of them.
+            self.model.network.layer1[0].bn1.weight.data.fill_(3e38)
+            super().validation_step(batch, batch_idx)
+
+    with pytest.raises(NotFiniteError, match=r"level 0 are not finite in validation"):
+        fit(Overflow(**tiny), num_sanity_val_steps=0)

@@ -10,14 +10,12 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
+from hcml_lightning.callbacks import NotFiniteError
+
 # A scaler halves its scale at each gradient that is not finite. From 65536 it comes here after thirty of them in a row,
 # when no scale can be the reason.
 SMALLEST_SCALE = 2.0**-14
 MOST_NAMED = 16
-
-
-class NotFiniteError(FloatingPointError):
-    """A loss, a gradient or a weight is NaN or infinite; the message says where, and in which videos."""
 
 
 class _Seen(NamedTuple):
