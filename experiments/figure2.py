@@ -1,5 +1,12 @@
 """Figure 2: the levels of the hierarchy, added one by one."""
 
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from hcml_lightning.storage import whole
 from protocol import ACCURACY, Protocol, accuracy_row, is_done, write_rows
 
 # The three levels together are the full method of Table 2, and none are its baseline.
@@ -30,3 +37,52 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
         runs = protocol.run(name, dataset, split, seed, stages, ["--model.levels", levels])
         row = accuracy_row(protocol, "figure2", dataset, split, method, seed, runs)
         write_rows(table, ACCURACY, [row])
+
+
+def by_levels(rows: Sequence[dict[str, str]]) -> list[tuple[str, list[dict[str, str]]]]:
+    """The runs of utdmhad_depth27, split 1, without a level, with one, two and three; the same seeds for all.
+
+    Args:
+        rows: of results.csv.
+
+    Returns:
+        For each number of levels where the blocks are, and the rows.
+    """
+    where = ("utdmhad_depth27", "1", "cpu")
+    rows = [row for row in rows if (row["dataset"], row["split"], row["protocol"]) == where]
+    names = {
+        "none (plain R2D)": ("table2", "baseline"),
+        "res2": ("figure2", "level 0"),
+        "res2, res3": ("figure2", "levels 0, 1"),
+        "res2, res3, res4": ("table2", "full"),
+    }
+    return [
+        (title, [row for row in rows if (row["experiment"], row["method"]) == name])
+        for title, name in names.items()
+    ]
+
+
+def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
+    """Draw top-1 over the number of levels; nothing where nothing was measured.
+
+    Args:
+        rows: of results.csv.
+        path: png to write.
+    """
+    steps = [(title, [float(r["top1"]) for r in runs]) for title, runs in by_levels(rows) if runs]
+    if not steps:
+        return
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for place, (_, values) in enumerate(steps):
+        axes.plot([place] * len(values), values, "o", color="tab:gray", markersize=4)
+    axes.plot(
+        range(len(steps)), [statistics.mean(v) for _, v in steps], "-", color="tab:blue", lw=2
+    )
+    axes.set_xticks(range(len(steps)), [title for title, _ in steps])
+    axes.set_ylabel("top-1, %")
+    axes.set_xlabel("self-supervised motion blocks after")
+    axes.set_title("utdmhad_depth27, split 1 (points: seeds)")
+    axes.grid(axis="y", alpha=0.3)
+    with whole(path, ".part.png") as partial:
+        figure.savefig(partial, dpi=130)

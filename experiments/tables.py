@@ -1,0 +1,225 @@
+"""[rows of csv → **tables and what follows from them** → RESULTS.md]
+
+Of each experiment, in Markdown: means over seeds beside the paper's numbers, and whether its claim holds here.
+"""
+
+import math
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
+
+from figure2 import by_levels
+from protocol import FOLDER
+
+Row = dict[str, str]
+
+MISSING = "not measured"
+# Top-1 / top-5 of the paper, R2D on UCF-101 (Table 2).
+PAPER = {"baseline": "66.0 / 86.0", "motion": "71.6 / 89.7", "full": "79.8 / 94.4"}
+TITLES = {
+    "baseline": "plain R2D",
+    "motion": "+ motion blocks (labels only)",
+    "full": "+ self-supervision (the full method)",
+}
+# Accuracy in % of a ridge classifier on frame differences of 20 x 20 pixels, by split.
+RIDGE = {"utdmhad_depth27": {"1": 48, "2": 58, "3": 67}, "ucf101_6": {"1": 31, "2": 35, "3": 34}}
+PROTOCOLS = {
+    "cpu": "`r2d_tiny`, 8 frames of 64 x 64, two CPU cores",
+    "gpu": "R2D-50, 16 frames of 112 x 112, one GPU",
+}
+
+
+def table2(rows: Sequence[Row]) -> str:
+    """Accuracy of the three methods, for each data set."""
+    settings = _groups(rows, "protocol", "backbone", "dataset", "split")
+    parts = []
+    for (protocol, backbone, dataset, split), here in sorted(settings.items()):
+        lines = [
+            f"**{dataset}, split {split}** ({PROTOCOLS[protocol]}; {backbone}):\n",
+            "| | top-1 | top-5 | top-1 in training | seeds | epochs | minutes | paper: R2D on UCF-101 |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        methods = _groups(here, "method")
+        for method, title in TITLES.items():
+            runs = methods.get((method,), [])
+            if not runs:
+                lines.append(f"| {title} | {MISSING} | | | | | | {PAPER[method]} |")
+                continue
+            cells = [_spread(runs, "top1"), _spread(runs, "top5"), _spread(runs, "train_top1")]
+            minutes = f"{_mean(runs, 'wall_s') / 60:.0f}"
+            rest = [_seeds(runs), runs[0]["epochs"], minutes, PAPER[method]]
+            lines.append("| " + " | ".join([title, *cells, *rest]) + " |")
+        lines.append("\n" + _verdict(here, dataset, split))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _verdict(rows: Sequence[Row], dataset: str, split: str) -> str:
+    means = {method: _mean(runs, "top1") for (method,), runs in _groups(rows, "method").items()}
+    if len(means) < len(TITLES):
+        return f"The comparison waits: {', '.join(m for m in TITLES if m not in means)} {MISSING}."
+    ordered = means["full"] > means["motion"] > means["baseline"]
+    ridge = RIDGE.get(dataset, {}).get(split)
+    text = (
+        f"Order of the paper: **{'yes' if ordered else 'no'}**. Motion blocks give "
+        f"{means['motion'] - means['baseline']:+.1f} points, self-supervision "
+        f"{means['full'] - means['motion']:+.1f} more, together {means['full'] - means['baseline']:+.1f}."
+    )
+    if ridge is not None:
+        text += (
+            f" A ridge classifier on frame differences has {ridge}: {means['full'] - ridge:+.1f}."
+        )
+    return text
+
+
+def figure2(rows: Sequence[Row]) -> str:
+    """Accuracy by the number of levels."""
+    steps = by_levels(rows)
+    if not any(runs for _, runs in steps):
+        return MISSING + "."
+    lines = ["| blocks after | top-1 | seeds |", "|---|---|---|"]
+    for title, runs in steps:
+        lines.append(f"| {title} | {_spread(runs, 'top1')} | {_seeds(runs)} |")
+    means = [_mean(runs, "top1") for _, runs in steps if runs]
+    if len(means) == len(steps):
+        gains = [after - before for before, after in pairwise(means)]
+        told = ", ".join(f"{gain:+.1f}" for gain in gains)
+        rises = "yes" if all(gain > 0 for gain in gains) else "not all of them here"
+        lines.append(
+            f"\nLevel by level {told}. Each level adds: **{rises}**. At 64 x 64 pixels the maps of level 2 have 4 x 4 "
+            "cells, between which little can move."
+        )
+    return "\n".join(lines) + "\n\n![Top-1 by levels](experiments/figures/figure2.png)"
+
+
+def table7(rows: Sequence[Row]) -> str:
+    """Accuracy with a share of the labels, by where training starts."""
+    lines = [
+        "Trained by labels alone, on a share of them; pre-training saw all training videos and no label.\n",
+        "| data | start | top-1 | seeds | against random |",
+        "|---|---|---|---|---|",
+    ]
+    for (dataset, split, protocol), here in sorted(
+        _groups(rows, "dataset", "split", "protocol").items()
+    ):
+        starts = _groups(here, "method")
+        random = starts.get(("random",))
+        for (start,), runs in starts.items():
+            gain = ""
+            if random and start != "random":
+                gain = f"{_mean(runs, 'top1') - _mean(random, 'top1'):+.1f}"
+            name = f"{dataset}, split {split} ({protocol})"
+            lines.append(
+                f"| {name} | {start} | {_spread(runs, 'top1')} | {_seeds(runs)} | {gain} |"
+            )
+    lines.append(
+        "\nThe paper, R2D-50 on UCF-101: 69.9 from random weights, 82.2 after Kinetics-400 without labels."
+    )
+    return "\n".join(lines)
+
+
+def table1(rows: Sequence[Row]) -> str:
+    """Efficacy score by level and by what supervises it."""
+    lines = [
+        "Efficacy score = training / (training − test accuracy) of a light classifier on frozen P^l; its accuracies "
+        "beside it. The paper shows the same as a bar chart, without numbers.\n",
+        "| supervision | level | efficacy | test top-1 | training top-1 | seeds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (method,), runs in _groups(rows, "method").items():
+        supervision, level = method.split(" level ")
+        found = _groups(runs, "quantity")
+        cells = [
+            _spread(found.get((quantity,), []), "value", places)
+            for quantity, places in (("efficacy", 2), ("top1", 1), ("train_top1", 1))
+        ]
+        count = _seeds(found.get(("efficacy",), []))
+        lines.append(f"| {supervision} | {level} | " + " | ".join([*cells, count]) + " |")
+    return "\n".join(lines) + _higher_levels(rows)
+
+
+def _higher_levels(rows: Sequence[Row]) -> str:
+    """What predicting the level below gives to the higher levels that reconstruction does not."""
+    found = _groups(rows, "method", "quantity")
+    gains = []
+    for level in (1, 2):
+        ours = found.get((f"hierarchical level {level}", "top1"))
+        others = found.get((f"preliminary level {level}", "top1"))
+        if ours and others:
+            gains.append((level, _mean(ours, "value") - _mean(others, "value")))
+    if not gains:
+        return ""
+    told = ", ".join(f"{gain:+.1f} points at level {level}" for level, gain in gains)
+    return (
+        f"\n\nTest accuracy under hierarchical supervision against reconstruction: {told}. That hierarchical "
+        f"supervision suits the higher levels better: **{'yes' if all(g > 0 for _, g in gains) else 'not here'}**."
+    )
+
+
+def figure3(rows: Sequence[Row]) -> str:
+    """Errors of the flow, and its picture."""
+    lines = ["| | mean over seeds | seeds |", "|---|---|---|"]
+    for (quantity,), runs in _groups(rows, "quantity").items():
+        lines.append(f"| {quantity} | {_spread(runs, 'value', 3)} | {_seeds(runs)} |")
+    lines.append("\nHeld-out synthetic videos; end-point error in cells of the grid of level 0.")
+    picture = f"figures/figure3_{rows[0]['protocol']}.png"
+    if (FOLDER / picture).is_file():
+        lines.append(
+            "Below: frame, next frame, true flow, Farnebäck's, ours at levels 0, 1, 2.\n\n"
+            f"![Flow](experiments/{picture})"
+        )
+    return "\n".join(lines)
+
+
+def figure4(rows: Sequence[Row]) -> str:
+    """Where the networks look, and the pictures of it."""
+    lines = [
+        "Share of the mass of the Grad-CAM++ map (true class, test videos) that lies on moving pixels, beside the "
+        "share of the pixels that move.\n",
+        "| data | method | mass on moving pixels, % | moving pixels, % | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    for (dataset, method), runs in _groups(rows, "dataset", "method").items():
+        found = _groups(runs, "quantity")
+        mass = found.get(("moving mass",), [])
+        pixels = found.get(("moving pixels",), [])
+        cells = [_spread(mass, "value"), _spread(pixels, "value"), _seeds(mass)]
+        lines.append(f"| {dataset} | {TITLES[method]} | " + " | ".join(cells) + " |")
+    if any(r["protocol"] == "cpu" for r in rows):
+        lines.append(
+            "\nThe map is made at res5, which has 2 x 2 cells at the 64 x 64 pixels of the small protocol: the "
+            "shares differ by little, and the pictures show corners. Where networks look wants larger frames."
+        )
+    for dataset, protocol in _groups(rows, "dataset", "protocol"):
+        lines.append(
+            f"\nFrame, next frame, plain, with motion blocks, full:\n\n"
+            f"![Grad-CAM++](experiments/figures/figure4_{dataset}_{protocol}.png)"
+        )
+    return "\n".join(lines)
+
+
+def _groups(rows: Sequence[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by what they have in some columns, in the order in which each comes first."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return found
+
+
+def _mean(rows: Sequence[Row], column: str) -> float:
+    return statistics.mean(float(row[column]) for row in rows)
+
+
+def _spread(rows: Sequence[Row], column: str, places: int = 1) -> str:
+    """Mean and standard deviation."""
+    values = [float(row[column]) for row in rows]
+    if not values:
+        return MISSING
+    if not all(math.isfinite(value) for value in values):
+        return "infinite (no gap)"
+    text = f"{statistics.mean(values):.{places}f}"
+    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{places}f}"
+
+
+def _seeds(rows: Sequence[Row]) -> str:
+    return f"{len(rows)} seed{'s' * (len(rows) != 1)}"
