@@ -7,7 +7,6 @@ from hcml_lightning.losses.contrastive import (
     sample_locations,
 )
 from hcml_lightning.losses.reconstruction import (
-    FlowTerms,
     charbonnier,
     photometric_loss,
     reconstruct,
@@ -15,7 +14,6 @@ from hcml_lightning.losses.reconstruction import (
 )
 
 __all__ = [
-    "FlowTerms",
     "charbonnier",
     "contrastive_accuracy",
     "contrastive_loss",

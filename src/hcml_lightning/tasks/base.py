@@ -12,7 +12,8 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
 from hcml_lightning.callbacks import TrainOnly
-from hcml_lightning.losses import FlowTerms, pair_with_future, reconstruct, sample_locations
+from hcml_lightning.losses import pair_with_future, reconstruct, sample_locations
+from hcml_lightning.losses.reconstruction import FlowTerms
 from hcml_lightning.metrics import BatchMeans
 from hcml_lightning.models import MotionHierarchy, SideBranch
 from hcml_lightning.optim import (
