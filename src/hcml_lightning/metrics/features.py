@@ -1,0 +1,94 @@
+"""[motion features → **what they are worth**]
+
+Whether they have collapsed to one, and how well a light classifier on them generalises.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hcml_lightning.ops.precision import full_precision
+
+
+@torch.no_grad()
+def feature_spread(features: Tensor) -> Tensor:
+    """How far features point in different directions: 0 where they collapsed to one, about 1 where they fill space.
+
+    Args:
+        features: (B, C, T, H, W).
+
+    Returns:
+        Scalar: √C times the mean over channels of the standard deviation of the unit vectors over B, T, H, W.
+
+    Example:
+        >>> float(feature_spread(torch.ones(2, 8, 3, 4, 4)))
+        0.0
+    """
+    vectors = F.normalize(features.movedim(1, -1).flatten(0, -2).float(), dim=1, eps=1e-6)
+    return vectors.std(dim=0, correction=0).mean() * math.sqrt(vectors.shape[1])
+
+
+@torch.no_grad()
+def effective_rank(features: Tensor) -> Tensor:
+    """Over how many directions features spread: 1 where they lie on a line, C where they fill all channels alike.
+
+    The exponential of the entropy of the normalised eigenvalues of the covariance (Roy and Vetterli, 2007).
+
+    Args:
+        features: (B, C, T, H, W).
+
+    Returns:
+        Scalar in 1..C; 1 where all features are the same, NaN where one of them is not finite.
+
+    Example:
+        >>> line = torch.arange(8.0).view(8, 1, 1, 1, 1) * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1, 1)
+        >>> round(float(effective_rank(line)), 3)
+        1.0
+    """
+    vectors = features.movedim(1, -1).flatten(0, -2).float()
+    vectors = vectors - vectors.mean(dim=0)
+    # Half precision cannot hold sums over so many places, and has no eigenvalues on a GPU.
+    with full_precision(vectors.device.type):
+        covariance = vectors.t() @ vectors
+        finite = covariance.isfinite().all()
+        # Eigenvalues of what is not finite are an error, and say nothing about where it comes from.
+        eigenvalues = torch.linalg.eigvalsh(covariance.where(finite, 0)).clamp_min(0)
+    share = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(torch.float32).tiny)
+    rank: Tensor = torch.special.entr(share).sum().exp()
+    return rank.where(finite, torch.nan)
+
+
+def feature_health(level: int, features: Tensor) -> dict[str, Tensor]:
+    """What tells whether the motion features of a level have collapsed.
+
+    Args:
+        level: l.
+        features: P^l, (B, C, T, H, W).
+
+    Returns:
+        `spread_l{level}` by `feature_spread` and `rank_l{level}` by `effective_rank`.
+    """
+    return {
+        f"spread_l{level}": feature_spread(features),
+        f"rank_l{level}": effective_rank(features),
+    }
+
+
+def efficacy_score(train_accuracy: float, test_accuracy: float) -> float:
+    """Acc_train / (Acc_train − Acc_test): discriminative and general features score high (Sec. 4.2).
+
+    Args:
+        train_accuracy: top-1 on the training set, of a light classifier on the features.
+        test_accuracy: top-1 on the test set, in the same unit.
+
+    Returns:
+        The score; infinite where the classifier is no worse on the test set, so that no gap is left to divide by.
+
+    Example:
+        >>> efficacy_score(0.75, 0.5)
+        3.0
+    """
+    gap = train_accuracy - test_accuracy
+    return train_accuracy / gap if gap > 0 else math.inf

@@ -1,0 +1,58 @@
+"""[flow → **distance from the true one**]
+
+The end-point error, for videos whose true flow is known.
+"""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class EndPointError(Metric):
+    """Mean Euclidean distance between estimated and true flow, in the unit of the flow.
+
+    Example:
+        >>> error = EndPointError()
+        >>> error.update(torch.zeros(1, 2, 4, 4), torch.tensor([3.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 4, 4))
+        >>> float(error.compute())
+        5.0
+    """
+
+    full_state_update = False
+    higher_is_better = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, flow: Tensor, true_flow: Tensor) -> None:
+        """Add flow fields, both (N, 2, ...).
+
+        Raises:
+            ValueError: if the shapes disagree.
+        """
+        distance = end_point_distance(flow, true_flow)
+        self.total = self.total + distance.sum()
+        self.count = self.count + distance.numel()
+
+    def compute(self) -> Tensor:
+        """Mean distance."""
+        return self.total / self.count
+
+
+def end_point_distance(flow: Tensor, true_flow: Tensor) -> Tensor:
+    """Euclidean distance between estimated and true flow, (N, ...), of flow fields (N, 2, ...).
+
+    Raises:
+        ValueError: if the shapes disagree.
+    """
+    if flow.shape != true_flow.shape or flow.ndim < 2 or flow.shape[1] != 2:
+        raise ValueError(
+            f"flow and true_flow must have the same shape (N, 2, ...), "
+            f"got {tuple(flow.shape)} and {tuple(true_flow.shape)}"
+        )
+    distance: Tensor = torch.linalg.vector_norm(flow.float() - true_flow.float(), dim=1)
+    return distance

@@ -1,0 +1,126 @@
+"""[predictions and losses of batches → **means over videos**]
+
+Each video counts exactly once, however many ranks share them, and whichever come twice to fill a rank's last batch.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_accuracy
+from torchmetrics.utilities import dim_zero_cat
+
+
+class VideoAccuracy(Metric):
+    """Top-k accuracy over videos, each counted exactly once, however many ranks share them or pad their last batch.
+
+    Args:
+        top_k: how many of the highest scores may hold the right class.
+
+    Example:
+        >>> accuracy = VideoAccuracy()
+        >>> scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
+        >>> accuracy.update(scores, torch.tensor([0, 0, 0]), torch.tensor([7, 8, 8]))  # video 8 came twice
+        >>> float(accuracy.compute())
+        0.5
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    scores: list[Tensor]
+    labels: list[Tensor]
+    indices: list[Tensor]
+
+    def __init__(self, top_k: int = 1) -> None:
+        super().__init__()
+        self.top_k = top_k
+        for name in ("scores", "labels", "indices"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, scores: Tensor, labels: Tensor, indices: Tensor) -> None:
+        """Add videos.
+
+        Args:
+            scores: (B, K), any monotone measure; those of a test over several views are averaged before.
+            labels: true classes, int64, (B,).
+            indices: position of each video in its split, int64, (B,).
+        """
+        self.scores.append(scores.detach().float())
+        self.labels.append(labels)
+        self.indices.append(indices)
+
+    def compute(self) -> Tensor:
+        """Accuracy in 0..1."""
+        scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
+        first = _first_of_each(dim_zero_cat(self.indices))
+        num_classes = scores.shape[1]
+        return multiclass_accuracy(
+            scores[first],
+            labels[first],
+            num_classes,
+            average="micro",
+            top_k=min(self.top_k, num_classes),
+        )
+
+
+class BatchMeans(Metric):
+    """Means of what is measured batch by batch, each batch weighted by its videos and counted once.
+
+    However many ranks share the batches, the means are the same to the last digit. Lightning's own average over ranks
+    is not, where ranks have different numbers of videos.
+
+    Example:
+        >>> means = BatchMeans()
+        >>> means.update({"loss": torch.tensor(1.0)}, torch.tensor([0, 1, 2]))
+        >>> means.update({"loss": torch.tensor(5.0)}, torch.tensor([3]))
+        >>> {name: float(mean) for name, mean in means.compute().items()}
+        {'loss': 2.0}
+    """
+
+    full_state_update = False
+    values: list[Tensor]
+    weights: list[Tensor]
+    indices: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: tuple[str, ...] = ()
+        for name in ("values", "weights", "indices"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
+
+    def update(self, values: Mapping[str, Tensor | float], indices: Tensor) -> None:
+        """Add a batch.
+
+        Args:
+            values: scalars, in every batch of the same names.
+            indices: position of each video in its split, int64, (B,).
+
+        Raises:
+            ValueError: if the names differ from those of the batch before.
+        """
+        if self.values and self.names != tuple(values):
+            raise ValueError(f"expected values named {self.names}, got {tuple(values)}")
+        self.names = tuple(values)
+        row = [
+            torch.as_tensor(v, dtype=torch.float32, device=indices.device) for v in values.values()
+        ]
+        self.values.append(torch.stack(row)[None])
+        self.weights.append(torch.full_like(indices[:1], len(indices)))
+        self.indices.append(indices[:1])
+
+    def compute(self) -> dict[str, Tensor]:
+        """Means by name."""
+        first = _first_of_each(dim_zero_cat(self.indices))
+        # In the order of the videos and in double precision, so that it does not matter which rank had which batch.
+        weights = dim_zero_cat(self.weights)[first].cpu().double()
+        values = dim_zero_cat(self.values)[first].cpu().double()
+        means = (weights @ values / weights.sum()).float().to(first.device)
+        return dict(zip(self.names, means, strict=True))
+
+
+def _first_of_each(indices: Tensor) -> Tensor:
+    """Where each of the different indices comes first, in their order."""
+    inverse: Tensor = torch.unique(indices, return_inverse=True)[1]
+    first = inverse.new_full((int(inverse.max()) + 1,), len(inverse))
+    return first.scatter_reduce(0, inverse, torch.arange(len(inverse), device=first.device), "amin")

@@ -1,0 +1,47 @@
+"""Each video counts once, against counting by hand."""
+
+import pytest
+import torch
+
+from hcml_lightning.metrics import BatchMeans, VideoAccuracy
+
+
+def test_accuracy_is_over_videos_and_not_over_classes() -> None:
+    scores = torch.eye(3)[[0, 0, 0, 0]]
+    accuracy = VideoAccuracy()
+    accuracy.update(scores, torch.tensor([0, 0, 0, 1]), torch.arange(4))
+    assert float(accuracy.compute()) == 0.75
+
+
+def test_each_video_counts_once_whatever_the_batches() -> None:
+    torch.manual_seed(0)
+    scores, labels = torch.rand(10, 7), torch.randint(0, 7, (10,))
+    expected = {
+        k: sum(int(y) in s.topk(k).indices for s, y in zip(scores, labels, strict=True)) / 10
+        for k in (1, 5)
+    }
+    for k, share in expected.items():
+        accuracy = VideoAccuracy(top_k=k)
+        for rows in ([3, 4, 5], [0, 1, 2, 9], [7, 8, 6], [0, 3, 9]):
+            accuracy.update(scores[rows], labels[rows], torch.tensor(rows))
+        assert float(accuracy.compute()) == pytest.approx(share)
+
+
+def test_top_5_of_fewer_classes_is_everything() -> None:
+    accuracy = VideoAccuracy(top_k=5)
+    accuracy.update(torch.rand(2, 3), torch.tensor([0, 2]), torch.arange(2))
+    assert float(accuracy.compute()) == 1
+
+
+def test_means_do_not_depend_on_who_had_which_batch_nor_on_repeats():
+    batches = [(torch.tensor(0.1 * i), torch.arange(3 * i, min(3 * i + 3, 10))) for i in range(4)]
+    alone, shared = BatchMeans(), BatchMeans()
+    for value, indices in batches:
+        alone.update({"loss": value}, indices)
+    for number in (2, 0, 3, 1, 0):
+        value, indices = batches[number]
+        shared.update({"loss": value}, indices)
+    assert alone.compute() == shared.compute()
+    assert float(alone.compute()["loss"]) == pytest.approx((0.3 + 0.6 + 0.3) / 10)
+    with pytest.raises(ValueError, match="expected values named"):
+        alone.update({"other": torch.tensor(0.0)}, torch.arange(3))
