@@ -18,6 +18,7 @@ from hcml_lightning.storage import whole
 from hcml_lightning.tasks import FlowTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tasks.flow import at_grid
+from hcml_lightning.tools.drawing import validation_clips
 from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
 
 DATASET = "synthetic"
@@ -140,12 +141,7 @@ def _batch(checkpoint: str, count: int) -> tuple[FlowTask, VideoBatch]:
     known = read_checkpoint(checkpoint)["datamodule_hyper_parameters"]
     known = {key: value for key, value in known.items() if not key.startswith("_")}
     data = UCF101DataModule(**known)
-    data.setup("validate")
-    loader = data.val_dataloader()
-    dataset = data.dataset("val")
-    chosen = range(0, len(dataset), max(1, len(dataset) // count))
-    samples = [dataset[i] for i in chosen][:count]
-    return FlowTask.load_from_checkpoint(checkpoint).eval(), loader.collate_fn(samples)
+    return FlowTask.load_from_checkpoint(checkpoint).eval(), validation_clips(data, count)
 
 
 @torch.inference_mode()

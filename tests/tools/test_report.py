@@ -19,7 +19,7 @@ from hcml_lightning.cli import main
 from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.predictions import VideoResult, write_predictions
 from hcml_lightning.tools.progressive import run_plan
-from hcml_lightning.tools.report_charts import MOST_POINTS, charts, confusion, thinned, ticks
+from hcml_lightning.tools.report_charts import MOST_POINTS, charts, thinned, ticks
 from hcml_lightning.tools.report_runs import read_run
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -208,21 +208,6 @@ def test_ticks_are_few_and_inside(low: float, high: float):
     assert 2 <= len(found) <= 6
     assert found == sorted(set(found))
     assert low - 1e-9 * (high - low) <= found[0] <= found[-1] <= high + 1e-9 * (high - low)
-
-
-def test_confusion_counts_what_is_known():
-    videos = [
-        VideoResult("1", "a", "a", 0.9),
-        VideoResult("2", "a", "b", 0.8),
-        VideoResult("3", "a", "b", 0.95),
-        VideoResult("4", "c", "a", 0.5),
-        VideoResult("5", "", "a", 0.7),
-    ]
-    table = confusion(videos)
-    assert table.classes == ["a", "b", "c"]
-    assert table.accuracy == [("c", 0.0, 1), ("a", pytest.approx(1 / 3), 3)]
-    assert table.pairs == [("a", "b", 2, pytest.approx(2 / 3)), ("c", "a", 1, 1.0)]
-    assert [video.video_id for video in table.mistakes] == ["3", "2", "4"]
 
 
 def test_many_classes_make_a_page(tmp_path: Path):

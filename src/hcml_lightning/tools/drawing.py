@@ -5,12 +5,13 @@ Pictures as uint8 tensors and short videos as files, made with nothing but torch
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from torchvision.utils import flow_to_image, make_grid
 
 from hcml_lightning.batch import VideoBatch
@@ -95,16 +96,25 @@ def flow_rows(batch: VideoBatch, estimate: FlowEstimate) -> list[Tensor]:
     return [_side_by_side(row) for row in rows]
 
 
-def some_clips(data: VideoDataModule, videos: int) -> VideoBatch:
-    """Read clips of the validation split, evenly spread over it."""
-    data.num_workers = 0
-    data.setup("validate")
-    loader = data.val_dataloader()
-    dataset = data.dataset("val")
-    count = len(dataset)
-    chosen = [i * count // videos for i in range(videos)] if count > videos else range(count)
+def some_clips(loader: DataLoader[VideoBatch], count: int) -> VideoBatch:
+    """Read clips of a split, evenly spread over it; all of them where it has no more.
+
+    Args:
+        loader: of the split.
+        count: clips.
+    """
+    dataset: Any = loader.dataset
+    total = len(dataset)
+    chosen = [i * total // count for i in range(count)] if total > count else range(total)
     batch: VideoBatch = loader.collate_fn([dataset[i] for i in chosen])
     return batch
+
+
+def validation_clips(data: VideoDataModule, count: int) -> VideoBatch:
+    """Read clips of the validation split of data that no trainer has set up, as `some_clips` does."""
+    data.num_workers = 0
+    data.setup("validate")
+    return some_clips(data.val_dataloader(), count)
 
 
 def heat_row(clip: Tensor, heat: Tensor, frames: int = 4) -> Tensor:

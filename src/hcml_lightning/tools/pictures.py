@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from hcml_lightning.storage import whole
 from hcml_lightning.tools.curves import by_epoch, read_points
-from hcml_lightning.tools.drawing import estimate_flow, flow_rows, some_clips
+from hcml_lightning.tools.drawing import estimate_flow, flow_rows, validation_clips
 from hcml_lightning.tools.runs import load_run
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def draw_flow(folder: Path, path: Path, videos: int = 8, enlarged: int = 4) -> N
         enlarged: pixels of the picture for one of the video.
     """
     run = load_run(folder)
-    batch = some_clips(run.datamodule, videos)
+    batch = validation_clips(run.datamodule, videos)
     with torch.inference_mode():
         estimate = estimate_flow(run.model, batch["video"])
         if estimate is None:

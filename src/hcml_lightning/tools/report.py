@@ -12,8 +12,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hcml_lightning.tools.confusion import confusion
 from hcml_lightning.tools.output import write_text
-from hcml_lightning.tools.report_charts import REFERENCES, TITLES, charts, confusion
+from hcml_lightning.tools.report_charts import REFERENCES, TITLES, charts
 from hcml_lightning.tools.report_runs import StageRun, read_run
 from hcml_lightning.tools.trouble import explain
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import flow_to_image
 
-from hcml_lightning.tools.drawing import estimate_flow, flow_columns, some_clips
+from hcml_lightning.tools.drawing import estimate_flow, flow_columns, validation_clips
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.report_runs import StageRun
 from hcml_lightning.tools.runs import load_run
@@ -63,7 +63,7 @@ def flow_picture(stages: Sequence[StageRun], videos: int) -> FlowPicture | None:
         return None
     with quiet(), torch.inference_mode():
         runs = {stage.name: load_run(stage.folder) for stage in chosen}
-        batch = some_clips(next(iter(runs.values())).datamodule, videos)
+        batch = validation_clips(next(iter(runs.values())).datamodule, videos)
         found = {name: estimate_flow(run.model, batch["video"]) for name, run in runs.items()}
     estimates = {name: estimate for name, estimate in found.items() if estimate is not None}
     level = next(iter(estimates.values())).level

@@ -18,8 +18,10 @@ from torchmetrics.utilities import dim_zero_cat
 
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.tasks import MotionTask, ProbeTask, RecognitionTask
-from hcml_lightning.tools.drawing import estimate_flow, flow_rows, heat_row, write_mp4
+from hcml_lightning.tools.confusion import confusion
+from hcml_lightning.tools.drawing import estimate_flow, flow_rows, heat_row, some_clips, write_mp4
 from hcml_lightning.tools.grad_cam import grad_cam
+from hcml_lightning.tools.predictions import VideoResult
 
 
 class Picture(NamedTuple):
@@ -75,11 +77,9 @@ class Watch(pl.Callback):
         """Give the clips, always the same, on the CPU."""
         if self._batch is None:
             loader: Any = trainer.val_dataloaders
-            total = len(loader.dataset)
-            chosen = range(0, total, max(1, total // self.num_clips))[: self.num_clips]
             # What is made in inference mode could not be used where gradients are asked for.
             with torch.inference_mode(False):
-                self._batch = loader.collate_fn([loader.dataset[i] for i in chosen])
+                self._batch = some_clips(loader, self.num_clips)
         return self._batch
 
 
@@ -174,14 +174,17 @@ class TopConfusions(Watch):
         # From all devices.
         with top1.sync_context():
             scores, labels, indices = map(dim_zero_cat, (top1.scores, top1.labels, top1.indices))
-        pairs = labels * task.num_classes + scores.argmax(dim=1)
+        if not trainer.is_global_zero:
+            return
+        names, best = _names(task), scores.max(dim=1)
+        columns = (indices, labels, best.indices, best.values)
         # A sampler may have given a video to two of them, to keep them in step.
-        unique = dict(zip(indices.tolist(), pairs.tolist(), strict=True))
-        counts = torch.bincount(
-            torch.tensor(list(unique.values())), minlength=task.num_classes**2
-        ).view(task.num_classes, -1)
-        rows = top_confusions(counts, _names(task), self.most)
-        for logger in trainer.loggers if trainer.is_global_zero else []:
+        videos = {
+            index: VideoResult(str(index), names[label], names[found], score)
+            for index, label, found, score in zip(*(c.tolist() for c in columns), strict=True)
+        }
+        rows = [list(pair) for pair in confusion(list(videos.values())).pairs[: self.most]]
+        for logger in trainer.loggers:
             if hasattr(logger, "log_table"):
                 logger.log_table(
                     "val/confusions", CONFUSION_COLUMNS, rows, step=trainer.global_step
@@ -189,33 +192,6 @@ class TopConfusions(Watch):
 
 
 CONFUSION_COLUMNS = ["true class", "taken for", "videos", "share of the true class"]
-
-
-def top_confusions(
-    counts: Tensor, class_names: Sequence[str], most: int
-) -> list[list[str | int | float]]:
-    """List the largest entries beside the diagonal of a confusion matrix.
-
-    Args:
-        counts: videos of each true class (row) that were taken for each class (column), int64, (K, K).
-        class_names: length K.
-        most: entries.
-
-    Returns:
-        Rows of `CONFUSION_COLUMNS`, the most frequent first.
-
-    Example:
-        >>> top_confusions(torch.tensor([[3, 1], [0, 2]]), ["run", "walk"], 5)
-        [['run', 'walk', 1, 0.25]]
-    """
-    wrong = counts - torch.diag(counts.diagonal())
-    largest = wrong.flatten().argsort(descending=True, stable=True)[:most].tolist()
-    places = [divmod(place, len(class_names)) for place in largest]
-    return [
-        [class_names[i], class_names[j], int(wrong[i, j]), float(wrong[i, j] / counts[i].sum())]
-        for i, j in places
-        if wrong[i, j] > 0
-    ]
 
 
 def log_pictures(trainer: pl.Trainer, key: str, pictures: Sequence[Picture]) -> None:
