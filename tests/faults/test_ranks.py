@@ -120,11 +120,47 @@ def test_counts_of_all_ranks_go_on(both: list[dict[str, Any]]):
 def test_a_process_that_dies_ends_the_run(
     rank: int, synthetic_root: Callable[[str], Path], tmp_path: Path
 ):
-    words = ["fit", "-c", "stages/1_flow.yaml", *TINY, f"--data.root={synthetic_root('ucf101')}"]
+    status, said = train_on_two("Dies", rank, synthetic_root("ucf101"), tmp_path)
+    if rank == 0:
+        assert status == -signal.SIGKILL
+    else:
+        assert status != 0
+        assert "process" in said, said
+
+
+def test_a_bad_batch_of_one_process_ends_the_run_and_is_named(
+    synthetic_root: Callable[[str], Path], tmp_path: Path
+):
+    status, said = train_on_two("Spoils", 1, synthetic_root("ucf101"), tmp_path)
+    assert status != 0
+    # Through batch norm the first process has it too, and either may be the one that is seen to stop.
+    messages = [line for line in said.splitlines() if "FlowTask level 0: train/" in line]
+    assert messages, said
+    for message in messages:
+        assert "train/loss is nan" in message
+        assert "batch 1, rank" in message
+        assert "the bad batch may be another one's" in message
+        assert "Videos of the batch: 'v_" in message
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def train_on_two(fault: str, rank: int, root: Path, folder: Path) -> tuple[int, str]:
+    """Train on two processes with a callback of dying.py in them.
+
+    Args:
+        fault: its class.
+        rank: which process it concerns.
+        root: of the data.
+        folder: for what is written.
+
+    Returns:
+        Exit status of the run, and all that it said; no process of it is left.
+    """
+    words = ["fit", "-c", "stages/1_flow.yaml", *TINY, f"--data.root={root}"]
     words += ["--data.batch_size=1", "--trainer.devices=2", "--trainer.strategy=ddp"]
-    words += [f"--trainer.default_root_dir={tmp_path}", "--trainer.logger=false"]
-    words += ["--trainer.callbacks+=tests.faults.dying.Dies", f"--trainer.callbacks.rank={rank}"]
-    log = tmp_path / "log"
+    words += [f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
+    words += [f"--trainer.callbacks+=tests.faults.dying.{fault}", f"--trainer.callbacks.rank={rank}"]
+    log = folder / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "hcml_lightning", *words],
@@ -135,16 +171,12 @@ def test_a_process_that_dies_ends_the_run(
             stderr=file,
         )
         # Whoever waits for a process that is no more would wait for half an hour.
-        assert process.wait(180) != 0
-    said = log.read_text()
-    if rank == 0:
-        assert process.returncode == -signal.SIGKILL
-    else:
-        assert "process" in said, said
+        status = process.wait(180)
     deadline = time.monotonic() + 30
     while alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(process.pid)
+    return status, log.read_text()
 
 
 def alive(session: int) -> list[int]:

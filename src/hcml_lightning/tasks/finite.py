@@ -26,12 +26,14 @@ class _Seen(NamedTuple):
         videos: names of the videos in the batch.
         names: of the numbers.
         values: shape (len(names),).
+        processes: how many take part in the run.
     """
 
     where: str
     videos: list[str]
     names: tuple[str, ...]
     values: Tensor
+    processes: int
 
 
 class FiniteNumbers(pl.Callback):
@@ -73,7 +75,7 @@ class FiniteNumbers(pl.Callback):
         tensors = {n: v for n in ordered if isinstance(v := terms[n], Tensor) and v.numel() == 1}
         if tensors:
             values = torch.stack([value.detach().reshape(()).float() for value in tensors.values()])
-            self._keep(tuple(tensors), values)
+            self._keep(trainer, tuple(tensors), values)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -81,7 +83,7 @@ class FiniteNumbers(pl.Callback):
         """Keep the largest gradient; on a CPU look at all before the weights take it."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         if _scaler(trainer) is None and gradients:
-            self._keep(("gradient",), _largest(gradients).reshape(1).float())
+            self._keep(trainer, ("gradient",), _largest(gradients).reshape(1).float())
         if _is_quick_to_ask(pl_module):
             self._look(trainer, pl_module)
 
@@ -117,8 +119,8 @@ class FiniteNumbers(pl.Callback):
         self._look(trainer, pl_module)
         self._check_weights(pl_module)
 
-    def _keep(self, names: tuple[str, ...], values: Tensor) -> None:
-        self._seen.append(_Seen(self._where, self._videos, names, values))
+    def _keep(self, trainer: pl.Trainer, names: tuple[str, ...], values: Tensor) -> None:
+        self._seen.append(_Seen(self._where, self._videos, names, values, trainer.world_size))
 
     def _look(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Wait for the device, and stop at the first number that is not finite."""
@@ -163,8 +165,12 @@ def _describe(seen: _Seen) -> str:
     wrong = ", ".join(f"{name} is {values[name]}" for name in values if not finite[name])
     good = ", ".join(f"{name} {values[name]:.4g}" for name in values if finite[name])
     known = f" ({good})" if good else ""
+    elsewhere = (
+        f"Batch norm and the gradient mix the numbers of all {seen.processes} processes: the bad batch may be another "
+        "one's, which names its own. "
+    )
     return (
-        f"{wrong} at {seen.where}{known}. "
+        f"{wrong} at {seen.where}{known}. {elsewhere if seen.processes > 1 else ''}"
         "Look at the videos of this batch, `hcml data check` decodes them all; if they are good, "
         f"{_REMEDY}{_named(seen.videos)}"
     )

@@ -21,6 +21,8 @@ NOISE = (
     r"The dirpath has changed from",
     # The metrics count every video once, by its index, however many processes were given it.
     r"Using `DistributedSampler` with the dataloaders",
+    # The first process tells of itself, and of all as if they were alike, so that none waits for another.
+    r"It is recommended to use `self.log\('train/(clips_per_second|data_wait)'",
     # True of every small data set, and the curves are drawn by epoch.
     r"The number of training batches .* is smaller than the logging interval",
     # The number of workers is a setting of the data, with a default; the summary shows it.
