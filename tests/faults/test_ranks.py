@@ -159,7 +159,10 @@ def train_on_two(fault: str, rank: int, root: Path, folder: Path) -> tuple[int, 
     words = ["fit", "-c", "stages/1_flow.yaml", *TINY, f"--data.root={root}"]
     words += ["--data.batch_size=1", "--trainer.devices=2", "--trainer.strategy=ddp"]
     words += [f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
-    words += [f"--trainer.callbacks+=tests.faults.dying.{fault}", f"--trainer.callbacks.rank={rank}"]
+    words += [
+        f"--trainer.callbacks+=tests.faults.dying.{fault}",
+        f"--trainer.callbacks.rank={rank}",
+    ]
     log = folder / "log"
     with log.open("w") as file:
         process = subprocess.Popen(
