@@ -224,6 +224,35 @@ def test_what_was_found_before_a_failure_is_kept(
         assert [entry["video"] for entry in content["videos"]] == ["a.avi", "b.avi"]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_what_an_earlier_run_left_is_never_replaced(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path, first = tmp_path / f"p.{suffix}", tmp_path / f"p.partial.{suffix}"
+    first.write_text("ten hours")
+    found = Recognition(0.0, 1.5, torch.tensor([0.25, 0.75]), ("up", "down"))
+
+    def run(*videos: str, end: type[Exception] | None = None) -> None:
+        with open_results(path, found.class_names, top_k=5) as write:
+            for video in videos:
+                write(Prediction(video, [found], ""))
+            if end is not None:
+                raise end
+
+    with pytest.raises(KeyError):
+        run("a.avi", end=KeyError)
+    second = tmp_path / f"p.partial_2.{suffix}"
+    left = second.read_bytes()
+    assert b"a.avi" in left
+    run("a.avi", "b.avi")
+    assert b"b.avi" in path.read_bytes()
+    assert (first.read_text(), second.read_bytes()) == ("ten hours", left)
+    assert len(list(tmp_path.iterdir())) == 3
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith(f"{first} is kept")
+    assert [line.split(" is kept")[0] for line in said[-2:]] == [str(first), str(second)]
+
+
 @pytest.mark.parametrize(
     ("output", "message"), [("file/p.csv", "exists: .*/file'"), ("folder.csv", "is a folder")]
 )

@@ -35,7 +35,7 @@ def open_results(path: Path, class_names: Sequence[str], top_k: int) -> Iterator
     """Open a csv or json that takes what was found, video by video.
 
     It appears when it is complete. What ends the block earlier leaves what was written until then in NAME.partial.csv,
-    and says so.
+    and says so. What another run has left there stays, and the next free name is taken: NAME.partial_2.csv.
 
     Args:
         path: to write to; ends in .csv or .json.
@@ -51,9 +51,8 @@ def open_results(path: Path, class_names: Sequence[str], top_k: int) -> Iterator
     if path.is_dir():
         raise IsADirectoryError(f"--output: {path} is a folder; name a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    # Line by line, so that even a kill leaves what was found.
-    file = partial.open("w", buffering=1, newline="", encoding="utf-8", errors="surrogateescape")
+    file = _open_partial(path)
+    partial = Path(file.name)
     written = 0
 
     def count(prediction: Prediction) -> None:
@@ -71,6 +70,23 @@ def open_results(path: Path, class_names: Sequence[str], top_k: int) -> Iterator
         else:
             partial.unlink()
         raise
+
+
+def _open_partial(path: Path) -> TextIO:
+    """Open the file that holds what was found until all of it was; never one that is there already."""
+    partial, number = path.with_name(f"{path.stem}.partial{path.suffix}"), 1
+    while True:
+        try:
+            # Line by line, so that even a kill leaves what was found.
+            return partial.open(
+                "x", buffering=1, newline="", encoding="utf-8", errors="surrogateescape"
+            )
+        except FileExistsError:
+            print(
+                f"{partial} is kept: another run was cut off, or still writes it", file=sys.stderr
+            )
+            number += 1
+            partial = path.with_name(f"{path.stem}.partial_{number}{path.suffix}")
 
 
 @contextmanager
