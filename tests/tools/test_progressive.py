@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,6 +149,51 @@ def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
     (tmp_path / "recognition" / "settings.json").unlink()
     assert start("recognition", given) == ("", ["--model.init_from=mine.ckpt"])
     assert "starts from" not in capsys.readouterr().out
+
+
+def test_what_learns_by_labels_alone_gets_no_weights_of_the_stages_before_it(tmp_path: Path):
+    """Nor does what follows get its weights, but for the test and the probe."""
+    run_dir = tmp_path / "run"
+
+    def train(words: list[str]) -> int:
+        folder = next(w.partition("=")[2] for w in words if "checkpoint.dirpath" in w)
+        checkpoint = Path(folder) / "last.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        torch.save({"of": folder}, checkpoint)
+        result = {"checkpoint": str(checkpoint), "epochs": 1, "metrics": {}}
+        (checkpoint.parents[1] / f"{words[0]}.json").write_text(json.dumps(result))
+        started = [w for w in words if "init_from" in w or "ckpt_path" in w]
+        starts.append(started[-1].replace(f"{run_dir}/", "") if started else "")
+        return 0
+
+    starts: list[str] = []
+    words = ["-c", "data/ucf101.yaml"]
+    names = ["flow", "motion_only", "contrast1", "baseline", "probe", "test"]
+    run_plan(Plan.from_words(words), names, run_dir, train)
+    flow, baseline = "flow/checkpoints/last.ckpt", "baseline/checkpoints/last.ckpt"
+    assert starts == [
+        "",
+        "",
+        f"--model.init_from={flow}",
+        "",
+        f"--model.init_from={baseline}",
+        "--ckpt_path=probe/checkpoints/last.ckpt",
+    ]
+
+    starts.clear()
+    shutil.rmtree(run_dir)
+    words += ["--model.init_from=all.ckpt", "--contrast2.model.init_from=mine.ckpt"]
+    words += ["--motion_only.model.init_from=labels.ckpt"]
+    names = ["flow", "contrast1", "contrast2", "motion_only", "baseline", "test"]
+    run_plan(Plan.from_words(words), names, run_dir, train)
+    assert starts == [
+        "--model.init_from=all.ckpt",
+        f"--model.init_from={flow}",
+        "--model.init_from=mine.ckpt",
+        "--model.init_from=labels.ckpt",
+        "--model.init_from=all.ckpt",
+        f"--ckpt_path={baseline}",
+    ]
 
 
 def test_there_is_no_test_without_training(words: list[str], tmp_path: Path):

@@ -22,6 +22,8 @@ from hcml_lightning.tools.configs import (
 # What may change between two starts of a run without another result.
 HARMLESS = ("num_workers", "enable_progress_bar", "save_every_n_steps")
 
+INIT_FROM = "model.init_from"
+
 
 class Stage(NamedTuple):
     """One step of a run.
@@ -30,11 +32,13 @@ class Stage(NamedTuple):
         name: of its folder, and of its own part of configs and options.
         config: its recipe, among the package's.
         inherits: stages whose part of configs and options holds here too, below its own.
+        from_scratch: whether it learns by labels alone, from random weights, whatever stages were run before it.
     """
 
     name: str
     config: str
     inherits: tuple[str, ...] = ()
+    from_scratch: bool = False
 
     @property
     def sections(self) -> tuple[str, ...]:
@@ -50,8 +54,8 @@ TRAINING = {
         Stage("contrast2", "stages/3_contrast_level2.yaml"),
         Stage("recognition", "stages/4_recognition.yaml"),
         # The two that the method is compared with differ from `recognition` in their recipe alone.
-        Stage("baseline", "stages/baseline.yaml", ("recognition",)),
-        Stage("motion_only", "stages/motion_only.yaml", ("recognition",)),
+        Stage("baseline", "stages/baseline.yaml", ("recognition",), from_scratch=True),
+        Stage("motion_only", "stages/motion_only.yaml", ("recognition",), from_scratch=True),
         # Judges the features of the stage before it.
         Stage("probe", "stages/probe.yaml"),
     )
@@ -128,6 +132,11 @@ class Plan(NamedTuple):
             text = given[0].partition("=")[2] or " ".join(given[1:])
             assign(settings, name.replace(".init_args", ""), yaml.safe_load(text))
         return {k: v for k, v in settings.items() if k.rpartition(".")[2] not in HARMLESS}
+
+    def names_weights(self, stage: Stage) -> bool:
+        """Whether a stage's own part of configs and options says which weights it starts from."""
+        of_all = self.settings(Stage("", stage.config))
+        return self.settings(stage).get(INIT_FROM) != of_all.get(INIT_FROM)
 
     def _options(self, stage: Stage) -> list[tuple[str, tuple[str, ...]]]:
         """Return the options of one stage, those of its own last."""

@@ -13,14 +13,16 @@ from pathlib import Path
 from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.launch import launch_with, locked
 from hcml_lightning.tools.output import format_metrics, print_table
-from hcml_lightning.tools.plan import NAMES, PAPER, TRAINING, Plan, Stage
+from hcml_lightning.tools.plan import INIT_FROM, NAMES, PAPER, TRAINING, Plan, Stage
 from hcml_lightning.tools.stage_folder import Done, Launch, StageError, StageFolder, done_before
 
 
 def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) -> list[Done]:
     """Run stages in order, or what of them is not done yet.
 
-    If the first is one of the paper's, it starts from the newest of those before it that is done in the folder.
+    A stage of the paper starts from the newest of those before it, among the names or done in the folder; the probe
+    judges, and the test tests, what stands before it; and those that are from scratch start from nothing. Weights that
+    a stage's own options name win.
 
     Args:
         plan: their settings.
@@ -41,16 +43,23 @@ def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) ->
             recipe = TRAINING[name]
         if recipe is None:
             raise StageError("test: there is no stage before it whose weights could be tested")
-        previous = records[-1] if records else _below(plan, recipe, run_dir)
+        previous = records[-1] if name == "test" else _source(plan, recipe, records, run_dir)
         records.append(StageFolder(plan, name, recipe, previous, run_dir / name).finish(launch))
     return records
 
 
-def _below(plan: Plan, stage: Stage, run_dir: Path) -> Done | None:
-    """The newest stage of the paper that stands before one of it, and was done in an earlier call."""
-    if stage.name not in PAPER or plan.settings(stage).get("model.init_from") is not None:
+def _source(plan: Plan, stage: Stage, records: Sequence[Done], run_dir: Path) -> Done | None:
+    """The stage whose weights another one starts from, if it does."""
+    if stage.from_scratch or plan.names_weights(stage):
         return None
-    for name in reversed(PAPER[: PAPER.index(stage.name)]):
+    if stage.name not in PAPER:
+        return records[-1] if records else None
+    below = PAPER[: PAPER.index(stage.name)]
+    if own := [record for record in records if record.stage in below]:
+        return own[-1]
+    if plan.settings(stage).get(INIT_FROM) is not None:
+        return None
+    for name in reversed(below):
         if (record := done_before(run_dir / name)) is not None:
             print(f"{stage.name}: starts from {name}, done before", flush=True)
             return record
