@@ -25,7 +25,7 @@ from hcml_lightning.optim import (
 )
 from hcml_lightning.seeds import SeedEachBatch
 from hcml_lightning.storage import plain
-from hcml_lightning.tasks.description import describe
+from hcml_lightning.tasks.description import Description, describe
 from hcml_lightning.tasks.finite import FiniteNumbers
 from hcml_lightning.tasks.warm_start import load_warm_start
 
@@ -167,7 +167,7 @@ class MotionTask(pl.LightningModule):
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> Description:
         """What a summary at the start of a stage tells: task, what trains, what is frozen, parameters."""
         return describe(self)
 

@@ -4,16 +4,41 @@ What a summary at the start of a stage tells about it.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
+import pytorch_lightning as pl
 from torch import nn
 
 if TYPE_CHECKING:
     from hcml_lightning.tasks.base import MotionTask
 
 
-def describe(task: "MotionTask") -> dict[str, object]:
-    """Task, names of what trains and of what is frozen, and how many parameters that is."""
+class Description(TypedDict):
+    """What a stage trains.
+
+    Attributes:
+        task: name of its class.
+        trains: names of the modules that train.
+        frozen: names of those that do not.
+        trained_parameters: how many numbers train.
+        total_parameters: how many there are.
+    """
+
+    task: str
+    trains: list[str]
+    frozen: list[str]
+    trained_parameters: int
+    total_parameters: int
+
+
+def title(task: pl.LightningModule) -> str:
+    """Name a stage in a message: its class, and its level if it has one."""
+    level = getattr(task, "level", None)
+    return type(task).__name__ + ("" if level is None else f" level {level}")
+
+
+def describe(task: "MotionTask") -> Description:
+    """Say what trains, what is frozen, and how many parameters that is."""
     trained = {id(module) for module in task.trained_modules()}
     names = [name for name, module in task.named_modules() if id(module) in trained]
     parameters = {p: p.numel() for m in task.trained_modules() for p in m.parameters()}

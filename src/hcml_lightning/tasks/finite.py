@@ -11,6 +11,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from hcml_lightning.callbacks import NotFiniteError
+from hcml_lightning.tasks.description import title
 
 # A scaler halves its scale at each gradient that is not finite. From 65536 it comes here after thirty of them in a row,
 # when no scale can be the reason.
@@ -127,11 +128,11 @@ class FiniteNumbers(pl.Callback):
         seen, self._seen = self._seen, []
         if seen and not bool(torch.cat([s.values for s in seen]).isfinite().all()):
             first = next(s for s in seen if not bool(s.values.isfinite().all()))
-            self._stop(f"{_stage(task)}: {_describe(first)}")
+            self._stop(f"{title(task)}: {_describe(first)}")
         scaler = _scaler(trainer)
         if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:
             self._stop(
-                f"{_stage(task)}: up to {self._where} the gradient has not been finite for many steps, whatever the "
+                f"{title(task)}: up to {self._where} the gradient has not been finite for many steps, whatever the "
                 f"scale of the loss (GradScaler is at {scaler.get_scale():.1e}); train with --trainer.precision "
                 "bf16-mixed or 32"
             )
@@ -145,7 +146,7 @@ class FiniteNumbers(pl.Callback):
         if self._error is not None:
             raise self._error
         self._stop(
-            f"{_stage(task)}: after {self._where or 'loading'} {len(wrong)} of {len(named)} weights are not finite, "
+            f"{title(task)}: after {self._where or 'loading'} {len(wrong)} of {len(named)} weights are not finite, "
             f"{wrong[0]} first, though loss and gradient were: a step was too large; {_REMEDY}{_named(self._videos)}"
         )
 
@@ -181,11 +182,6 @@ def _named(videos: list[str]) -> str:
         return ""
     more = f" and {len(videos) - MOST_NAMED} more" if len(videos) > MOST_NAMED else ""
     return "Videos of the batch: " + ", ".join(map(repr, videos[:MOST_NAMED])) + more
-
-
-def _stage(task: pl.LightningModule) -> str:
-    level = getattr(task, "level", None)
-    return type(task).__name__ + ("" if level is None else f" level {level}")
 
 
 def _is_quick_to_ask(task: pl.LightningModule) -> bool:

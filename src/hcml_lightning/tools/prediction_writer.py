@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.tools.predictions import FILE_NAME, VideoResult, write_predictions
-from hcml_lightning.tools.summary import run_folder
+from hcml_lightning.tools.run_folder import run_folder
 
 
 class PredictionWriter(pl.Callback):

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from hcml_lightning.storage import write_whole
-from hcml_lightning.tools.summary import run_folder
 from hcml_lightning.tools.wandb_runs import RUN_ID, note_run, without_run
 
 
@@ -64,6 +64,14 @@ class WandbNote(pl.Callback):
         folder = run_folder(trainer)
         if trainer.is_global_zero and folder is not None and ids and ids[0] is not None:
             note_run(folder, ids[0])
+
+
+def run_folder(trainer: pl.Trainer) -> Path | None:
+    """Return the folder of a run, beside its checkpoints; None where it keeps none."""
+    checkpoint = trainer.checkpoint_callback
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None:
+        return Path(checkpoint.dirpath).parent
+    return None
 
 
 def keep_curves(trainer: pl.Trainer) -> None:
