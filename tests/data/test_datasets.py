@@ -319,6 +319,8 @@ def test_loaders_before_setup_are_refused(synthetic_root):
         ({"crop_size": 48}, r"short_side=\(40, 48\) must .* crop_size=48"),
         ({"short_side": (48, 40)}, r"short_side=\(48, 40\)"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"test_crop_size": -1}, "test_crop_size must be at least 1"),
+        ({"num_workers": -1}, "num_workers must be at least 0"),
     ],
 )
 def test_values_that_cannot_be_are_refused(synthetic_root, changes, message):

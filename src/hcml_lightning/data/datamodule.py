@@ -15,12 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from hcml_lightning.batch import VideoBatch
-from hcml_lightning.data.dataset import (
-    ClipRecipe,
-    Flip,
-    VideoDataset,
-    collate,
-)
+from hcml_lightning.data.dataset import ClipRecipe, Flip, VideoDataset, collate
 from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.listed import ListedDataModule, Split
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
@@ -65,7 +60,7 @@ class VideoDataModule(ListedDataModule):
             do. False for what a stranger has packed: such links are refused then. What lists say never leads outside.
 
     Raises:
-        ValueError: if a crop does not fit into the scaled video, or a number is below 1.
+        ValueError: if a crop does not fit into the scaled video, or a number is too small.
     """
 
     def __init__(
@@ -97,21 +92,22 @@ class VideoDataModule(ListedDataModule):
             raise ValueError(
                 f"short_side={low, high} must be ascending and hold crop_size={crop_size}."
             )
-        for name, value in (
-            ("clip_length", clip_length),
-            ("crop_size", crop_size),
-            ("test_clips", test_clips),
-            ("batch_size", batch_size),
+        test_size = test_crop_size or crop_size
+        for name, value, least in (
+            ("clip_length", clip_length, 1),
+            ("crop_size", crop_size, 1),
+            ("test_crop_size", test_size, 1),
+            ("test_clips", test_clips, 1),
+            ("batch_size", batch_size, 1),
+            ("num_workers", num_workers, 0),
         ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, but is {value}.")
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, but is {value}.")
         if cache and num_workers > 0:
             raise ValueError(
                 f"cache=true needs num_workers=0, but num_workers is {num_workers}: every worker would decode and keep "
                 "a copy of its own."
             )
-        if num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, but is {num_workers}.")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
@@ -120,7 +116,6 @@ class VideoDataModule(ListedDataModule):
         self._keeps = cache
         self._cache: FrameCache | None = None
         self._clip = ClipRecipe(clip_length, frame_stride, (low, high), crop_size)
-        test_size = test_crop_size or crop_size
         self._test_clip = ClipRecipe(
             clip_length,
             frame_stride,
