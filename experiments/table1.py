@@ -45,11 +45,13 @@ def _checkpoint(
     """What is to be probed; trained where that is still to be done."""
     if supervision == "action":
         return protocol.run("motion", dataset, split, seed, ("motion_only",))[-1].checkpoint
-    if supervision == "preliminary" and level > 0:
-        # By reconstruction alone, in one go.
-        words = ["--flow.model.level", str(level)]
-        # The frames of level l are 2^l frames of the clip apart.
-        words += ["--flow.data.clip_length", "8"]
-        return protocol.run(f"flow_{level}", dataset, split, seed, ("flow",), words)[-1].checkpoint
     stages = ("flow", "contrast1", "contrast2")[: level + 1]
-    return protocol.run("full", dataset, split, seed, stages)[-1].checkpoint
+    chain = protocol.run("full", dataset, split, seed, stages)
+    if supervision == "hierarchical" or level == 0:
+        return chain[-1].checkpoint
+    # By reconstruction alone, in one go, for as many epochs as the chain has in all.
+    words = ["--flow.model.level", str(level)]
+    words += ["--flow.trainer.max_epochs", str(sum(stage.epochs for stage in chain))]
+    # The frames of level l are 2^l frames of the clip apart.
+    words += ["--flow.data.clip_length", "8"]
+    return protocol.run(f"flow_{level}", dataset, split, seed, ("flow",), words)[-1].checkpoint
