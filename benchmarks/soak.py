@@ -412,11 +412,15 @@ def run() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, required=True, help="an empty one")
+    parser.add_argument("--folder", type=Path, required=True, help="a new one")
     parser.add_argument(
         "--pause", type=float, default=20, help="seconds between faults, on average"
     )
     options = parser.parse_args()
+    if options.folder.exists():
+        parser.error(
+            f"--folder {options.folder} is there already, perhaps with the logs of an earlier soak: name a new one"
+        )
     torch.set_num_threads(1)
     summary = soak(options.minutes, options.seed, options.folder, options.pause)
     print(json.dumps(summary))

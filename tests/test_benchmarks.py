@@ -125,3 +125,16 @@ def test_times_what_a_user_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [row["what"] for row in rows] == ["import torch", "python"]
     assert float(rows[0]["of_torch"]) == 1
     assert all(float(row["seconds"]) > 0 for row in rows)
+
+
+def test_a_soak_begins_in_no_folder_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soak = importlib.import_module("soak")
+    monkeypatch.setattr(sys, "argv", ["soak.py", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        soak.run()
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"soak.py: error: --folder {tmp_path} is there already")
+    assert not list(tmp_path.iterdir())
