@@ -1,6 +1,7 @@
 """All stages in order; what is done is skipped, what was cut off goes on."""
 
 import csv
+import hashlib
 import json
 import os
 import shutil
@@ -86,6 +87,8 @@ def test_all_stages_hand_over_and_are_done_once(
 def test_a_stage_that_ended_unrecorded_is_not_run_again(words: list[str], tmp_path: Path):
     plan, run_dir = Plan.from_words(words), tmp_path / "run"
     records = run_plan(plan, ["flow"], run_dir, Recorder())
+    content = Path(records[0].checkpoint).read_bytes()
+    assert records[0].checkpoint_sha256 == hashlib.sha256(content).hexdigest()
     (run_dir / "flow" / "done.json").unlink()
     launch = Recorder()
     assert run_plan(plan, ["flow"], run_dir, launch) == records

@@ -182,10 +182,12 @@ class StageFolder:
         times = json.loads((self.folder / "settings.json").read_text())
         ended = (self.folder / f"{'test' if self.name == 'test' else 'fit'}.json").stat().st_mtime
         checkpoint = Path(str(result["checkpoint"]))
+        with checkpoint.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
         return Done(
             stage=self.name,
             checkpoint=str(checkpoint),
-            checkpoint_sha256=hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+            checkpoint_sha256=digest,
             epochs=0 if self.name == "test" else int(result["epochs"]),
             seconds=round(times["spent"] + ended - times["started"], 1),
             metrics=result["metrics"],
