@@ -10,7 +10,7 @@ import torch
 from hcml_lightning.cli import main
 from hcml_lightning.data.decode import probe, read_frames
 from hcml_lightning.data.synthetic import CLASSES
-from hcml_lightning.tools.predict import copy_paths, find_videos, predict
+from hcml_lightning.tools.predicting import copy_paths, find_videos, predict
 from hcml_lightning.tools.prediction_files import Prediction, open_results
 from hcml_lightning.tools.recognizer import Recognition, Recognizer
 
@@ -211,7 +211,7 @@ def test_what_was_found_before_a_failure_is_kept(
         raise end
 
     kept = tmp_path / f"p.partial.{suffix}"
-    monkeypatch.setattr("hcml_lightning.tools.predict.predict", breaks_off)
+    monkeypatch.setattr("hcml_lightning.tools.predicting.predict", breaks_off)
     words = ["--ckpt_path", checkpoints["recognition"], videos[0]]
     with pytest.raises(end):
         run([*words, "--output", tmp_path / f"p.{suffix}"])
@@ -266,6 +266,6 @@ def test_where_nothing_can_be_written_no_video_is_looked_at(
 ):
     (tmp_path / "file").touch()
     (tmp_path / "folder.csv").mkdir()
-    monkeypatch.setattr("hcml_lightning.tools.predict.predict", lambda *_: pytest.fail("looked"))
+    monkeypatch.setattr("hcml_lightning.tools.predicting.predict", lambda *_: pytest.fail("looked"))
     with pytest.raises(SystemExit, match=message):
         run(["--ckpt_path", checkpoints["recognition"], videos[0], "--output", tmp_path / output])

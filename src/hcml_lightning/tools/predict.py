@@ -1,144 +1,15 @@
-"""[your own videos + checkpoint → **top classes, and when**]
+"""[words of the command line → **options** → top classes of your own videos, and when]
 
 `hcml predict`: network, clips and class names come from the checkpoint; a file that cannot be read is named, and the
 others go on.
 """
 
 import argparse
-import glob
-import os
-from collections.abc import Iterator, Sequence
-from itertools import chain, count, groupby
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
-import torch
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
-
-from hcml_lightning.data.annotations import is_video, walk_videos
-from hcml_lightning.data.dataset import ClipRecipe
-from hcml_lightning.data.decode import VideoError
-from hcml_lightning.tools.annotate import annotate
-from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.output import printable
-from hcml_lightning.tools.prediction_files import FORMATS, Prediction, open_results
-from hcml_lightning.tools.recognizer import Recognition, Recognizer
-from hcml_lightning.tools.spans import Span, SpanViews, read_spans
-
-
-class _Seen(NamedTuple):
-    """Some spans of a video, or what is wrong with it."""
-
-    video: str
-    spans: list[SpanViews]
-    error: str
-
-
-class _Reading(Dataset[_Seen]):
-    """The views of some spans of a video at a time; what is wrong with a video is no error here, but a result."""
-
-    def __init__(self, work: Sequence[tuple[str, list[Span] | None]], recipe: ClipRecipe) -> None:
-        self.work, self.recipe = work, recipe
-
-    def __len__(self) -> int:
-        return len(self.work)
-
-    def __getitem__(self, index: int) -> _Seen:
-        video, spans = self.work[index]
-        try:
-            return _Seen(video, read_spans(video, spans, self.recipe), "")
-        except VideoError as error:
-            return _Seen(video, [], str(error))
-
-
-def find_videos(paths: Sequence[str]) -> list[str]:
-    """List what is to be recognised, in the given order.
-
-    Args:
-        paths: video files, folders of frames, folders of videos, and patterns with `*`, `?` and `**` of all of these.
-
-    Raises:
-        FileNotFoundError: if a path does not exist, or a pattern or a folder holds no video.
-    """
-    videos: list[str] = []
-    for path in paths:
-        # A name may look like a pattern: "what [1080p].mp4".
-        matches = [path] if os.path.exists(path) else _matches(path)
-        found = [v for m in matches for v in (walk_videos(m) if os.path.isdir(m) else [m])]
-        if not found:
-            what = "holds no videos and no frames" if matches else "does not exist"
-            raise FileNotFoundError(
-                f"{path} {what}; name video files, folders of them, or a pattern such as 'videos/**/*.mp4'"
-            )
-        videos += found
-    return list(dict.fromkeys(videos))
-
-
-def _matches(pattern: str) -> list[str]:
-    """Folders and videos; a pattern such as `*` also meets what lies beside them."""
-    paths = sorted(glob.glob(pattern, recursive=True))
-    return [path for path in paths if os.path.isdir(path) or is_video(os.path.basename(path))]
-
-
-def predict(
-    recognizer: Recognizer,
-    videos: Sequence[str],
-    window: tuple[float, float] | None = None,
-    num_workers: int = 0,
-) -> Iterator[Prediction]:
-    """Yield what is found in each video.
-
-    Args:
-        recognizer: of the videos.
-        videos: paths of files, or of folders of frames.
-        window: length of windows and hop from one to the next, seconds; None for one result for each whole video.
-        num_workers: processes that decode.
-
-    Raises:
-        ValueError: if window or hop is not positive.
-    """
-    work: list[tuple[str, list[Span] | None]] = []
-    for video in videos:
-        try:
-            groups = recognizer.window_groups(video, *window) if window else [None]
-        except VideoError:
-            # Whoever reads it will meet and name the same fault.
-            groups = [None]
-        work += [(video, group) for group in groups]
-    reading = _Reading(work, recognizer.recipe)
-    loader = DataLoader(reading, batch_size=None, num_workers=min(num_workers, len(work)))
-    seen = tqdm(loader, desc="predict", disable=None)
-    for video, parts in groupby(seen, key=lambda part: part.video):
-        found: list[Recognition] = []
-        error = ""
-        for part in parts:
-            found += [recognizer.recognise(span) for span in part.spans]
-            error = error or part.error
-        yield Prediction(video, found, error)
-
-
-def copy_paths(videos: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Name the annotated copy of each video: as the video, with a number where another has that name.
-
-    Raises:
-        ValueError: if a copy would replace one of the videos.
-    """
-    originals = {os.path.realpath(video) for video in videos}
-    taken: set[str] = set()
-    paths = {}
-    for video in videos:
-        stem = Path(video).stem
-        names = chain([stem], (f"{stem}_{number}" for number in count(2)))
-        name = next(name for name in names if name not in taken)
-        taken.add(name)
-        path = paths[video] = folder / f"{name}.mp4"
-        if os.path.realpath(path) in originals:
-            raise ValueError(
-                f"--annotate {folder}: the copy of {video} would replace {path}, which is itself one of the videos; "
-                "give another folder"
-            )
-    return paths
+from hcml_lightning.tools.prediction_files import FORMATS
 
 
 def main(words: Sequence[str]) -> int:
@@ -151,34 +22,8 @@ def main(words: Sequence[str]) -> int:
         0 if at least one video was read, else 1.
     """
     options = _options(words)
-    window = None
-    if options.window is not None:
-        window = options.window, options.window / 2 if options.hop is None else options.hop
-    recognizer = Recognizer.from_checkpoint(options.ckpt_path, options.device)
-    videos = find_videos(options.paths)
-    copies = copy_paths(videos, options.annotate) if options.annotate is not None else {}
-    unread: list[str] = []
-    undrawn: list[str] = []
-    read = 0
-    with open_results(options.output, recognizer.class_names, options.top_k) as write, quiet():
-        for prediction in predict(recognizer, videos, window, options.num_workers):
-            write(prediction)
-            read += bool(prediction.found)
-            unread += [prediction.error] if prediction.error else []
-            if copies and prediction.found:
-                try:
-                    annotate(prediction.video, prediction.found, copies[prediction.video])
-                except VideoError as error:
-                    undrawn.append(str(error))
-    # Not while the bar that shows how far it is stands in the same line.
-    for fault in undrawn:
-        print(f"could not be annotated: {printable(fault)}")
-    for fault in unread:
-        print(f"could not be read: {printable(fault)}")
-    if unread:
-        print("Get these anew, or leave them out; what any player shows, ffmpeg can convert.")
-    print(f"{read} of {len(videos)} videos -> {options.output}")
-    return 0 if read else 1
+    # Late, so that --help and what is wrong with an option are said at once.
+    return int(import_module("hcml_lightning.tools.predicting").predict_all(options))
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:
@@ -229,7 +74,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_workers", type=int, default=2, help="processes that decode")
     parser.add_argument(
         "--device",
-        default="cuda" if torch.cuda.is_available() else "cpu",
-        help="where to compute",
+        default="auto",
+        help="where to compute, cpu, cuda or cuda:N; cuda where there is one if auto",
     )
     return parser

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from hcml_lightning.tools.recognizer import Recognition
+if TYPE_CHECKING:
+    from hcml_lightning.tools.recognizer import Recognition
 
 COLUMNS = ("video", "start", "end", "rank", "class", "probability", "error")
 
@@ -23,7 +24,7 @@ class Prediction(NamedTuple):
     """
 
     video: str
-    found: list[Recognition]
+    found: "list[Recognition]"
     error: str
 
 
