@@ -85,10 +85,7 @@ def figure2(rows: Sequence[Row]) -> str:
         gains = [after - before for before, after in pairwise(means)]
         told = ", ".join(f"{gain:+.1f}" for gain in gains)
         rises = "yes" if all(gain > 0 for gain in gains) else "not all of them here"
-        lines.append(
-            f"\nLevel by level {told}. Each level adds: **{rises}**. At 64 x 64 pixels the maps of level 2 have 4 x 4 "
-            "cells, between which little can move."
-        )
+        lines.append(f"\nLevel by level {told}. Each level adds: **{rises}**.")
     return "\n".join(lines) + "\n\n![Top-1 by levels](experiments/figures/figure2.png)"
 
 
