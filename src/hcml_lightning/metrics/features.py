@@ -53,10 +53,12 @@ def effective_rank(features: Tensor) -> Tensor:
     with full_precision(vectors.device.type):
         covariance = vectors.t() @ vectors
         finite = covariance.isfinite().all()
+        # Where many channels are dead, LAPACK gives up on the same matrix in float32. Apple's GPUs have nothing wider.
+        wide = torch.float32 if covariance.device.type == "mps" else torch.float64
         # Eigenvalues of what is not finite are an error, and say nothing about where it comes from.
-        eigenvalues = torch.linalg.eigvalsh(covariance.where(finite, 0)).clamp_min(0)
+        eigenvalues = torch.linalg.eigvalsh(covariance.where(finite, 0).to(wide)).clamp_min(0)
     share = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(torch.float32).tiny)
-    rank: Tensor = torch.special.entr(share).sum().exp()
+    rank: Tensor = torch.special.entr(share).sum().exp().float()
     return rank.where(finite, torch.nan)
 
 
