@@ -40,7 +40,7 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
 
 
 def by_levels(rows: Sequence[dict[str, str]]) -> list[tuple[str, list[dict[str, str]]]]:
-    """The runs of utdmhad_depth27, split 1, without a level, with one, two and three; the same seeds for all.
+    """The runs of utdmhad_depth27, split 1, without a level, with one, two and three; the seeds that each has.
 
     Args:
         rows: of results.csv.
