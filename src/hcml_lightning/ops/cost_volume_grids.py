@@ -1,0 +1,171 @@
+"""[maps of features, costs → **their grids, and bands of products** → cost volume on a CPU]
+
+All sizes and addresses of the algorithm that `cost_volume_cpu.py` describes.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_ROWS_PER_BLOCK = 2  # measured: no worse than 1 and 4, at 56 × 56 and at 28 × 28
+_WHOLE_GRID_PIXELS = 256  # up to here one product of all pairs of pixels is the fastest
+_SCRATCH_ELEMENTS = 1 << 18  # 1 MiB of float32: half of a usual level 2 cache
+
+
+class Step(NamedTuple):
+    """What is multiplied at once: `num_frames` frames from `frame` on, with those from `following` on."""
+
+    sample: int
+    frame: int
+    following: int
+    num_frames: int
+    grids: range
+
+    def of(self, maps: Tensor) -> Tensor:
+        """What it reads or writes of maps (B, dy, dx, T, H, W): a view (dy, dx, frames, H, W)."""
+        return maps[self.sample, :, :, self.frame : self.frame + self.num_frames]
+
+
+class Grids:
+    """All sizes and addresses: how a map falls apart into grids, and where the costs lie in their products.
+
+    Args:
+        features: shape (B, C, T, H, W).
+        radius: R = ⌊d/s⌋, largest displacement in steps of the grid.
+        stride: s, in pixels.
+    """
+
+    def __init__(self, features: Tensor, radius: int, stride: int) -> None:
+        self.batch, self.channels, self.frames, self.height, self.width = features.shape
+        self.radius, self.stride = radius, stride
+        self.window = 2 * radius + 1
+        height = -(-self.height // stride)
+        self.columns = max(-(-self.width // stride), self.window)
+        self.whole = height * self.columns <= _WHOLE_GRID_PIXELS
+        self.block_rows = height if self.whole else _ROWS_PER_BLOCK
+        self.num_blocks = -(-height // self.block_rows)
+        # Blocks see rows of zeros above and below the grid; a whole grid has spare columns in their place.
+        self.padding = 0 if self.whole else radius
+        self.rows = self.num_blocks * self.block_rows + 2 * self.padding
+        self.buffer_shape = (
+            self.batch,
+            self.frames,
+            stride**2,
+            self.rows,
+            self.columns,
+            self.channels,
+        )
+        self.block_pixels = self.block_rows * self.columns
+        self.surrounding_pixels = self.block_pixels + 2 * self.padding * self.columns
+        self.overlap = -(-self.surrounding_pixels // self.block_pixels)
+        self.spare = (radius - self.padding) * self.columns + radius
+        self.pitch = self.surrounding_pixels + 2 * self.spare
+        self.product_elements = self.block_pixels * self.pitch
+        self.grids_per_step = stride**2 if self.whole else 1
+        per_frame = self.grids_per_step * self.num_blocks * self.product_elements
+        self.frames_per_step = (
+            max(1, min(self.frames, _SCRATCH_ELEMENTS // per_frame)) if self.whole else 1
+        )
+        self.scratch_elements = self.frames_per_step * per_frame
+
+    def steps(self) -> Iterator[Step]:
+        """All pairs of frames, as many in one step as the scratch holds; the last one pairs with itself."""
+        last = self.frames - 1
+        pairs = [
+            (t, t + 1, min(self.frames_per_step, last - t))
+            for t in range(0, last, self.frames_per_step)
+        ]
+        for sample in range(self.batch):
+            for frame, following, count in [*pairs, (last, last, 1)]:
+                for grid in range(0, self.stride**2, self.grids_per_step):
+                    grids = range(grid, grid + self.grids_per_step)
+                    yield Step(sample, frame, following, count, grids)
+
+    def pieces(self, maps: Tensor, buffer: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Samples of maps (B, X, T, H, W) and of a buffer, cut alike; single frames (X, 1, H, W) of distant values."""
+        count = 1 if self.are_far(maps.movedim(1, 0)) else self.frames
+        for sample in range(self.batch):
+            for frame in range(0, self.frames, count):
+                frames = slice(frame, frame + count)
+                yield maps[sample, :, frames], buffer[sample, frames]
+
+    def are_far(self, maps: Tensor) -> bool:
+        """Whether the values of a pixel in maps (X, ...) lie so far apart that frames should be copied first."""
+        return not self.whole and maps.stride(0) > 1
+
+    def of_map(self, maps: Tensor, grid: int) -> Tensor:
+        """The pixels of one grid in maps of shape (X, n, H, W): a view (n, h, w, X)."""
+        y, x = divmod(grid, self.stride)
+        return maps[..., y :: self.stride, x :: self.stride].movedim(0, -1)
+
+    def of_buffer(self, buffer: Tensor, grid: int) -> Tensor:
+        """The same pixels in n frames of a buffer of `buffer_shape`, without its padding: a view (n, h, w, C)."""
+        y, x = divmod(grid, self.stride)
+        rows = len(range(y, self.height, self.stride))
+        columns = len(range(x, self.width, self.stride))
+        return buffer[:, grid, self.padding : self.padding + rows, :columns]
+
+    def blocks(self, buffer: Tensor, step: Step) -> Tensor:
+        """The pixels that look around themselves: a view (blocks, pixels, C)."""
+        start = buffer[step.sample, step.frame, step.grids[0], self.padding :]
+        return self._matrices(start, step, self.block_pixels)
+
+    def surroundings(self, buffer: Tensor, step: Step) -> Tensor:
+        """The pixels of the next frame that they can meet: a view (blocks, more pixels, C) that overlaps itself."""
+        start = buffer[step.sample, step.following, step.grids[0]]
+        return self._matrices(start, step, self.surrounding_pixels)
+
+    def _matrices(self, start: Tensor, step: Step, pixels: int) -> Tensor:
+        size = (self._num_products(step), pixels, self.channels)
+        return start.as_strided(size, (self.block_pixels * self.channels, self.channels, 1))
+
+    def products(self, scratch: Tensor, step: Step) -> Tensor:
+        """All products of both: a view (blocks, pixels, more pixels)."""
+        size = (self._num_products(step), self.block_pixels, self.surrounding_pixels)
+        return scratch.as_strided(size, (self.product_elements, self.pitch, 1), self.spare)
+
+    def _num_products(self, step: Step) -> int:
+        return step.num_frames * self.grids_per_step * self.num_blocks
+
+    def bands(self, scratch: Tensor, step: Step) -> Tensor:
+        """The wanted products: a view (grids, frames, dy, dx, blocks, rows, w)."""
+        block = self.product_elements
+        grid = self.num_blocks * block
+        pixel = self.pitch + 1
+        size = (
+            *(self.grids_per_step, step.num_frames, self.window, self.window),
+            *(self.num_blocks, self.block_rows, self.columns),
+        )
+        strides = (
+            *(grid, self.grids_per_step * grid, self.columns, 1),
+            *(block, self.columns * pixel, pixel),
+        )
+        return scratch.as_strided(size, strides)
+
+    def paired(self, scratch: Tensor, maps: Tensor, step: Step) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views of the bands and of maps (dy, dx, frames, H, W) that hold the same costs."""
+        bands = self.bands(scratch, step)
+        maps = maps.movedim(2, 0)
+        for grid, band in zip(step.grids, bands, strict=True):
+            y, x = divmod(grid, self.stride)
+            part = maps[..., y :: self.stride, x :: self.stride]
+            band = band[..., : part.shape[-1]]
+            full, rest = divmod(part.shape[-2], self.block_rows)
+            if full:
+                rows = full * self.block_rows
+                yield (
+                    band[..., :full, :, :],
+                    torch.unflatten(part[..., :rows, :], -2, (full, self.block_rows)),
+                )
+            if rest:
+                yield band[..., full, :rest, :], part[..., full * self.block_rows :, :]
+
+    def zero_edges(self, scratch: Tensor, step: Step) -> None:
+        """Clear what left the grid sideways and would count in the row before or after."""
+        bands = self.bands(scratch, step)
+        for index, reach in enumerate(range(-self.radius, self.radius + 1)):
+            if reach:
+                outside = slice(0, -reach) if reach < 0 else slice(-reach, None)
+                bands[:, :, :, index, ..., outside].zero_()
