@@ -147,6 +147,17 @@ def test_sweep_asks_for_settings_that_exist(
     assert goal == "maximize"
 
 
+def test_no_sweep_of_the_contrast_makes_its_metric_easier():
+    """Fewer targets (S = B·N·T) or nearer ones are easier to find, whatever is learned."""
+    easier = {"num_locations", "max_offset", "levels", "level", "batch_size", "clip_length"}
+    for path in (CONFIGS / "sweeps").glob("*.yaml"):
+        content = yaml.safe_load(path.read_text())
+        if content["metric"]["name"].startswith("val/contrast"):
+            swept = {k.split(".")[-1] for k, v in content["parameters"].items() if "value" not in v}
+            assert swept, path.name
+            assert not swept & easier, path.name
+
+
 def test_tiny_runs_all_stages(synthetic_root: Callable[[str], Path], tmp_path: Path):
     words = ["-c", "data/video_folder.yaml", "-c", "tiny.yaml"]
     words += [
