@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hcml_lightning.models import FlowDecoder, Predictor
+from hcml_lightning.models import FlowDecoder, MotionHierarchy, Predictor
 from hcml_lightning.models.predictor import coarser_locations, gather_locations
 
 
@@ -55,8 +55,10 @@ def test_coarser_locations_cover_grids_that_do_not_divide() -> None:
 
 @pytest.mark.parametrize("num_frames", range(2, 18))
 @pytest.mark.parametrize(("below", "upper"), [(0, 1), (1, 2), (0, 2)])
-def test_nothing_of_the_future_is_read(num_frames: int, below: int, upper: int) -> None:
-    """Frame t of the level below meets the last frame of the upper level that does not lie after it."""
+def test_each_frame_below_meets_the_upper_frame_at_or_before_it(
+    num_frames: int, below: int, upper: int
+) -> None:
+    """The last frame of the upper level that does not lie after it; what that frame has read itself may lie after."""
     times = torch.arange(num_frames)[:: 2**below]
     ratio = 2 ** (upper - below)
     features = torch.zeros(1, 1, len(times[::ratio]), 1, 1)
@@ -72,6 +74,30 @@ def test_nothing_of_the_future_is_read(num_frames: int, below: int, upper: int) 
     read = predictions.flatten().detach()
     assert bool((read <= times).all())
     assert bool((times - read < 2**upper).all())
+
+
+def test_the_nearest_targets_lie_inside_what_the_predictor_has_read() -> None:
+    """As docs/method.md says: P^l holds a comparison with the next frame of its level."""
+    torch.manual_seed(0)
+    network = MotionHierarchy("r2d_tiny", num_classes=4).double().eval().network
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)  # that of g^l starts at zero
+    clip = 255 * torch.rand(1, 3, 8, 32, 32, dtype=torch.float64)
+    motion = network.motion_features(clip, up_to=1)
+    read: list[dict[int, set[int]]] = [{t: set() for t in range(p.shape[2])} for p in motion]
+    for frame in range(8):
+        other = clip.clone()
+        other[:, :, frame] = 255 - other[:, :, frame]
+        for level, changed in enumerate(network.motion_features(other, up_to=1)):
+            differs = (changed != motion[level]).flatten(3).any(dim=3).any(dim=1)[0]
+            for t in differs.nonzero().flatten().tolist():
+                read[level][t].add(frame)
+    below, upper = read
+    assert below == {t: {t, min(t + 1, 7)} for t in range(8)}
+    assert upper == {0: {0, 1, 2, 3}, 1: {2, 3, 4, 5}, 2: {4, 5, 6, 7}, 3: {6, 7}}
+    known = {t: [k for k in (1, 2, 3, 4) if below[t + k] <= upper[t // 2]] for t in range(4)}
+    assert known == {0: [1, 2], 1: [1], 2: [1, 2], 3: [1]}
 
 
 def test_gathered_features_keep_their_gradient_to_themselves() -> None:

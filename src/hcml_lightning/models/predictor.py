@@ -42,6 +42,9 @@ class Predictor(nn.Module):
         at_below = gather_locations(below, locations)
         coarse = coarser_locations(locations, below.shape[4], upper.shape[4], self.ratio)
         at_upper = gather_locations(upper, coarse)
+        # Unstated in the paper: that the nearest targets are no future to P^l, which holds a cost volume with the next
+        # frame of its level, 2^l clip frames on, and the fused P^{l−1} of both. In the 2D backbones it has read at even
+        # times all that the targets at δ = 1 and 2 are made of, at odd times all of δ = 1; later ones reach beyond it.
         times = torch.arange(below.shape[2], device=below.device)
         at_upper = at_upper[:, times // self.ratio]
         hidden = torch.relu(self.hidden(torch.cat([at_upper, at_below], dim=-1)))
