@@ -1,5 +1,6 @@
 """The prime motion block against its description (A.3), written out slowly."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -14,6 +15,14 @@ def test_sizes_of_the_paper() -> None:
     assert block.extract.cost_bn.num_features == 49
     assert block.extract.mix.weight.shape == (128, 64 + 49, 3, 3)
     assert block.project.conv.weight.shape == (512, 128, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("reach", "message"), [((2, 0), "`stride`"), ((2, -1), "`stride`"), ((-1, 1), "`max_disp")]
+)
+def test_displacements_out_of_range_are_refused(reach: tuple[int, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PrimeMotionBlock(BACKBONES["r2d_tiny"], 0, *reach)
 
 
 def test_block_equals_its_3d_form() -> None:

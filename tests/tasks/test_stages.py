@@ -211,6 +211,41 @@ def test_impossible_levels_are_refused(tiny: dict[str, Any]) -> None:
         RecognitionTask(contrast_weights=(0.25,), **tiny)
 
 
+@pytest.mark.parametrize(
+    ("task", "arguments", "message"),
+    [
+        (
+            ContrastTask,
+            {"stride": 0},
+            "`stride` must be a whole number of pixels, 1 or more, got 0",
+        ),
+        (
+            ContrastTask,
+            {"max_displacement": -1},
+            "`max_displacement` must be .*, 0 or more, got -1",
+        ),
+        (ContrastTask, {"max_offset": 0}, "max_offset must be at least 1, but is 0"),
+        (ContrastTask, {"max_offset": -1}, "max_offset must be at least 1, but is -1"),
+        (FlowTask, {"flow_weight": -1.0}, "flow_weight must be at least 0, but is -1.0"),
+        (FlowTask, {"smoothness_weight": -1.0}, "smoothness_weight must be at least 0"),
+        (FlowTask, {"lr": float("nan")}, "lr must be at least 0, but is nan"),
+        (RecognitionTask, {"flow_weight": -1.0}, "flow_weight must be at least 0, but is -1.0"),
+        (RecognitionTask, {"flow_weight": float("nan")}, "flow_weight must be at least 0"),
+        (RecognitionTask, {"smoothness_weight": -0.1}, "smoothness_weight must be at least 0"),
+        (
+            RecognitionTask,
+            {"contrast_weights": (-0.25, 0.25)},
+            r"contrast_weights\[0\] must be at least 0, but is -0.25",
+        ),
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_once(
+    task: type[MotionTask], arguments: dict[str, Any], message: str, tiny: dict[str, Any]
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        task(**tiny | arguments)
+
+
 def test_description_names_what_trains(tiny: dict[str, Any]) -> None:
     description = ContrastTask(level=1, **tiny).describe()
     assert description["trains"] == [

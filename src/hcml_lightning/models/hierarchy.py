@@ -70,7 +70,7 @@ class MotionHierarchy(nn.Module):
         max_displacement, stride, dropout, recompute: as in `MotionNetwork`.
 
     Raises:
-        ValueError: if the backbone or a level is unknown.
+        ValueError: if the backbone or a level is unknown, or a displacement, a stride or an offset is out of range.
 
     Example:
         >>> import torch

@@ -44,7 +44,7 @@ class MotionNetwork(nn.Module):
             of keeping their activations: less memory for more time. Not for compiled networks.
 
     Raises:
-        ValueError: if the backbone or a level is unknown.
+        ValueError: if the backbone or a level is unknown, or a displacement or a stride is out of range.
     """
 
     mean: Tensor

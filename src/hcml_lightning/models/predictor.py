@@ -16,6 +16,9 @@ class Predictor(nn.Module):
         below_channels: C of P^{l−1}.
         max_offset: K, frames at the rate of level l − 1.
         ratio: cells and frames of level l − 1 to one of level l, along each axis.
+
+    Raises:
+        ValueError: if `max_offset` is less than 1.
     """
 
     # Unstated in the paper: the hidden width and K. The width is twice that of P^l.
@@ -23,6 +26,8 @@ class Predictor(nn.Module):
         self, upper_channels: int, below_channels: int, max_offset: int = 4, ratio: int = 2
     ) -> None:
         super().__init__()
+        if max_offset < 1:
+            raise ValueError(f"max_offset must be at least 1, but is {max_offset}")
         self.max_offset, self.ratio = max_offset, ratio
         self.hidden = nn.Linear(upper_channels + below_channels, 2 * upper_channels)
         self.heads = nn.Linear(2 * upper_channels, max_offset * below_channels)

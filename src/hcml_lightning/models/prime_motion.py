@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from hcml_lightning.models.backbones import BackboneSpec, fold_time, unfold_time
 from hcml_lightning.ops import cost_volume
+from hcml_lightning.ops.cost_volume import check_displacements
 
 
 class MotionExtractor(nn.Module):
@@ -25,6 +26,9 @@ class MotionExtractor(nn.Module):
         reduction: β.
         max_displacement: d, cells of the map of F^l.
         stride: s, cells.
+
+    Raises:
+        ValueError: if a displacement or a stride is no whole number in range.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class MotionExtractor(nn.Module):
         stride: int,
     ) -> None:
         super().__init__()
+        check_displacements(max_displacement, stride)
         self.max_displacement, self.stride = max_displacement, stride
         reduced = in_channels // reduction
         num_displacements = (2 * (max_displacement // stride) + 1) ** 2
@@ -81,6 +86,9 @@ class PrimeMotionBlock(nn.Module):
         level: l; the block follows res stage l + 2.
         max_displacement: d, cells; the backbone's where None.
         stride: s, cells; the backbone's where None.
+
+    Raises:
+        ValueError: if a displacement or a stride is no whole number in range.
     """
 
     def __init__(

@@ -91,6 +91,20 @@ def num_displacements(max_displacement: int, stride: int) -> int:
     return int(2 * (max_displacement // stride) + 1) ** 2
 
 
+def check_displacements(max_displacement: int, stride: int) -> None:
+    """Refuse a largest displacement or a stride for which there is no cost volume.
+
+    Raises:
+        ValueError: if one is no whole number in range.
+    """
+    if not isinstance(max_displacement, int) or max_displacement < 0:
+        raise ValueError(
+            f"`max_displacement` must be a whole number of pixels, 0 or more, got {max_displacement!r}"
+        )
+    if not isinstance(stride, int) or stride < 1:
+        raise ValueError(f"`stride` must be a whole number of pixels, 1 or more, got {stride!r}")
+
+
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which products are summed: float64 for float64, float32 for everything else."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -107,12 +121,7 @@ def _check(features: Tensor, max_displacement: int, stride: int) -> None:
         raise ValueError(
             f"`features` must not be empty along C, T, H or W, got shape {tuple(features.shape)}"
         )
-    if not isinstance(max_displacement, int) or max_displacement < 0:
-        raise ValueError(
-            f"`max_displacement` must be a whole number of pixels, 0 or more, got {max_displacement!r}"
-        )
-    if not isinstance(stride, int) or stride < 1:
-        raise ValueError(f"`stride` must be a whole number of pixels, 1 or more, got {stride!r}")
+    check_displacements(max_displacement, stride)
 
 
 def _is_channels_last(features: Tensor) -> bool:

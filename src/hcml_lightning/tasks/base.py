@@ -53,7 +53,7 @@ class MotionTask(pl.LightningModule):
             memory for more time; not together with `torch.compile`.
 
     Raises:
-        ValueError: if a number that cannot be below 0 is.
+        ValueError: if a number is out of its range.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
@@ -77,13 +77,7 @@ class MotionTask(pl.LightningModule):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("lr", lr),
-            ("weight_decay", weight_decay),
-            ("warmup_epochs", warmup_epochs),
-        ):
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, but is {value}")
+        refuse_negative(lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs)
         # Without `frame`, Lightning leaves the frames of the caller in a cycle, and with them its loaders' workers.
         self.save_hyperparameters(frame=inspect.currentframe())
         self.model = MotionHierarchy(
@@ -245,3 +239,20 @@ class MotionTask(pl.LightningModule):
             # The same on all ranks already, which Lightning cannot know.
             self.log_dict(self.means.compute(), sync_dist=True)
             self.means.reset()
+
+
+def refuse_negative(**values: float) -> None:
+    """Refuse numbers below zero, by the names that they have as arguments, and what is no number.
+
+    Raises:
+        ValueError: if there is one.
+
+    Example:
+        >>> refuse_negative(lr=-0.1)
+        Traceback (most recent call last):
+        ValueError: lr must be at least 0, but is -0.1
+    """
+    for name, value in values.items():
+        # NaN is not below 0 either; a term with that weight would be left out without a word.
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, but is {value}")

@@ -15,7 +15,7 @@ from hcml_lightning.batch import VideoBatch, middle_view
 from hcml_lightning.callbacks import StopOnCollapse
 from hcml_lightning.metrics import end_point_distance, feature_health
 from hcml_lightning.models.backbones import fold_time
-from hcml_lightning.tasks.base import MotionTask
+from hcml_lightning.tasks.base import MotionTask, refuse_negative
 
 
 class FlowTask(MotionTask):
@@ -27,6 +27,9 @@ class FlowTask(MotionTask):
         flow_weight: what the whole loss is multiplied by, as λ does in joint training: the photometric error of real
             video is about 0.01, too small for SGD at the paper's learning rates.
         **shared: arguments of every task.
+
+    Raises:
+        ValueError: if the level has no motion block, or a weight is below 0.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/photometric", "min")
@@ -43,6 +46,7 @@ class FlowTask(MotionTask):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        refuse_negative(smoothness_weight=smoothness_weight, flow_weight=flow_weight)
         self.level = level
         self.smoothness_weight, self.flow_weight = smoothness_weight, flow_weight
         if level not in self.model.levels:

@@ -16,7 +16,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.losses import contrastive_loss
 from hcml_lightning.metrics import VideoAccuracy, feature_health
-from hcml_lightning.tasks.base import MotionTask
+from hcml_lightning.tasks.base import MotionTask, refuse_negative
 from hcml_lightning.tasks.counts import TrainCounts
 
 
@@ -48,7 +48,7 @@ class RecognitionTask(MotionTask):
         **shared: arguments of every task.
 
     Raises:
-        ValueError: if there are fewer weights than contrastive levels.
+        ValueError: if there are fewer weights than contrastive levels, or a weight is below 0.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
@@ -69,6 +69,9 @@ class RecognitionTask(MotionTask):
             raise ValueError(
                 f"contrast_weights needs a weight for each contrastive level {levels[1:]}, got {contrast_weights}"
             )
+        # A negative weight would leave its term out, as 0 does, but without having been asked to.
+        refuse_negative(flow_weight=flow_weight, smoothness_weight=smoothness_weight)
+        refuse_negative(**{f"contrast_weights[{i}]": w for i, w in enumerate(contrast_weights)})
         self.flow_weight = flow_weight if levels else 0.0
         self.contrast_weights = dict(zip(levels[1:], contrast_weights, strict=False))
         self.smoothness_weight, self.temperature = smoothness_weight, temperature
