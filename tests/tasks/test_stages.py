@@ -254,11 +254,43 @@ def test_description_names_what_trains(tiny: dict[str, Any]) -> None:
         "model.network.motion.1.extract",
         "model.side.predictors.1",
     ]
-    frozen = description["frozen"]
-    assert isinstance(frozen, list)
-    assert {"model.network.layer1", "model.network.motion.0.extract", "model.network.fc"} <= set(
-        frozen
-    )
+    assert description["frozen"] == [
+        "model.network.conv1",
+        "model.network.bn1",
+        "model.network.layer1",
+        "model.network.layer3",
+        "model.network.layer4",
+        "model.network.motion.0.extract",
+        "model.network.motion.1.project",
+        "model.network.motion.2.extract",
+        "model.network.motion.2.project",
+        "model.network.fc",
+        "model.side.flow_decoders.0",
+        "model.side.flow_decoders.1",
+        "model.side.flow_decoders.2",
+        "model.side.predictors.2",
+    ]
+    joint = RecognitionTask(contrast_weights=(0.25, 0.0), **tiny).describe()
+    assert joint["trains"] == [
+        "model.network",
+        "model.side.flow_decoders.0",
+        "model.side.predictors.1",
+    ]
+    assert joint["frozen"] == [
+        "model.side.flow_decoders.1",
+        "model.side.flow_decoders.2",
+        "model.side.predictors.2",
+    ]
+    assert RecognitionTask(**tiny | {"levels": ()}, contrast_weights=()).describe()["frozen"] == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_description_leaves_no_parameter_out(stage: str, tiny: dict[str, Any]) -> None:
+    task = STAGES[stage](**tiny)
+    description = task.describe()
+    named = [*description["trains"], *description["frozen"]]
+    parameters = [p for name in named for p in task.get_submodule(name).parameters()]
+    assert sorted(map(id, parameters)) == sorted(map(id, task.parameters()))
 
 
 def test_a_flow_stage_that_learned_nothing_says_so(fit: Fit, tiny: dict[str, Any]) -> None:

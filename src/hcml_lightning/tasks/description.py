@@ -56,13 +56,18 @@ def describe(task: "MotionTask") -> Description:
 
 
 def _parts(module: nn.Module) -> Iterator[str]:
-    """Names at the depth at which stages are frozen: stages of the backbone, halves of motion blocks, predictors."""
+    """Names at the depth at which stages freeze: res stages, halves of motion blocks, single decoders and predictors.
+
+    What has no parameters, such as dropout, is left out.
+    """
     for name, child in module.named_modules():
-        depth = name.count(".")
+        depth = 2
         if name.startswith("model.network.motion"):
-            if depth == 4 and any(True for _ in child.children()):
-                yield name
-        elif depth == 2 and name.startswith("model."):
+            depth = 4
+        elif name.startswith("model.side"):
+            depth = 3
+        has_parameters = any(True for _ in child.parameters())
+        if name.startswith("model.") and name.count(".") == depth and has_parameters:
             yield name
 
 
