@@ -183,5 +183,9 @@ def test_wrong_arguments_are_refused() -> None:
     index = torch.zeros(2, dtype=torch.int64)
     with pytest.raises(ValueError, match="share C"):
         contrastive_loss(torch.rand(2, 3), torch.rand(4, 5), index)
+    with pytest.raises(ValueError, match="at least one prediction, got P = 0"):
+        contrastive_loss(torch.rand(0, 3), torch.rand(4, 3), index[:0])
+    with pytest.raises(ValueError, match="at least one prediction, got P = 0"):
+        contrastive_accuracy(torch.rand(0, 3), torch.rand(4, 3), index[:0])
     with pytest.raises(ValueError, match="temperature must be positive"):
         contrastive_loss(torch.rand(2, 3), torch.rand(4, 3), index, temperature=0)

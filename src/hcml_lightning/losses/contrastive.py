@@ -107,7 +107,7 @@ def contrastive_loss(
         Scalar, mean over the P predictions, in nats; ln S for a prediction that tells nothing.
 
     Raises:
-        ValueError: if the shapes disagree or the temperature is not positive.
+        ValueError: if the shapes disagree, there is no prediction, or the temperature is not positive.
 
     Example:
         >>> x = torch.eye(4)
@@ -134,7 +134,7 @@ def contrastive_accuracy(predicted: Tensor, targets: Tensor, positive: Tensor) -
         Scalar in 0..1.
 
     Raises:
-        ValueError: if the shapes disagree.
+        ValueError: if the shapes disagree, or there is no prediction.
     """
     _check(predicted, targets, positive)
     with full_precision(predicted.device.type):
@@ -207,12 +207,17 @@ def _check(predicted: Tensor, targets: Tensor, positive: Tensor) -> None:
     shapes = tuple(predicted.shape), tuple(targets.shape), tuple(positive.shape)
     if predicted.ndim != 2 or targets.ndim != 2 or predicted.shape[1] != targets.shape[1]:
         raise ValueError(f"predicted (P, C) and targets (S, C) must share C, got {shapes[:2]}")
+    if len(predicted) == 0:
+        raise ValueError(
+            "there must be at least one prediction, got P = 0, of which there is no mean"
+        )
     if positive.shape != predicted.shape[:1] or positive.dtype != torch.int64:
         raise ValueError(
             f"positive must be int64 of shape (P,), got {positive.dtype} {shapes[2]} for P = {len(predicted)}"
         )
-    # Reading the values would make a GPU wait, or break a compiled graph; there, cross_entropy itself checks the range.
-    if positive.is_cpu and len(positive) and not torch.compiler.is_compiling():
+    # Reading the values would make a GPU wait, or break a compiled graph; there, the `gather` of the loss checks the
+    # range, and the accuracy counts a row that does not exist as missed.
+    if positive.is_cpu and not torch.compiler.is_compiling():
         low, high = int(positive.min()), int(positive.max())
         if low < 0 or high >= len(targets):
             raise ValueError(
