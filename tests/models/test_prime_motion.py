@@ -17,6 +17,13 @@ def test_sizes_of_the_paper() -> None:
     assert block.project.conv.weight.shape == (512, 128, 1, 1)
 
 
+@pytest.mark.parametrize("reach", [(0, 1), (3, 2), (6, 2)])
+def test_block_expects_as_many_costs_as_there_are(reach: tuple[int, int]) -> None:
+    block = PrimeMotionBlock(BACKBONES["r2d_tiny"], 0, *reach)
+    costs = cost_volume_reference(torch.zeros(1, 1, 1, 2, 2), *reach)
+    assert block.extract.cost_bn.num_features == costs.shape[1]
+
+
 @pytest.mark.parametrize(
     ("reach", "message"), [((2, 0), "`stride`"), ((2, -1), "`stride`"), ((-1, 1), "`max_disp")]
 )

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from hcml_lightning.models.backbones import BackboneSpec, fold_time, unfold_time
 from hcml_lightning.ops import cost_volume
-from hcml_lightning.ops.cost_volume import check_displacements
+from hcml_lightning.ops.cost_volume import check_displacements, num_displacements
 
 
 class MotionExtractor(nn.Module):
@@ -43,11 +43,11 @@ class MotionExtractor(nn.Module):
         check_displacements(max_displacement, stride)
         self.max_displacement, self.stride = max_displacement, stride
         reduced = in_channels // reduction
-        num_displacements = (2 * (max_displacement // stride) + 1) ** 2
+        costs = num_displacements(max_displacement, stride)
         self.reduce = nn.Conv2d(in_channels, reduced, 1, bias=False)
         self.reduce_bn = nn.BatchNorm2d(reduced)
-        self.cost_bn = nn.BatchNorm2d(num_displacements)
-        self.mix = nn.Conv2d(reduced + num_displacements, out_channels, 3, padding=1, bias=False)
+        self.cost_bn = nn.BatchNorm2d(costs)
+        self.mix = nn.Conv2d(reduced + costs, out_channels, 3, padding=1, bias=False)
         self.mix_bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
