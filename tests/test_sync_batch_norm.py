@@ -33,3 +33,11 @@ def test_synchronised_batch_norm_is_batch_norm_in_any_precision(dtype: torch.dty
     assert_close("features", actual, expected)
     for name in ("running_mean", "running_var"):
         assert_close(name, synchronised[0].get_buffer(name), own.get_buffer(name))
+
+
+@pytest.mark.parametrize(("on_cpu", "kind"), [(True, CPUSyncBatchNorm), (False, nn.SyncBatchNorm)])
+def test_the_device_that_a_model_will_run_on_decides(on_cpu: bool, kind: type) -> None:
+    plugin = SyncEverywhere()
+    plugin.on_cpu = on_cpu
+    # Still on the CPU: a trainer moves it later.
+    assert isinstance(plugin.apply(nn.Sequential(nn.BatchNorm2d(3)))[0], kind)

@@ -49,11 +49,17 @@ class CPUSyncBatchNorm(_BatchNorm):
 
 
 class SyncEverywhere(TorchSyncBatchNorm):
-    """What `Trainer(sync_batchnorm=True)` does, on CPUs too: given as a plugin in its place."""
+    """What `Trainer(sync_batchnorm=True)` does, on CPUs too: given as a plugin in its place.
+
+    Attributes:
+        on_cpu: whether the model is to run on CPUs. Its parameters do not say: a trainer moves them afterwards.
+    """
+
+    on_cpu = True
 
     def apply(self, model: nn.Module) -> nn.Module:
         """Synchronise all batch norms of a model."""
-        if not next(model.parameters()).is_cpu:
+        if not self.on_cpu:
             return super().apply(model)
         for module in model.modules():
             if isinstance(module, _BatchNorm):

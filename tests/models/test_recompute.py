@@ -1,10 +1,14 @@
 """Running blocks twice saves memory and changes nothing else."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from torch import distributed
 
 from hcml_lightning.models import MotionHierarchy
 from hcml_lightning.models.network import MotionNetwork
+from hcml_lightning.sync_batch_norm import SyncEverywhere
 
 
 def networks(backbone: str = "r2d_tiny") -> list[MotionNetwork]:
@@ -24,10 +28,21 @@ def clip() -> torch.Tensor:
     return torch.randint(256, (2, 3, 4, 32, 32), generator=generator, dtype=torch.uint8)
 
 
+@pytest.fixture(params=[False, True], ids=["one process", "synchronised"])
+def synchronised(request: pytest.FixtureRequest) -> Iterator[bool]:
+    if request.param:
+        distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield request.param
+    if request.param:
+        distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize("frozen", [0, 2])
-def test_values_gradients_and_statistics_are_the_same(frozen: int) -> None:
+def test_values_gradients_and_statistics_are_the_same(frozen: int, synchronised: bool) -> None:
     gradients, states = [], []
     for network in networks():
+        if synchronised:
+            SyncEverywhere().apply(network)
         network.train()
         for stage in network.stages[:frozen]:
             stage.requires_grad_(False).eval()

@@ -36,11 +36,12 @@ def _statistics_held(module: nn.Module) -> Iterator[None]:
     # A batch counts once, however often it is run. The norms still read their statistics: what is computed anew must
     # be the same operation.
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    held = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
+    held = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, count in held:
+        # Synchronised ones count without asking whether there is a counter.
+        norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, held, strict=True):
+        for norm, momentum, count in held:
             norm.momentum, norm.num_batches_tracked = momentum, count

@@ -183,14 +183,15 @@ class MotionCLI(LightningCLI):
         Raises:
             ValueError: if Lightning refuses an option of the trainer.
         """
-        kwargs["plugins"] = self._plugins()
+        kwargs["plugins"], sync = self._plugins(), SyncEverywhere()
         if self._get(self.config_init, "trainer.sync_batchnorm"):
-            kwargs["plugins"].append(SyncEverywhere())
+            kwargs["plugins"].append(sync)
             kwargs["sync_batchnorm"] = False
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException, ModuleNotFoundError) as error:
             raise ValueError(f"--trainer: {error}") from error
+        sync.on_cpu = trainer.strategy.root_device.type == "cpu"
         callbacks = cast("list[pl.Callback]", trainer.callbacks)  # type: ignore[attr-defined]
         # Before the summary, whose line for an epoch tells what they measure.
         callbacks[:0] = [Throughput(), GradientNorm(), StageSummary()]
