@@ -70,3 +70,31 @@ def test_a_run_that_goes_on_keeps_its_seed(tmp_path: Path):
     assert start + fit(2, tmp_path / "cut.ckpt", resume=True) == whole
     # That of the checkpoint was not the user's.
     assert fit(1, tmp_path / "next.ckpt") != start
+
+
+class Order(Draws):
+    """Keeps the order in which samples come, and validates."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        self.drawn += batch.flatten().tolist()
+        return self.weight * 0
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        torch.rand(())
+
+
+def test_a_plain_loader_shuffles_each_epoch_anew(tmp_path: Path):
+    samples = torch.arange(8.0).view(8, 1)
+    trainer = pl.Trainer(
+        max_epochs=4,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    task = Order()
+    trainer.fit(task, DataLoader(samples, shuffle=True), DataLoader(samples))  # type: ignore[arg-type]
+    epochs = [tuple(task.drawn[i : i + 8]) for i in range(0, 32, 8)]
+    assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
+    assert len(set(epochs)) == 4

@@ -40,6 +40,10 @@ class SeedEachBatch(pl.Callback):
         """Draw what the run would have drawn."""
         self._seed = state_dict["seed"]
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Seed by the epoch: a loader that shuffles by torch's own numbers does so after this."""
+        self._sow(4, trainer.current_epoch, trainer.global_rank)
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
