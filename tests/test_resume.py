@@ -1,6 +1,7 @@
 """When the newest state is saved, apart from any stage."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,3 +83,19 @@ def test_a_save_that_is_due_before_a_validation_comes_after_it(
     trainer.fit(task, DataLoader(range(10)), DataLoader(range(1)))
     assert task.validated == validated
     assert last.batches == saved
+
+
+@pytest.mark.parametrize(
+    ("world_size", "device", "asked"),
+    [(1, "meta", 10), (2, "cpu", 10), (2, "meta", 2)],
+    ids=["one GPU", "CPUs", "GPUs"],
+)
+def test_gpus_are_waited_for_in_steps_that_are_logged_alone(
+    world_size: int, device: str, asked: int
+):
+    task, last = SimpleNamespace(device=torch.device(device)), LastCheckpoint()
+    steps = [
+        SimpleNamespace(world_size=world_size, global_step=step, log_every_n_steps=5)
+        for step in range(1, 11)
+    ]
+    assert sum(last._asks(step, task) for step in steps) == asked

@@ -72,7 +72,8 @@ class LastCheckpoint(Checkpoint):
     `ModelCheckpoint(monitor=…, save_last=True)` writes its last.ckpt only when the monitored metric is among the best,
     so that a run would resume from, and the next stage start from, some epoch before the last.
 
-    SIGTERM, SIGUSR1 and SIGINT end the run after the batch that is being trained on, with 128 + signal as status;
+    SIGTERM, SIGUSR1 and SIGINT end the run after the batch that is being trained on, on several GPUs after the next
+    step that is logged, with 128 + signal as status;
     a second SIGINT ends it at once. Lightning itself would end it with status 0 and save nothing.
 
     Args:
@@ -118,7 +119,7 @@ class LastCheckpoint(Checkpoint):
         # A run that went on from before a validation would leave it out.
         if _validates_after(trainer, batch_idx) or trainer.is_last_batch:
             return
-        told = self._told(trainer, pl_module)
+        told = self._asks(trainer, pl_module) and self._told(trainer, pl_module)
         if told or self._due:
             self._save(trainer)
         if told:
@@ -167,6 +168,15 @@ class LastCheckpoint(Checkpoint):
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
+
+    def _asks(self, trainer: pl.Trainer, task: pl.LightningModule) -> bool:
+        """Whether this step is one after which processes tell each other, the same in all of them.
+
+        An answer from GPUs has to be waited for, as losses that are logged have to be.
+        """
+        alone = trainer.world_size == 1 or task.device.type == "cpu"
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return alone or trainer.global_step % max(1, every) == 0
 
     def _told(self, trainer: pl.Trainer, task: pl.LightningModule) -> bool:
         """Whether any process was told to end: all must do so after the same step."""
