@@ -148,7 +148,9 @@ class Throughput(pl.Callback):
         self._spans.append((before, start, end))
         self._marks = [end]
         self._clips += len(batch["video"])
-        if _is_logged(trainer, trainer.global_step):
+        # Between steps of the optimizer, Lightning lets nothing through.
+        steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if steps and _is_logged(trainer, trainer.global_step):
             self._log(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

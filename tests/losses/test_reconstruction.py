@@ -18,11 +18,17 @@ def test_charbonnier() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_keeps_a_finite_gradient_at_zero(dtype: torch.dtype) -> None:
-    z = torch.zeros(3, dtype=dtype, requires_grad=True)
-    charbonnier(z).sum().backward()
-    assert z.grad is not None
-    assert torch.equal(z.grad, torch.zeros(3, dtype=dtype))
+def test_half_precision_is_as_fine_as_its_input_near_zero(dtype: torch.dtype) -> None:
+    z = (torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]) * 1e-3).to(dtype).requires_grad_()
+    exact = z.detach().double().requires_grad_()
+    penalty, expected = charbonnier(z), charbonnier(exact)
+    assert penalty.dtype == torch.float32
+    torch.testing.assert_close(penalty, expected.float())
+    penalty.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(
+        z.grad, exact.grad.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=0
+    )
 
 
 def test_photometric_loss_equals_eq_3() -> None:

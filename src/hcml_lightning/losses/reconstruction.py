@@ -23,7 +23,7 @@ def charbonnier(z: Tensor, alpha: float = 0.45, eps: float = 1e-3) -> Tensor:
         eps: ε, in the unit of z.
 
     Returns:
-        Same shape as z, at least float32: ε² is lost in half precision, and with it the gradient at 0.
+        Same shape as z, at least float32: half precision has few values for z² + ε² near 0, where the penalty bends.
 
     Example:
         >>> round(float(charbonnier(torch.zeros(()))), 6)
