@@ -73,8 +73,8 @@ class LastCheckpoint(Checkpoint):
     so that a run would resume from, and the next stage start from, some epoch before the last.
 
     SIGTERM, SIGUSR1 and SIGINT end the run after the batch that is being trained on, on several GPUs after the next
-    step that is logged, with 128 + signal as status; a second SIGINT ends it at once. Lightning itself would end it with
-    status 0 and save nothing.
+    step that is logged, with 128 + signal as status; a second SIGINT ends it at once. Lightning itself would end it
+    with status 0 and save nothing.
 
     Args:
         dirpath: folder of the file; that of the other checkpoints where None.

@@ -461,6 +461,39 @@ class TestVideoFolder:
         data = make("folder", tmp_path)
         assert len(data.records("train")) == len(data.records("val")) == 1
 
+    @pytest.mark.parametrize("has_test", [False, True])
+    def test_training_videos_are_shared_where_there_are_no_others(self, has_test, layout_copy):
+        root = layout_copy("folder")
+        shutil.rmtree(root / "val")
+        for path in list((root / "train").glob("*/*.mp4")):
+            shutil.copy(path, path.with_name(f"again_{path.name}"))
+        if has_test:
+            shutil.copytree(root / "train", root / "test")
+        data = make("folder", root)
+        train, val, test = (
+            {r.path for r in data.records(split)} for split in ("train", "val", "test")
+        )
+        assert train
+        assert val
+        assert not train & val
+        everything = {str(path) for path in (root / "train").glob("*/*.mp4")}
+        assert train | val == everything
+        assert test == ({p.replace("/train/", "/test/") for p in everything} if has_test else val)
+
+    @pytest.mark.parametrize(
+        ("old", "new"), [("val", "validation"), ("train", "training"), ("train", "left")]
+    )
+    def test_a_split_of_another_name_is_refused(self, old, new, layout_copy):
+        root = layout_copy("folder")
+        shutil.move(root / old, root / new)
+        with pytest.raises(ValueError, match="would not be taken for a split: name the folders"):
+            make("folder", root)
+
+    def test_one_class_is_said_aloud(self, layout_copy, tmp_path):
+        shutil.move(layout_copy("folder") / "train", tmp_path / "higher" / "videos")
+        with pytest.warns(UserWarning, match=r"one class, 'videos'.*one folder too high"):
+            make("folder", tmp_path / "higher").setup("fit")
+
     def test_paths_to_predict_need_no_classes(self, synthetic_root):
         file = next(synthetic_root("ucf101").glob("videos/left/*.avi"))
         frames = next(synthetic_root("something_v1").glob("20bn*/3"))

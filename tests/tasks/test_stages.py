@@ -1,6 +1,7 @@
 """What holds for every stage: it learns, it trains what it says and nothing else, and hands its weights on."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,20 @@ def test_stages_start_from_the_one_before(fit: Fit, tiny: dict[str, Any], tmp_pa
                 assert torch.equal(value, stored[key]), key
         path, before = str(tmp_path / f"{len(str(path))}.ckpt"), task
         trainer.save_checkpoint(path)
+
+
+# Nothing is to be learned here.
+@pytest.mark.filterwarnings("ignore:the flow rebuilds frames no better")
+@pytest.mark.parametrize(
+    "make", [STAGES["contrast 2"], RecognitionTask, partial(ProbeTask, level=1)]
+)
+def test_a_stage_that_was_skipped_is_missed(
+    make: Callable[..., MotionTask], fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "flow.ckpt")
+    fit(FlowTask(**tiny)).save_checkpoint(path)
+    with pytest.warns(UserWarning, match=r"flow\.ckpt is of a FlowTask at level 0.*Run the stages"):
+        fit(make(**tiny, init_from=path))
 
 
 def test_recognition_takes_a_checkpoint_with_another_class_count(

@@ -8,18 +8,24 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pytorch_lightning.utilities import rank_zero_warn
+
 from hcml_lightning.data.annotations import copy_of, walk_videos
 from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.listed import Split
 
+SPLITS = ("train", "val", "test")
+# What others call them: taken for a class, or left out, videos would be missing without a word.
+OTHER_NAMES = ("training", "validation", "valid", "testing")
+
 
 class VideoFolderDataModule(VideoDataModule):
     """Videos in class folders.
 
-    `root` holds `train/<class>/`, `val/<class>/` and, where there is one, `test/<class>/` (else `test` is `val`), or
-    just `<class>/`, of which a fixed part is taken for validation. A video is a file, or a folder of JPEG or PNG
-    frames. Classes are ordered by name.
+    `root` holds `train/<class>/`, `val/<class>/` and `test/<class>/`, or just `<class>/`. Where there is no `val`, a
+    fixed part of the training videos is taken for it; where there is no `test`, `test` is `val`. A video is a file, or
+    a folder of JPEG or PNG frames. Classes are ordered by name.
 
     Args:
         root: folder of the class folders; not looked at where there are `predict_paths` and `class_names`.
@@ -31,6 +37,7 @@ class VideoFolderDataModule(VideoDataModule):
 
     Raises:
         FileNotFoundError: if there are no class folders, and no `predict_paths` either.
+        ValueError: if a folder is named like a split that would not be taken for one.
     """
 
     def __init__(
@@ -44,11 +51,22 @@ class VideoFolderDataModule(VideoDataModule):
         super().__init__(root, **kwargs)
         self.val_fraction = val_fraction
         self.predict_paths = predict_paths
+        self._check_names()
         self.set_classes(class_names or self._class_folders(self._folder("train")))
         if not self.class_names and not predict_paths:
             raise FileNotFoundError(
                 f"root={root}: expected train/<class>/ and val/<class>/, or <class>/, with videos or folders of "
                 "frames in them; or set predict_paths."
+            )
+
+    def setup(self, stage: str | None = None) -> None:
+        """As in every data module; one class alone is said aloud."""
+        super().setup(stage)
+        if stage == "fit" and len(self.class_names) == 1:
+            rank_zero_warn(
+                f"root={self.root}: there is one class, {self.class_names[0]!r}. That is enough for the "
+                "self-supervised stages; to recognise classes, have a folder for each right below root (is root one "
+                "folder too high?)"
             )
 
     def records(self, split: Split) -> list[VideoRecord]:
@@ -76,13 +94,28 @@ class VideoFolderDataModule(VideoDataModule):
             ]
             if not videos:
                 self.refuse(f"{folder / name}: the folder of the class holds no videos.")
-            records += self._share(videos, split) if folder == Path(self.root) else videos
+            records += self._share(videos, split) if folder == self._folder("both") else videos
         return records
 
     def _folder(self, split: str) -> Path:
-        """The folder of a split, or of all splits together."""
+        """The folder of a split, or that of training and validation together."""
         root = Path(self.root)
-        return root / split if (root / "train").is_dir() else root
+        if not (root / "train").is_dir():
+            return root
+        if split == "both":
+            return root if (root / "val").is_dir() else root / "train"
+        return root / split if (root / split).is_dir() else root / "train"
+
+    def _check_names(self) -> None:
+        root = Path(self.root)
+        has_train = (root / "train").is_dir()
+        odd = OTHER_NAMES if has_train else (*SPLITS, *OTHER_NAMES)
+        names = [name for name in odd if (root / name).is_dir()]
+        if names:
+            raise ValueError(
+                f"root={root}: {' and '.join(names)} would not be taken for a split: name the folders train, val and "
+                "test, the last two where there are any, and have the classes inside them."
+            )
 
     def _class_folders(self, folder: Path) -> list[str]:
         if not folder.is_dir():

@@ -120,11 +120,15 @@ class MotionTask(pl.LightningModule):
         """Freezing is part of the method, no run may go on without finite numbers, and each must be repeatable."""
         return [TrainOnly(), FiniteNumbers(), SeedEachBatch()]
 
+    def lower_level(self) -> int:
+        """The highest level that the stages before this one train; -1 where there are none."""
+        return max(self.model.levels, default=-1)
+
     def setup(self, stage: str) -> None:
         """Take the weights of the stage before, unless this run goes on from a checkpoint of its own."""
         resumes = self._has_weights or self.trainer.ckpt_path is not None
         if stage == "fit" and self.init_from is not None and not resumes:
-            load_warm_start(self.model, self.init_from)
+            load_warm_start(self.model, self.init_from, self.lower_level())
             self._has_weights = True
         names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         if names is not None and len(names) == self.num_classes:

@@ -55,6 +55,10 @@ class ContrastTask(MotionTask):
             self.side.predictor(self.level),
         ]
 
+    def lower_level(self) -> int:
+        """The one whose features it predicts."""
+        return self.below
+
     def configure_callbacks(self) -> list[pl.Callback]:
         """Beside the freezing, a look at whether there is anything to freeze."""
         return [*super().configure_callbacks(), StopOnCollapse()]

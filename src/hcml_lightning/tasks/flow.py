@@ -65,6 +65,10 @@ class FlowTask(MotionTask):
             self.side.flow_decoder(self.level),
         ]
 
+    def lower_level(self) -> int:
+        """None: it is the first stage."""
+        return -1
+
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         """λ(photometric + ζ · smoothness)."""
         return self._step(batch, "train")

@@ -61,6 +61,10 @@ class ProbeTask(MotionTask):
         """The probe alone."""
         return [self.probe]
 
+    def lower_level(self) -> int:
+        """The one that is judged."""
+        return self.level
+
     def forward(self, clip: Tensor) -> Tensor:
         """RGB in 0..255, (B, 3, T, H, W) → logits (B, K)."""
         with torch.no_grad():

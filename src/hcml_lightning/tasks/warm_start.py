@@ -1,10 +1,13 @@
 """[checkpoint of a stage → **weights of the next**]
 
-Strict on every key: a stage that silently started from random weights would waste days. Only the classifier may differ.
+Strict on every key: a stage that silently started from random weights would waste days. Only the classifier may differ,
+and levels that a stage would have trained are missed aloud.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -15,7 +18,7 @@ PREFIX = "model."
 CLASSIFIER = ("network.fc.weight", "network.fc.bias")
 
 
-def load_warm_start(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def load_warm_start(model: nn.Module, path: str | os.PathLike[str], lower_level: int = -1) -> None:
     """Take all weights and buffers of the hierarchy from a checkpoint; runs nothing that the file holds.
 
     A classifier of another size stays as it was initialised, with a warning.
@@ -23,12 +26,15 @@ def load_warm_start(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Args:
         model: the hierarchy to fill.
         path: a Lightning checkpoint of any stage with the same backbone and levels.
+        lower_level: the highest level that stages before this one train; a checkpoint of an earlier stage than that is
+            taken with a warning.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no checkpoint of a task, its weights are no numbers, or its keys or shapes differ.
     """
-    stored = _model_state(Path(path))
+    checkpoint = _checkpoint(Path(path))
+    stored = _model_state(Path(path), checkpoint)
     own = model.state_dict()
     differing = [
         k for k in CLASSIFIER if k in stored and k in own and stored[k].shape != own[k].shape
@@ -48,19 +54,39 @@ def load_warm_start(model: nn.Module, path: str | os.PathLike[str]) -> None:
             f"init_from: the classifier of {path} has another number of classes and is not taken: "
             "this stage's own starts untrained. All other weights are taken."
         )
+    reached = _level(checkpoint)
+    if reached is not None and reached < lower_level:
+        rank_zero_warn(
+            f"init_from: {path} is of a {checkpoint['task']} at level {reached}, and this stage comes after one at "
+            f"level {lower_level}: what lies between has learned nothing yet. Run the stages between, if that is not "
+            "what you want."
+        )
     model.load_state_dict(stored)
 
 
-def _model_state(path: Path) -> dict[str, Tensor]:
+def _checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
             f"init_from: there is no checkpoint {path}; run the stage before this one first"
         )
     try:
-        state = read_checkpoint(path)["state_dict"]
-        check_finite(path, state)
+        checkpoint = read_checkpoint(path)
+        check_finite(path, checkpoint["state_dict"])
     except ValueError as error:
         raise ValueError(f"init_from: {error}") from error
+    return checkpoint
+
+
+def _level(checkpoint: Mapping[str, Any]) -> int | None:
+    """The level that a self-supervised stage has trained; None for the other stages, which know them all."""
+    if checkpoint.get("task") not in ("FlowTask", "ContrastTask"):
+        return None
+    level: int | None = checkpoint.get("hyper_parameters", {}).get("level")
+    return level
+
+
+def _model_state(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = checkpoint["state_dict"]
     model_state = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
     if not model_state:
         raise ValueError(
