@@ -155,9 +155,13 @@ def _higher_levels(rows: Sequence[Row]) -> str:
     if not gains:
         return ""
     told = ", ".join(f"{gain:+.1f} points at level {level}" for level, gain in gains)
+    better = [level for level, gain in gains if gain > 0]
+    holds = "yes" if len(better) == len(gains) else "not here"
+    if 0 < len(better) < len(gains):
+        holds = f"at level {better[0]} alone"
     return (
         f"\n\nTest accuracy under hierarchical supervision against reconstruction: {told}. That hierarchical "
-        f"supervision suits the higher levels better: **{'yes' if all(g > 0 for _, g in gains) else 'not here'}**."
+        f"supervision suits the higher levels better: **{holds}**."
     )
 
 
