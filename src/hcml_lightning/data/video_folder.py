@@ -59,7 +59,7 @@ class VideoFolderDataModule(VideoDataModule):
                 "frames in them; or set predict_paths."
             )
 
-    def setup(self, stage: str | None = None) -> None:
+    def setup(self, stage: str) -> None:
         """As in every data module; one class alone is said aloud."""
         super().setup(stage)
         if stage == "fit" and len(self.class_names) == 1:
