@@ -30,9 +30,8 @@ class Draws(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(epochs: int, path: Path, resume: bool = False) -> list[float]:
-    """What is drawn up to some epoch, whose end is stored; or from there on."""
-    trainer = pl.Trainer(
+def quiet_trainer(epochs: int) -> pl.Trainer:
+    return pl.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
         logger=False,
@@ -40,6 +39,11 @@ def fit(epochs: int, path: Path, resume: bool = False) -> list[float]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+def fit(epochs: int, path: Path, resume: bool = False) -> list[float]:
+    """What is drawn up to some epoch, whose end is stored; or from there on."""
+    trainer = quiet_trainer(epochs)
     task, loader = Draws(), DataLoader(torch.zeros(3, 1))  # type: ignore[arg-type]
     trainer.fit(task, loader, ckpt_path=path if resume else None)
     trainer.save_checkpoint(path, weights_only=False)
@@ -83,18 +87,9 @@ class Order(Draws):
         torch.rand(())
 
 
-def test_a_plain_loader_shuffles_each_epoch_anew(tmp_path: Path):
-    samples = torch.arange(8.0).view(8, 1)
-    trainer = pl.Trainer(
-        max_epochs=4,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    task = Order()
-    trainer.fit(task, DataLoader(samples, shuffle=True), DataLoader(samples))  # type: ignore[arg-type]
+def test_a_plain_loader_shuffles_each_epoch_anew():
+    samples, task = torch.arange(8.0).view(8, 1), Order()
+    quiet_trainer(4).fit(task, DataLoader(samples, shuffle=True), DataLoader(samples))  # type: ignore[arg-type]
     epochs = [tuple(task.drawn[i : i + 8]) for i in range(0, 32, 8)]
     assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
     assert len(set(epochs)) == 4

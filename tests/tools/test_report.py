@@ -22,6 +22,9 @@ from hcml_lightning.tools.progressive import run_plan
 from hcml_lightning.tools.report_charts import MOST_POINTS, charts, thinned, ticks
 from hcml_lightning.tools.report_runs import read_run
 
+# Two of the four stages are enough to look at.
+pytestmark = pytest.mark.filterwarnings("ignore:init_from.*Run the stages between")
+
 EVIL = "<img src=x onerror=alert(1)>"
 # What the page is asked in the browser: what it drew, and what it loaded.
 QUESTIONS = """
