@@ -45,7 +45,7 @@ DEFAULT = Corpus()
 
 
 def run(protocol: Protocol, seed: int, corpus: Corpus = DEFAULT) -> None:
-    """Learn flow at each level; measure that of level 0, and draw all three.
+    """Learn and measure the flow of level 0; with seed 0, learn that of the others too and draw all three.
 
     Args:
         protocol: how and where.
@@ -61,7 +61,8 @@ def run(protocol: Protocol, seed: int, corpus: Corpus = DEFAULT) -> None:
         partial.rename(root)
     config = protocol.config.removesuffix(".yaml") + "_synthetic.yaml"
     checkpoints = []
-    for level in LEVELS:
+    # Levels 1 and 2 are drawn alone, and there is one picture.
+    for level in LEVELS if seed == 0 else LEVELS[:1]:
         words = ["-c", config, "--flow.model.level", str(level)]
         if level > 0:
             # The frames of level l are 2^l frames of the clip apart.
