@@ -2,6 +2,7 @@
 
 import csv
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,19 @@ def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPa
 
     text = summarise.make(protocol.results)
     assert f"{float(rows[0]['top1']):.1f}" in text
+
+
+def test_a_choice_is_measured_again_with_one_option(protocol: Protocol, tmp_path: Path):
+    words = (*SMALL, "--flow.model.smoothness_weight", "0.07")
+    changed = replace(protocol, runs=tmp_path / "runs", results=tmp_path / "out", extras=words)
+    figure3.run(changed, 1, figure3.Corpus(1, 1, 10, 32))
+    (stage,) = changed.runs.rglob("flow/settings.json")
+    assert stage.parent.parent.name == "flow_0"
+    assert '"model.smoothness_weight": 0.07' in stage.read_text()
+    measured = read_rows(changed.results / "measurements.csv")
+    assert {(row["experiment"], row["seed"]) for row in measured} == {("figure3", "1")}
+    # There is one picture, of seed 0.
+    assert not (changed.results / "figures").exists()
 
 
 def test_a_share_of_the_labels_takes_from_every_class(protocol: Protocol):
