@@ -96,6 +96,17 @@ def _options(ground: Ground) -> Iterator[Case]:
     }
     for what, word in wrong.items():
         yield Case("config", what, lambda word=word: _fit(ground, word))
+    numbers = {
+        "a cost volume that steps by nothing": "--model.stride=0",
+        "a cost volume that looks nowhere": "--model.max_displacement=-1",
+        "a temperature of zero": "--model.temperature=0",
+        "no frame to predict": "--model.max_offset=0",
+        "a weight below zero": "--model.contrast_weights=[-1]",
+        "a weight that is no number": "--model.smoothness_weight=.nan",
+    }
+    for what, word in numbers.items():
+        yield Case("config", what, lambda word=word: _fit(
+            ground, word, "--model.levels=[0,1]", stage="4_recognition"))  # fmt: skip
     yield Case("config", "too few frames for flow", lambda: _fit(
         ground, "--data.clip_length=1", "--model.levels=[0]", stage="1_flow"))  # fmt: skip
     yield Case("config", "too few weights for the levels", lambda: _fit(
@@ -184,6 +195,16 @@ def _other_lists(ground: Ground) -> Iterator[Case]:
         "VideoFolder", ground.file("empty/readme.txt", "").parent))  # fmt: skip
     yield Case("annotation", "class folders: one without videos", lambda: _bench(
         "VideoFolder", ground.file("novideo/left/readme.txt", "").parents[1]))  # fmt: skip
+    yield Case("annotation", "class folders: validation/ instead of val/", lambda: _bench(
+        "VideoFolder", _halves(ground, "names", "train", "validation")))  # fmt: skip
+    yield Case("annotation", "class folders: val/ without train/", lambda: _bench(
+        "VideoFolder", _halves(ground, "half", "val")))  # fmt: skip
+
+
+def _halves(ground: Ground, name: str, *splits: str) -> Path:
+    for split in splits:
+        ground.file(f"{name}/{split}/left/a.avi", "")
+    return ground.folder / name
 
 
 def _something(ground: Ground, name: str, labels: str, train: str) -> Path:

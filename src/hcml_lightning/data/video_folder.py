@@ -112,9 +112,10 @@ class VideoFolderDataModule(VideoDataModule):
         odd = OTHER_NAMES if has_train else (*SPLITS, *OTHER_NAMES)
         names = [name for name in odd if (root / name).is_dir()]
         if names:
+            alone = "" if has_train else ", with no train beside"
             raise ValueError(
-                f"root={root}: {' and '.join(names)} would not be taken for a split: name the folders train, val and "
-                "test, the last two where there are any, and have the classes inside them."
+                f"root={root}: {' and '.join(names)} would not be taken for a split{alone}: name the folders train, "
+                "val and test, the last two where there are any, and have the classes inside them."
             )
 
     def _class_folders(self, folder: Path) -> list[str]:
