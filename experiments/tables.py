@@ -24,8 +24,8 @@ TITLES = {
 # Accuracy in % of a ridge classifier on frame differences of 20 x 20 pixels, by split.
 RIDGE = {"utdmhad_depth27": {"1": 48, "2": 58, "3": 67}, "ucf101_6": {"1": 31, "2": 35, "3": 34}}
 PROTOCOLS = {
-    "cpu": "`r2d_tiny`, 8 frames of 64 x 64, two CPU cores",
-    "gpu": "R2D-50, 16 frames of 112 x 112, one GPU",
+    "cpu": "8 frames of 64 x 64, two CPU cores",
+    "gpu": "16 frames of 112 x 112, one GPU",
 }
 
 
@@ -35,7 +35,7 @@ def table2(rows: Sequence[Row]) -> str:
     parts = []
     for (protocol, backbone, dataset, split), here in sorted(settings.items()):
         lines = [
-            f"**{dataset}, split {split}** ({PROTOCOLS[protocol]}; {backbone}):\n",
+            f"**{dataset}, split {split}** (`{backbone}`, {PROTOCOLS[protocol]}):\n",
             "| | top-1 | top-5 | top-1 in training | seeds | epochs | minutes | paper: R2D on UCF-101 |",
             "|---|---|---|---|---|---|---|---|",
         ]
@@ -55,20 +55,23 @@ def table2(rows: Sequence[Row]) -> str:
 
 
 def _verdict(rows: Sequence[Row], dataset: str, split: str) -> str:
-    means = {method: _mean(runs, "top1") for (method,), runs in _groups(rows, "method").items()}
-    if len(means) < len(TITLES):
-        return f"The comparison waits: {', '.join(m for m in TITLES if m not in means)} {MISSING}."
-    ordered = means["full"] > means["motion"] > means["baseline"]
+    methods = {method: runs for (method,), runs in _groups(rows, "method").items()}
+    gains = [
+        _gains(methods.get(before, []), methods.get(after, []))
+        for before, after in (("baseline", "motion"), ("motion", "full"), ("baseline", "full"))
+    ]
+    if not all(gains):
+        waits = [m for m in TITLES if m not in methods]
+        return f"The comparison waits: {', '.join(waits) or 'the same seeds'} {MISSING}."
+    blocks, supervision, together = (statistics.fmean(gain) for gain in gains)
     ridge = RIDGE.get(dataset, {}).get(split)
     text = (
-        f"Order of the paper: **{'yes' if ordered else 'no'}**. Motion blocks give "
-        f"{means['motion'] - means['baseline']:+.1f} points, self-supervision "
-        f"{means['full'] - means['motion']:+.1f} more, together {means['full'] - means['baseline']:+.1f}."
+        f"Order of the paper: **{'yes' if min(blocks, supervision) > 0 else 'no'}**. Motion blocks change top-1 by "
+        f"{blocks:+.1f} points, self-supervision by {supervision:+.1f} further, together {together:+.1f}."
     )
     if ridge is not None:
-        text += (
-            f" A ridge classifier on frame differences has {ridge}: {means['full'] - ridge:+.1f}."
-        )
+        beyond = _mean(methods["full"], "top1") - ridge
+        text += f" A ridge classifier on frame differences has {ridge}: {beyond:+.1f}."
     return text
 
 
@@ -101,18 +104,17 @@ def table7(rows: Sequence[Row]) -> str:
     """Accuracy with a share of the labels, by where training starts."""
     lines = [
         "Trained by labels alone, on a share of them; pre-training saw all training videos and no label.\n",
-        "| data | start | top-1 | seeds | against random |",
+        "| data | start | top-1 | seeds | against random, same seeds |",
         "|---|---|---|---|---|",
     ]
     for (dataset, split, protocol), here in sorted(
         _groups(rows, "dataset", "split", "protocol").items()
     ):
         starts = _groups(here, "method")
-        random = starts.get(("random",))
+        random = starts.get(("random",), [])
         for (start,), runs in starts.items():
-            gain = ""
-            if random and start != "random":
-                gain = f"{_mean(runs, 'top1') - _mean(random, 'top1'):+.1f}"
+            gains = [] if start == "random" else _gains(random, runs)
+            gain = f"{statistics.fmean(gains):+.1f}" if gains else ""
             name = f"{dataset}, split {split} ({protocol})"
             lines.append(
                 f"| {name} | {start} | {_spread(runs, 'top1')} | {_seeds(runs)} | {gain} |"
@@ -128,10 +130,10 @@ def table1(rows: Sequence[Row]) -> str:
     lines = [
         "Efficacy score = training / (training − test accuracy) of a light classifier on frozen P^l; its accuracies "
         "beside it. The paper shows the same as a bar chart, without numbers.\n",
-        "| supervision | level | efficacy | test top-1 | training top-1 | seeds |",
-        "|---|---|---|---|---|---|",
+        "| data | supervision | level | efficacy | test top-1 | training top-1 | seeds |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for (method,), runs in _groups(rows, "method").items():
+    for (dataset, split, method), runs in _groups(rows, "dataset", "split", "method").items():
         supervision, level = method.split(" level ")
         found = _groups(runs, "quantity")
         cells = [
@@ -139,7 +141,8 @@ def table1(rows: Sequence[Row]) -> str:
             for quantity, places in (("efficacy", 2), ("top1", 1), ("train_top1", 1))
         ]
         count = _seeds(found.get(("efficacy",), []))
-        lines.append(f"| {supervision} | {level} | " + " | ".join([*cells, count]) + " |")
+        told = [f"{dataset}, split {split}", supervision, level, *cells, count]
+        lines.append("| " + " | ".join(told) + " |")
     return "\n".join(lines) + _higher_levels(rows)
 
 
@@ -148,10 +151,10 @@ def _higher_levels(rows: Sequence[Row]) -> str:
     found = _groups(rows, "method", "quantity")
     gains = []
     for level in (1, 2):
-        ours = found.get((f"hierarchical level {level}", "top1"))
-        others = found.get((f"preliminary level {level}", "top1"))
-        if ours and others:
-            gains.append((level, _mean(ours, "value") - _mean(others, "value")))
+        ours = found.get((f"hierarchical level {level}", "top1"), [])
+        others = found.get((f"preliminary level {level}", "top1"), [])
+        if gain := _gains(others, ours, "value"):
+            gains.append((level, statistics.fmean(gain)))
     if not gains:
         return ""
     told = ", ".join(f"{gain:+.1f} points at level {level}" for level, gain in gains)
@@ -188,22 +191,25 @@ def figure4(rows: Sequence[Row]) -> str:
         "| data | method | mass on moving pixels, % | moving pixels, % | seeds |",
         "|---|---|---|---|---|",
     ]
-    for (dataset, method), runs in _groups(rows, "dataset", "method").items():
+    for (dataset, split, method), runs in _groups(rows, "dataset", "split", "method").items():
         found = _groups(runs, "quantity")
         mass = found.get(("moving mass",), [])
         pixels = found.get(("moving pixels",), [])
         cells = [_spread(mass, "value"), _spread(pixels, "value"), _seeds(mass)]
-        lines.append(f"| {dataset} | {TITLES[method]} | " + " | ".join(cells) + " |")
+        told = [f"{dataset}, split {split}", TITLES[method], *cells]
+        lines.append("| " + " | ".join(told) + " |")
     if any(r["protocol"] == "cpu" for r in rows):
         lines.append(
             "\nThe map is made at res5, which has 2 x 2 cells at the 64 x 64 pixels of the small protocol: the "
             "shares differ by little, and the pictures show corners. Where networks look wants larger frames."
         )
     for dataset, protocol in _groups(rows, "dataset", "protocol"):
-        lines.append(
-            f"\nFrame, next frame, plain, with motion blocks, full:\n\n"
-            f"![Grad-CAM++](experiments/figures/figure4_{dataset}_{protocol}.png)"
-        )
+        picture = f"figures/figure4_{dataset}_{protocol}.png"
+        if (FOLDER / picture).is_file():
+            lines.append(
+                "\nFrame, next frame, plain, with motion blocks, full:\n\n"
+                f"![Grad-CAM++](experiments/{picture})"
+            )
     return "\n".join(lines)
 
 
@@ -215,10 +221,12 @@ def _groups(rows: Sequence[Row], *columns: str) -> dict[tuple[str, ...], list[Ro
     return found
 
 
-def _gains(before: Sequence[Row], after: Sequence[Row]) -> list[float]:
-    """What accuracy gains from one method to another, for each seed that both have."""
-    first = {row["seed"]: float(row["top1"]) for row in before}
-    return [float(row["top1"]) - first[row["seed"]] for row in after if row["seed"] in first]
+def _gains(before: Sequence[Row], after: Sequence[Row], column: str = "top1") -> list[float]:
+    """What is gained from one method to another, wherever both have the same data and seed."""
+    places = ("dataset", "split", "seed")
+    first = {tuple(row[place] for place in places): float(row[column]) for row in before}
+    same = [(first.get(tuple(row[place] for place in places)), row) for row in after]
+    return [float(row[column]) - value for value, row in same if value is not None]
 
 
 def _mean(rows: Sequence[Row], column: str) -> float:

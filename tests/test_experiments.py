@@ -24,7 +24,7 @@ import summarise  # noqa: E402
 import table1  # noqa: E402
 import table2  # noqa: E402
 import table7  # noqa: E402
-from protocol import ACCURACY, Protocol, read_rows, write_rows  # noqa: E402
+from protocol import ACCURACY, QUANTITY, Protocol, read_rows, write_rows  # noqa: E402
 
 SMALL = (
     *("--data.short_side", "[32, 34]", "--data.crop_size", "32", "--data.test_crop_size", "32"),
@@ -145,6 +145,39 @@ def test_the_report_gives_mean_and_deviation_and_says_what_is_missing(tmp_path: 
     assert "62.0 ± 2.0" in text
     assert "3 seeds" in text
     assert "not measured" in text
+
+
+def test_methods_are_compared_over_the_seeds_that_both_have(tmp_path: Path):
+    common = dict.fromkeys(ACCURACY, 0) | {
+        **{"experiment": "table7", "dataset": "few", "split": 1, "protocol": "cpu"},
+        "backbone": "r2d_tiny",
+    }
+    found = {"random": (50, 20, 20), "self-supervised": (60,)}
+    for method, values in found.items():
+        for seed, top1 in enumerate(values):
+            row = common | {"method": method, "seed": seed, "top1": top1}
+            write_rows(tmp_path / "results.csv", ACCURACY, [row])
+    text = summarise.make(tmp_path)
+    # Not +30: the other seeds of random weights are worse, and have no counterpart.
+    assert "| few, split 1 (cpu) | self-supervised | 60.0 | 1 seed | +10.0 |" in text
+
+
+@pytest.mark.parametrize("what", ["table1", "figure4"])
+def test_splits_are_told_apart(tmp_path: Path, what: str):
+    methods = {"table1": "action level 0", "figure4": "motion"}
+    quantities = {"table1": "top1", "figure4": "moving mass"}
+    common = dict.fromkeys(QUANTITY, "x") | {
+        **{"experiment": what, "dataset": "mine", "protocol": "cpu", "seed": 0},
+        **{"method": methods[what], "quantity": quantities[what]},
+    }
+    for split, value in ((1, 10), (2, 30)):
+        row = common | {"split": split, "value": value}
+        write_rows(tmp_path / "measurements.csv", QUANTITY, [row])
+    text = summarise.make(tmp_path)
+    assert "| mine, split 1 |" in text
+    assert "| mine, split 2 |" in text
+    # Nobody drew a picture of these.
+    assert "figure4_mine" not in text
 
 
 @pytest.mark.parametrize("stage", [*TRAINING.values()], ids=lambda stage: stage.name)
