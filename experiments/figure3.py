@@ -19,7 +19,7 @@ from hcml_lightning.tasks import FlowTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tasks.flow import at_grid
 from hcml_lightning.tools.drawing import validation_clips
-from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
+from protocol import QUANTITY, Protocol, circumstances, exclusive, is_done, write_rows
 
 DATASET = "synthetic"
 LEVELS = (0, 1, 2)
@@ -53,12 +53,9 @@ def run(protocol: Protocol, seed: int, corpus: Corpus = DEFAULT) -> None:
         corpus: the videos.
     """
     root = protocol.runs / "data" / DATASET
-    if not root.is_dir():
-        partial = root.with_name(f".{root.name}.part")
-        sides = {"height": corpus.size, "width": corpus.size}
-        counts = {"num_train": corpus.num_train, "num_val": corpus.num_val}
-        write_synthetic(partial, "ucf101", num_frames=corpus.num_frames, **counts, **sides)
-        partial.rename(root)
+    with exclusive(root):
+        if not root.is_dir():
+            _make(root, corpus)
     config = protocol.config.removesuffix(".yaml") + "_synthetic.yaml"
     checkpoints = []
     # Levels 1 and 2 are drawn alone, and there is one picture.
@@ -74,6 +71,14 @@ def run(protocol: Protocol, seed: int, corpus: Corpus = DEFAULT) -> None:
     picture = protocol.results / "figures" / f"figure3_{protocol.name}.png"
     if seed == 0:
         _draw(checkpoints, picture)
+
+
+def _make(root: Path, corpus: Corpus) -> None:
+    partial = root.with_name(f".{root.name}.part")
+    sides = {"height": corpus.size, "width": corpus.size}
+    counts = {"num_train": corpus.num_train, "num_val": corpus.num_val}
+    write_synthetic(partial, "ucf101", num_frames=corpus.num_frames, **counts, **sides)
+    partial.rename(root)
 
 
 def _record(protocol: Protocol, seed: int, metrics: dict[str, float], checkpoint: str) -> None:

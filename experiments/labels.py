@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from protocol import exclusive
+
 
 def with_share_of_labels(source: Path, target: Path, percent: int) -> None:
     """Make a data set whose training lists name a share of each class; the videos are links to those of the source.
@@ -16,8 +18,12 @@ def with_share_of_labels(source: Path, target: Path, percent: int) -> None:
         target: folder to make; left alone where it is there.
         percent: share of each class that stays, at least one video.
     """
-    if target.is_dir():
-        return
+    with exclusive(target):
+        if not target.is_dir():
+            _make(source, target, percent)
+
+
+def _make(source: Path, target: Path, percent: int) -> None:
     partial = target.with_name(f".{target.name}.part")
     lists = partial / "ucfTrainTestlist"
     lists.mkdir(parents=True, exist_ok=True)

@@ -162,7 +162,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
     """Put rows into a table, in place of those with the same key; the file is written in one step."""
     key = [name for name in (*KEY, "quantity") if name in columns]
-    with _exclusive(path):
+    with exclusive(path):
         table = {tuple(row[name] for name in key): row for row in read_rows(path)}
         for row in rows:
             text = {name: str(row[name]) for name in columns}
@@ -174,7 +174,12 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, o
 
 
 @contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a file or folder against other commands that would write it; they wait.
+
+    Args:
+        path: what is to be written, there already or not.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

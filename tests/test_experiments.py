@@ -2,8 +2,10 @@
 
 import csv
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 import yaml
@@ -24,6 +26,7 @@ import summarise  # noqa: E402
 import table1  # noqa: E402
 import table2  # noqa: E402
 import table7  # noqa: E402
+from labels import with_share_of_labels  # noqa: E402
 from protocol import ACCURACY, QUANTITY, Protocol, read_rows, write_rows  # noqa: E402
 
 SMALL = (
@@ -115,6 +118,18 @@ def test_a_share_of_the_labels_takes_from_every_class(protocol: Protocol):
     assert len(names) == len({name.split("/")[0] for name in names}) == 8
     full = (protocol.data / "tiny/ucfTrainTestlist/testlist01.txt").read_text()
     assert (lists / "testlist01.txt").read_text() == full
+
+
+def test_commands_side_by_side_make_a_share_of_the_labels_once(protocol: Protocol, tmp_path: Path):
+    start = Barrier(8)
+
+    def make(_: int) -> None:
+        start.wait()
+        with_share_of_labels(protocol.data / "tiny", tmp_path / "few", 25)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(make, range(8)))
+    assert (tmp_path / "few/ucfTrainTestlist/trainlist01.txt").is_file()
 
 
 def test_a_row_replaces_the_one_that_it_repeats(tmp_path: Path):
