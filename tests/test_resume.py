@@ -1,5 +1,8 @@
 """When the newest state is saved, apart from any stage."""
 
+import os
+import signal
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +86,50 @@ def test_a_save_that_is_due_before_a_validation_comes_after_it(
     trainer.fit(task, DataLoader(range(10)), DataLoader(range(1)))
     assert task.validated == validated
     assert last.batches == saved
+
+
+class Interrupted(Still):
+    """Is told to end while it trains on one batch, the first of all being number 1."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__()
+        self.batch = batch
+
+    def training_step(self, batch: Any, index: int) -> torch.Tensor:
+        if self.trainer.fit_loop.total_batch_idx + 1 == self.batch:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return super().training_step(batch, index)
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch", "ends_early"),
+    [
+        ({"max_epochs": 2}, 20, False),
+        ({"max_steps": 20}, 20, False),
+        ({"max_steps": 15}, 15, False),
+        ({"max_steps": 15, "max_epochs": 2}, 15, False),
+        ({"max_steps": 15}, 14, True),
+        ({"max_steps": 15}, 10, True),
+    ],
+)
+def test_what_is_told_to_end_after_its_last_step_has_ended(
+    settings: dict[str, Any], batch: int, ends_early: bool, tmp_path: Path
+):
+    last = Noting(tmp_path)
+    trainer = pl.Trainer(
+        **settings,
+        limit_val_batches=0,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[last],
+    )
+    with pytest.raises(SystemExit) if ends_early else nullcontext() as told:
+        trainer.fit(Interrupted(batch), DataLoader(range(10)), DataLoader(range(1)))
+    assert last.batches[-1] == batch
+    if told is not None:
+        assert told.value.code == 128 + signal.SIGUSR1
 
 
 @pytest.mark.parametrize(

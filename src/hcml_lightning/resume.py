@@ -116,8 +116,12 @@ class LastCheckpoint(Checkpoint):
             return
         every = self.every_n_steps
         self._due |= every is not None and trainer.global_step % every == 0
-        # A run that went on from before a validation would leave it out.
-        if _validates_after(trainer, batch_idx) or trainer.is_last_batch:
+        # A run that went on from before a validation would leave it out. After its last step the epoch's end saves.
+        if (
+            _validates_after(trainer, batch_idx)
+            or trainer.is_last_batch
+            or trainer.global_step == trainer.max_steps
+        ):
             return
         told = self._asks(trainer, pl_module) and self._told(trainer, pl_module)
         if told or self._due:
@@ -126,9 +130,12 @@ class LastCheckpoint(Checkpoint):
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save; a run that has just trained its last epoch also ends in its own way."""
+        """Save; a run that has just trained its last epoch or step also ends in its own way."""
         self._save(trainer)
-        is_last = trainer.current_epoch + 1 == trainer.max_epochs
+        is_last = (
+            trainer.current_epoch + 1 == trainer.max_epochs
+            or trainer.global_step == trainer.max_steps
+        )
         if self._told(trainer, pl_module) and not is_last:
             self._stop(trainer)
 
