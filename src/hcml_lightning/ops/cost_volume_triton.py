@@ -14,86 +14,80 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hcml_lightning.ops.cost_volume_kernels import (
-    cost_volume_bwd_kernel,
-    cost_volume_fwd_kernel,
-    unit_kernel,
-)
+from hcml_lightning.ops.cost_volume_backward_kernel import cost_volume_bwd_kernel
+from hcml_lightning.ops.cost_volume_kernels import cost_volume_fwd_kernel, unit_kernel
 
 
 class Tiling(NamedTuple):
     """How the maps are cut.
 
     Attributes:
-        constants: values of the kernels' constants, by name.
-        forward_options: how the kernel of the costs is compiled.
-        backward_options: how the kernel of the gradient is compiled, and the constants that differ in it.
-        tiles_y: tiles below each other in a grid.
-        tiles_x: tiles beside each other in a grid.
-        rows: rows of a padded grid, HP.
-        columns: columns of a padded grid, WP.
+        constants: values of the constants that the kernels share, by name.
+        forward: the other constants of the kernel of the costs, and how it is compiled.
+        backward: the other constants of the kernel of the gradient, and how it is compiled.
+        rows: rows of pixels in a tile.
+        rows_seen: rows of surroundings that a row of pixels is multiplied with at a time.
     """
 
     constants: dict[str, Any]
-    forward_options: dict[str, int]
-    backward_options: dict[str, int]
-    tiles_y: int
-    tiles_x: int
+    forward: dict[str, Any]
+    backward: dict[str, Any]
     rows: int
-    columns: int
+    rows_seen: int
+
+    def grids(self, height: int, width: int) -> dict[str, int]:
+        """Tiles below each other and beside each other in a grid of a map, and the padded grid's rows and columns."""
+        radius, stride = self.constants["RADIUS"], self.constants["STRIDE"]
+        halo, step = self.constants["HALO"], self.constants["NX"] - 2 * self.constants["HALO"]
+        tiles_y = -(-height // (stride * self.rows))
+        tiles_x = -(-width // (stride * step))
+        last_row_seen = -(-(2 * radius + 1) // self.rows_seen) * self.rows_seen - 1
+        return {
+            "TILES_Y": tiles_y,
+            "TILES_X": tiles_x,
+            "HP": tiles_y * self.rows + last_row_seen,
+            "WP": tiles_x * step + 2 * halo,
+        }
 
 
 def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
     """Choose the tiles for features of shape (B, C, T, H, W).
 
-    The choices are the largest that compile without spilled registers for compute capability 8.0 and 9.0, and within
-    the 99 KiB of shared memory that the smallest GPUs have. In float32 every product is three, chained, and all
-    warps are then laid along the pixels: more than 16 of them would be computed several times over.
+    A row of a grid is one tile where it fits into 32 pixels; wider maps are cut with the surroundings on both sides, in
+    steps of 16 columns, the width of an operand. In float32 every product is three: two warps share a row there, and
+    loops stay loops. The choices are the largest that compile without spilled registers for compute capability 8.0 and
+    9.0, and within the 99 KiB of shared memory that the smallest GPUs have.
     """
     half = features.element_size() == 2
     radius, width = max_displacement // stride, -(-features.shape[4] // stride)
-    slots = triton.next_power_of_2(2 * radius + 1)
-    widest = 32 if half else 16
-    if width <= widest:
-        pixels, halo = max(16, slots, triton.next_power_of_2(width)), 0
-    else:
-        pixels, halo = max(widest, 2 * slots), radius
-    block = min(128, max(16, triton.next_power_of_2(features.shape[1])))
-    seen = min(8192 // pixels, 16384 // block) if half else min(64, 4096 // block)
-    rows_seen = max(1, min(slots, seen // pixels))
-    rows = 4
-    tiles_y = -(-features.shape[3] // (stride * rows))
-    tiles_x = -(-width // (pixels - 2 * halo))
+    slots = max(8, triton.next_power_of_2(2 * radius + 1))
+    pixels, halo = max(16, slots, triton.next_power_of_2(width)), 0
+    if width > 32:
+        halo = -(-radius // 8) * 8
+        pixels = max(32, triton.next_power_of_2(2 * halo + 16))
+    channels = max(16, triton.next_power_of_2(features.shape[1]))
+    block = min(channels, max(16, (2048 if half else 1024) // pixels))
+    block_summed = min(channels, 128)
+    rows, rows_seen = 4, 4 if half and radius else 1
     constants = {
-        "CP": -(-features.shape[1] // block) * block,
+        "CP": -(-features.shape[1] // block_summed) * block_summed,
         "RADIUS": radius,
         "STRIDE": stride,
         "HALO": halo,
         "ROWS": rows,
         "NX": pixels,
-        "NY": rows_seen,
         "NK": slots,
-        "BC": block,
+        "UNROLL": 2 * radius + 1 if half else 1,
         "ACC": tl.float64 if features.dtype == torch.float64 else tl.float32,
         # tf32 alone keeps 10 bits; three products of it come to float32 and still run on tensor cores.
         "PRECISION": "tf32x3" if features.dtype == torch.float32 else "ieee",
     }
-    stages = {"num_stages": 2 if half else 1}
-    warps = min(4 if half else 8, block // 8)
-    backward = {"num_warps": max(warps, block // 16)}
-    if half and features.stride(1) > 1:
-        # Every element of the gradient has an address of its own, and the addresses have no room beside the rest.
-        backward = {"num_warps": 8, "NY": min(rows_seen, 4)}
-    last_row_seen = -(-(2 * radius + 1) // rows_seen) * rows_seen - 1
-    return Tiling(
-        constants,
-        {"num_warps": warps, **stages},
-        {**backward, **stages},
-        tiles_y,
-        tiles_x,
-        rows=tiles_y * rows + last_row_seen,
-        columns=tiles_x * (pixels - 2 * halo) + 2 * halo,
-    )
+    options = {"num_warps": rows if half else 2 * rows, "num_stages": 1}
+    groups = pixels // slots
+    forward = {"NY": rows_seen, "BITS": groups.bit_length() - 1, "BC": block_summed, **options}
+    # The gradient of maps that are not channels last has an address for every element.
+    unrolled = {} if features.stride(1) == 1 else {"UNROLL": 1}
+    return Tiling(constants, forward, {"BC": block, **options, **unrolled}, rows, rows_seen)
 
 
 def _operand_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -102,25 +96,36 @@ def _operand_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if interpreted and dtype == torch.bfloat16 else dtype
 
 
-def _unit(features: Tensor, tiles: Tiling, eps: float) -> tuple[Tensor, Tensor]:
+def _unit(
+    features: Tensor, tiles: Tiling, grids: dict[str, int], eps: float, paired: bool
+) -> tuple[Tensor, Tensor]:
     batch, channels, frames, height, width = features.shape
-    constants = tiles.constants
-    grids = (batch, frames, constants["STRIDE"], constants["STRIDE"], tiles.rows, tiles.columns)
-    unit = features.new_empty(*grids, constants["CP"], dtype=_operand_dtype(features.dtype))
+    constants, rows, columns = tiles.constants, grids["HP"], grids["WP"]
+    shape = (batch, frames, constants["STRIDE"], constants["STRIDE"], rows, columns)
+    unit = features.new_empty(*shape, constants["CP"], dtype=_operand_dtype(features.dtype))
     inverse_dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
-    inverse = features.new_empty(grids, dtype=inverse_dtype)
-    pixels = max(16, 4096 // constants["BC"])
-    blocks = triton.cdiv(tiles.rows * tiles.columns, pixels)
+    inverse = features.new_empty(shape, dtype=inverse_dtype)
+    block = tiles.backward["BC"]
+    pixels = max(16, 4096 // block)
+    blocks = triton.cdiv(rows * columns, pixels)
     unit_kernel[(batch * frames * constants["STRIDE"] ** 2 * blocks,)](
         *(features, unit, inverse),
-        *(frames, height, width, tiles.rows, tiles.columns, blocks),
+        *(frames, height, width, rows, columns, blocks),
         *features.stride(),
         EPS=eps,
         C=channels,
         BP=pixels,
-        **{name: constants[name] for name in ("CP", "RADIUS", "STRIDE", "HALO", "BC", "ACC")},
+        BC=block,
+        PAIRED=paired,
+        **{name: constants[name] for name in ("CP", "RADIUS", "STRIDE", "HALO", "ACC")},
     )
     return unit, inverse
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    # Kernels take the strides that are constants last.
+    batch, channels, frames, height, width = tensor.stride()
+    return batch, frames, channels, height, width
 
 
 def write_costs(
@@ -129,14 +134,14 @@ def write_costs(
     """As `cost_volume_cpu.write_costs`, by two kernels."""
     batch, _, frames, height, width = features.shape
     tiles = tiling(features, max_displacement, stride)
+    grids = tiles.grids(height, width)
     with torch.cuda.device_of(features):
-        unit, _ = _unit(features, tiles, eps)
-        cost_volume_fwd_kernel[(batch * frames * stride * tiles.tiles_y * tiles.tiles_x,)](
-            *(unit, costs),
-            *(frames, height, width, tiles.rows, tiles.columns, tiles.tiles_y, tiles.tiles_x),
-            *costs.stride(),
+        unit, _ = _unit(features, tiles, grids, eps, paired=False)
+        cost_volume_fwd_kernel[(batch * frames * stride * grids["TILES_Y"] * grids["TILES_X"],)](
+            *(unit, costs, frames, height, width, *grids.values()),
+            *_strides(costs),
             **tiles.constants,
-            **tiles.forward_options,
+            **tiles.forward,
         )
 
 
@@ -151,16 +156,18 @@ def write_gradient(
     """As `cost_volume_cpu.write_gradient`, by two kernels; without atomics, so with the same bits every time."""
     batch, channels, frames, height, width = features.shape
     tiles = tiling(features, max_displacement, stride)
+    grids = tiles.grids(height, width)
     limit = torch.finfo(torch.float16).max if features.dtype == torch.float16 else None
     with torch.cuda.device_of(features):
-        unit, inverse = _unit(features, tiles, eps)
-        cost_volume_bwd_kernel[(batch * frames * stride * tiles.tiles_y * tiles.tiles_x,)](
-            *(grad, unit, inverse, grad_features),
-            *(frames, height, width, tiles.rows, tiles.columns, tiles.tiles_y, tiles.tiles_x),
-            *grad.stride(),
-            *grad_features.stride(),
+        unit, inverse = _unit(features, tiles, grids, eps, paired=True)
+        cost_volume_bwd_kernel[(batch * frames * stride * grids["TILES_Y"] * grids["TILES_X"],)](
+            *(grad, features, unit, inverse, grad_features),
+            *(frames, height, width, *grids.values()),
+            *_strides(grad),
+            *_strides(features),
+            *_strides(grad_features),
             EPS=eps,
             C=channels,
             LIMIT=limit,
-            **(tiles.constants | tiles.backward_options),
+            **(tiles.constants | tiles.backward),
         )
