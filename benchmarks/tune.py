@@ -25,40 +25,33 @@ from hcml_lightning.ops.cost_volume import NORM_EPS
 
 Change = dict[str, int]
 AXES = {
-    "ROWS": (2, 4, 8),
-    "NY": (8, 4, 2),
-    "num_warps": (2, 4, 8),
-    "num_stages": (1, 2),
+    "forward": {"ROWS": (1, 2, 4, 8), "NY": (1, 2, 4), "UNROLL": (1, 7)},
+    "backward": {"ROWS": (1, 2, 4, 8), "BC": (16, 32), "UNROLL": (1, 7)},
 }
 # Where a launch takes longer than its work there is less to find.
-SMALL_AXES = {"ROWS": (1, 2, 4), "NY": (8, 4), "num_warps": (2, 4, 8)}
+SMALL_AXES = {
+    "forward": {"ROWS": (1, 2, 4), "NY": (2, 4)},
+    "backward": {"ROWS": (1, 2, 4), "BC": (32, 64, 128)},
+}
 DIRECTIONS = ("forward", "backward")
 SETS = 5
 
 
-def candidates(level: int) -> dict[str, Change]:
+def candidates(level: int, direction: str) -> dict[str, Change]:
     """Tilings to try at a level, by their names; the first is the one that is chosen now."""
-    axes = AXES if level == 0 else SMALL_AXES
+    axes = (AXES if level == 0 else SMALL_AXES)[direction]
     changes = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     return {"chosen": {}, **{" ".join(f"{k}={v}" for k, v in c.items()): c for c in changes}}
 
 
-def changed(tiles: kernels.Tiling, change: Change, height: int) -> kernels.Tiling:
-    """A tiling with other numbers, and all that follows from them."""
-    options = {k: v for k, v in change.items() if k.startswith("num_")}
-    constants = {**tiles.constants, **{k: v for k, v in change.items() if k not in options}}
-    backward = {**tiles.backward_options, **change}
-    window = 2 * constants["RADIUS"] + 1
-    tiles_y = -(-height // (constants["STRIDE"] * constants["ROWS"]))
-    seen = (constants["NY"], backward.get("NY", constants["NY"]))
-    last_row_seen = max(-(-window // rows) * rows - 1 for rows in seen)
-    return tiles._replace(
-        constants=constants,
-        forward_options={**tiles.forward_options, **options},
-        backward_options=backward,
-        tiles_y=tiles_y,
-        rows=tiles_y * constants["ROWS"] + last_row_seen,
-    )
+def changed(tiles: kernels.Tiling, direction: str, change: Change) -> kernels.Tiling:
+    """A tiling with other numbers for one direction; a program keeps its warps for each row."""
+    rows = tiles.constants["ROWS"]
+    constants = {**tiles.constants, "ROWS": change.get("ROWS", rows)}
+    own = {**getattr(tiles, direction), **change}
+    own["num_warps"] = own["num_warps"] * constants["ROWS"] // rows
+    own.pop("ROWS", None)
+    return tiles._replace(**{"constants": constants, direction: own})
 
 
 def launch(
@@ -69,7 +62,7 @@ def launch(
     try:
         tiles = usual(features, REACH, STRIDE)
         if change:
-            tiles = changed(tiles, change, features.shape[3])
+            tiles = changed(tiles, direction, change)
         kernels.tiling = lambda *_: tiles
         if direction == "forward":
             kernels.write_costs(features, target, REACH, STRIDE, NORM_EPS)
@@ -113,7 +106,7 @@ def compile_all(jobs: list[Any]) -> None:
 
 def benchmark(
     subject: report.Subject,
-    tried: dict[str, Change],
+    tried: dict[str, dict[str, Change]],
     layout: torch.memory_format,
     limits: tuple[float, float],
     repeats: int,
@@ -133,7 +126,7 @@ def benchmark(
     for direction in DIRECTIONS:
         target = torch.empty_like(grad if direction == "forward" else features)
         works: dict[str, list[measure.Work]] = {}
-        for name, change in tried.items():
+        for name, change in tried[direction].items():
             one = partial(launch, direction, change)
             try:
                 result = one(features, grad, target.fill_(torch.nan))
@@ -160,14 +153,22 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     layout = torch.contiguous_format if options.contiguous else torch.channels_last_3d
     shapes = options.shapes or [(8, *level) for level in LEVELS]
-    tried = [candidates(0 if shape[-1] > 32 else 1) for shape in shapes]
-    tried = [{n: one[n] for n in report.chosen(one, options.providers)} for one in tried]
+    tried = []
+    for shape in shapes:
+        level = 0 if shape[-1] > 32 else 1
+        every = {direction: candidates(level, direction) for direction in DIRECTIONS}
+        tried.append(
+            {
+                d: {n: one[n] for n in report.chosen(one, options.providers)}
+                for d, one in every.items()
+            }
+        )
     if options.device == "cuda":
         jobs = [
             (shape, dtype, layout, direction, change)
             for shape, one in zip(shapes, tried, strict=True)
             for direction in DIRECTIONS
-            for change in one.values()
+            for change in one[direction].values()
         ]
         compile_all(jobs)
     limits = measure.ceilings(options.device, dtype)

@@ -109,7 +109,7 @@ def test_other_tilings_give_the_same_numbers(direction: str) -> None:
     target = grad if direction == "forward" else features
     results = [
         tune.launch(direction, change, features, grad, torch.full_like(target, torch.nan))
-        for change in ({}, {"ROWS": 1, "NY": 4, "num_warps": 2, "num_stages": 1})
+        for change in ({}, {"ROWS": 1, **({"NY": 2} if direction == "forward" else {"BC": 16})})
     ]
     torch.testing.assert_close(results[1], results[0])
 

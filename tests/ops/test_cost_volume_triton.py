@@ -68,7 +68,8 @@ def compare(function: Callable[[Tensor, int, int], Tensor], x: Tensor, d: int, s
         ((1, 17, 2, 13, 9), 6, 2),
         ((2, 2, 1, 3, 4), 2, 1),
         ((1, 2, 2, 3, 5), 2, 3),  # one displacement
-        ((1, 3, 2, 2, 35), 6, 2),  # tiles beside each other
+        ((1, 2, 2, 1, 1), 6, 2),  # grids without a pixel
+        ((1, 3, 2, 2, 67), 6, 2),  # tiles beside each other
         ((1, 3, 2, 5, 6), 4, 1),  # nine displacements a row
         ((1, 2, 1, 4, 18), 9, 1),  # surroundings in several pieces
         ((1, 130, 1, 2, 3), 2, 2),  # channels in several pieces
@@ -89,7 +90,7 @@ def test_dtypes_and_memory_formats(dtype: torch.dtype, memory_format: str) -> No
 
 @interpreted
 def test_wide_maps_in_half_precision() -> None:
-    compare(kernel(), features(1, 3, 2, 2, 67, dtype=torch.float16), 6, 2)
+    compare(kernel(), features(1, 3, 2, 2, 99, dtype=torch.float16), 6, 2)
 
 
 @interpreted
@@ -122,10 +123,10 @@ def test_reads_a_gradient_that_is_expanded() -> None:
 # Static instructions of the machine code of the costs and of the gradient, for the widest maps and for the most
 # channels, a tenth above what triton 3.6 and 3.9 make: a change that costs more than that should be seen.
 BUDGETS = {
-    ("sm_80", "bfloat16", "channels_last"): {"res2": (780, 2300), "res4": (780, 1170)},
-    ("sm_80", "bfloat16", "contiguous"): {"res2": (780, 1870), "res4": (780, 1500)},
-    ("sm_90", "bfloat16", "channels_last"): {"res2": (820, 2440), "res4": (800, 1210)},
-    ("sm_90", "float32", "channels_last"): {"res2": (1120, 3560), "res4": (3340, 4440)},
+    ("sm_80", "bfloat16", "channels_last"): {"res2": (760, 2780), "res4": (705, 1970)},
+    ("sm_80", "bfloat16", "contiguous"): {"res2": (760, 3210), "res4": (705, 2970)},
+    ("sm_90", "bfloat16", "channels_last"): {"res2": (775, 2890), "res4": (705, 1850)},
+    ("sm_90", "float32", "channels_last"): {"res2": (900, 2740), "res4": (1170, 6270)},
 }
 
 

@@ -25,27 +25,24 @@ class Tiling(NamedTuple):
         constants: values of the constants that the kernels share, by name.
         forward: the other constants of the kernel of the costs, and how it is compiled.
         backward: the other constants of the kernel of the gradient, and how it is compiled.
-        rows: rows of pixels in a tile.
-        rows_seen: rows of surroundings that a row of pixels is multiplied with at a time.
     """
 
     constants: dict[str, Any]
     forward: dict[str, Any]
     backward: dict[str, Any]
-    rows: int
-    rows_seen: int
 
     def grids(self, height: int, width: int) -> dict[str, int]:
         """Tiles below each other and beside each other in a grid of a map, and the padded grid's rows and columns."""
-        radius, stride = self.constants["RADIUS"], self.constants["STRIDE"]
+        radius, stride, rows = (self.constants[name] for name in ("RADIUS", "STRIDE", "ROWS"))
         halo, step = self.constants["HALO"], self.constants["NX"] - 2 * self.constants["HALO"]
-        tiles_y = -(-height // (stride * self.rows))
+        tiles_y = -(-height // (stride * rows))
         tiles_x = -(-width // (stride * step))
-        last_row_seen = -(-(2 * radius + 1) // self.rows_seen) * self.rows_seen - 1
+        at_a_time = self.forward["NY"]
+        last_row_seen = -(-(2 * radius + 1) // at_a_time) * at_a_time - 1
         return {
             "TILES_Y": tiles_y,
             "TILES_X": tiles_x,
-            "HP": tiles_y * self.rows + last_row_seen,
+            "HP": tiles_y * rows + last_row_seen,
             "WP": tiles_x * step + 2 * halo,
         }
 
@@ -68,7 +65,7 @@ def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
     channels = max(16, triton.next_power_of_2(features.shape[1]))
     block = min(channels, max(16, (2048 if half else 1024) // pixels))
     block_summed = min(channels, 128)
-    rows, rows_seen = 4, 4 if half and radius else 1
+    rows = 4
     constants = {
         "CP": -(-features.shape[1] // block_summed) * block_summed,
         "RADIUS": radius,
@@ -84,10 +81,15 @@ def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
     }
     options = {"num_warps": rows if half else 2 * rows, "num_stages": 1}
     groups = pixels // slots
-    forward = {"NY": rows_seen, "BITS": groups.bit_length() - 1, "BC": block_summed, **options}
+    forward = {
+        "NY": 4 if half and radius else 1,
+        "BITS": groups.bit_length() - 1,
+        "BC": block_summed,
+        **options,
+    }
     # The gradient of maps that are not channels last has an address for every element.
     unrolled = {} if features.stride(1) == 1 else {"UNROLL": 1}
-    return Tiling(constants, forward, {"BC": block, **options, **unrolled}, rows, rows_seen)
+    return Tiling(constants, forward, {"BC": block, **options, **unrolled})
 
 
 def _operand_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -140,8 +142,7 @@ def write_costs(
         cost_volume_fwd_kernel[(batch * frames * stride * grids["TILES_Y"] * grids["TILES_X"],)](
             *(unit, costs, frames, height, width, *grids.values()),
             *_strides(costs),
-            **tiles.constants,
-            **tiles.forward,
+            **(tiles.constants | tiles.forward),
         )
 
 
