@@ -45,12 +45,18 @@ def candidates(level: int, direction: str) -> dict[str, Change]:
 
 
 def changed(tiles: kernels.Tiling, direction: str, change: Change) -> kernels.Tiling:
-    """A tiling with other numbers for one direction; a program keeps its warps for each row."""
+    """A tiling with other numbers for one direction; a row keeps the warps that it has.
+
+    Raises:
+        ValueError: if a block would have more channels than the grids.
+    """
     rows = tiles.constants["ROWS"]
     constants = {**tiles.constants, "ROWS": change.get("ROWS", rows)}
     own = {**getattr(tiles, direction), **change}
     own["num_warps"] = own["num_warps"] * constants["ROWS"] // rows
     own.pop("ROWS", None)
+    if own["BC"] > constants["CP"]:
+        raise ValueError(f"a block of {own['BC']} channels is more than there are")
     return tiles._replace(**{"constants": constants, direction: own})
 
 
