@@ -30,7 +30,7 @@ patience=1 volumes=() small_volumes=() tunes=() wide=() losses=() clips=() long_
 if [ "$device" = cpu ]; then
   patience=20 end=$((end + 10000))
   volumes=(--shapes 1x4x2x9x8) small_volumes=("${volumes[@]}") losses=(--shapes 60x40x8)
-  tunes=(--shapes 1x4x2x6x5 --providers chosen "ROWS=2 *") wide=("${tunes[@]}")
+  tunes=(--shapes 1x20x2x6x5 --providers chosen "ROWS=2 *") wide=("${tunes[@]}")
   clips=(--shapes 2x3x4x32x32) long_clips=("${clips[@]}") backbone=r2d_tiny long=r2d_tiny turns=(--repeats 2)
   export TRITON_INTERPRET=1 OMP_NUM_THREADS=1
 else

@@ -53,8 +53,9 @@ def cost_volume_bwd_kernel(
     i_col = i_tile % TILES_X * (NX - 2 * HALO)
     i_top = i_tile // TILES_X % TILES_Y * ROWS
     i_y = i_tile // (TILES_X * TILES_Y) % STRIDE
-    i_frame = (i_tile // (TILES_X * TILES_Y * STRIDE)).to(tl.int64)
-    i_t = i_frame % T
+    i_frame = i_tile // (TILES_X * TILES_Y * STRIDE)
+    i_b, i_t = (i_frame // T).to(tl.int64), (i_frame % T).to(tl.int64)
+    i_frame = i_frame.to(tl.int64)
     i_last = (H - i_y + STRIDE - 1) // STRIDE - 1
 
     s_16: tl.constexpr = 16 * CP
@@ -78,7 +79,7 @@ def cost_volume_bwd_kernel(
     o_row = tl.arange(0, ROWS)
     y_out = (i_top + o_row) * STRIDE + i_y
 
-    p_grad = grad + i_frame // T * s_b
+    p_grad = grad + i_b * s_b
     for i_x in range(STRIDE):
         x_seen = (i_col + o_j - HALO) * STRIDE + i_x
         m_band = (o_apart >= -RADIUS) & (o_apart <= RADIUS) & (x_seen >= 0) & (x_seen < W)
@@ -121,7 +122,7 @@ def cost_volume_bwd_kernel(
                 m_c = m_x[:, :, None] & (i_c + o_c < C)[None, None, :]
                 o_x = (y_out[:, None] * x_y + x[None, :] * x_x)[:, :, None]
                 o_x = o_x + ((i_c + o_c) * x_c)[None, None, :]
-                p_x = features + i_frame // T * x_b + i_t * x_t
+                p_x = features + i_b * x_b + i_t * x_t
                 b_unit = tl.load(p_x + o_x, mask=m_c, other=0.0)
                 b_unit = b_unit.to(ACC) * b_inverse[:, :, None]
                 if i_round == 0:
@@ -133,5 +134,5 @@ def cost_volume_bwd_kernel(
                         b_grad = tl.clamp(b_grad, -LIMIT, LIMIT, tl.PropagateNan.ALL)
                     o_x = (y_out[:, None] * f_y + x[None, :] * f_x)[:, :, None]
                     o_x = o_x + ((i_c + o_c) * f_c)[None, None, :]
-                    p_x = grad_features + i_frame // T * f_b + i_t * f_t
+                    p_x = grad_features + i_b * f_b + i_t * f_t
                     tl.store(p_x + o_x, b_grad.to(grad_features.dtype.element_ty), mask=m_c)

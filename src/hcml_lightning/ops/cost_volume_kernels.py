@@ -36,8 +36,8 @@ import triton.language as tl
 @triton.jit
 def unit_kernel(
     features, unit, inverse,
-    T, H, W, HP, WP, BLOCKS,
-    s_b, s_c, s_t, s_y, s_x,
+    T, H: tl.constexpr, W: tl.constexpr, HP: tl.constexpr, WP: tl.constexpr, BLOCKS: tl.constexpr,
+    s_b, s_t, s_c: tl.constexpr, s_y: tl.constexpr, s_x: tl.constexpr,
     C: tl.constexpr, CP: tl.constexpr, RADIUS: tl.constexpr, STRIDE: tl.constexpr, HALO: tl.constexpr,
     BP: tl.constexpr, BC: tl.constexpr, PAIRED: tl.constexpr, ACC: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
@@ -47,17 +47,17 @@ def unit_kernel(
     channel % 8, pixel // 2 % 4, channel // 8 % 2, pixel // 8, pixel % 2).
     """
     i_block = tl.program_id(0) % BLOCKS
-    i_grid = (tl.program_id(0) // BLOCKS).to(tl.int64)
+    i_grid = tl.program_id(0) // BLOCKS
     i_frame = i_grid // (STRIDE * STRIDE)
     o_p = i_block * BP + tl.arange(0, BP)
     o_c = tl.arange(0, BC)
-    y = (o_p // WP - RADIUS) * STRIDE + (i_grid // STRIDE % STRIDE).to(tl.int32)
-    x = (o_p % WP - HALO) * STRIDE + (i_grid % STRIDE).to(tl.int32)
+    y = (o_p // WP - RADIUS) * STRIDE + i_grid // STRIDE % STRIDE
+    x = (o_p % WP - HALO) * STRIDE + i_grid % STRIDE
     m_p = o_p < HP * WP
     m_x = m_p & (y >= 0) & (y < H) & (x >= 0) & (x < W)
-    p_x = features + i_frame // T * s_b + i_frame % T * s_t
+    p_x = features + (i_frame // T).to(tl.int64) * s_b + (i_frame % T).to(tl.int64) * s_t
     p_x = p_x + (y * s_y + x * s_x)[:, None] + (o_c * s_c)[None, :]
-    p_unit = unit + i_grid * HP * WP * CP
+    i_first = i_grid.to(tl.int64) * (HP * WP)
 
     b_square = tl.zeros((BP,), ACC)
     for i_c in tl.static_range(0, CP, BC):
@@ -65,10 +65,11 @@ def unit_kernel(
         b_x = tl.load(p_x + i_c * s_c, mask=m_c, other=0.0).to(ACC)
         b_square += tl.sum(b_x * b_x, 1)
     b_inverse = 1.0 / tl.maximum(tl.sqrt(b_square), EPS)
-    tl.store(inverse + i_grid * HP * WP + o_p, b_inverse, mask=m_p)
+    tl.store(inverse + i_first + o_p, b_inverse, mask=m_p)
     for i_c in tl.static_range(0, CP, BC):
-        m_c = m_x[:, None] & (i_c + o_c < C)[None, :]
-        b_x = tl.load(p_x + i_c * s_c, mask=m_c, other=0.0).to(ACC)
+        if CP > BC:
+            m_c = m_x[:, None] & (i_c + o_c < C)[None, :]
+            b_x = tl.load(p_x + i_c * s_c, mask=m_c, other=0.0).to(ACC)
         b_unit = (b_x * b_inverse[:, None]).to(unit.dtype.element_ty)
         if PAIRED:
             b_unit = tl.reshape(b_unit, (BP // 16, 2, 4, 2, BC // 16, 2, 8))
@@ -77,12 +78,13 @@ def unit_kernel(
             o_16 = i_block * (BP // 16) + o_n // (2 * BC)
             o_unit = o_16 * (16 * CP) + i_c * 16 + o_n % (2 * BC) * 8
             tl.store(
-                p_unit + o_unit[:, None] + tl.arange(0, 8)[None, :],
+                unit + i_first * CP + o_unit[:, None] + tl.arange(0, 8)[None, :],
                 tl.reshape(b_unit, (BP * BC // 8, 8)),
                 mask=(o_16 * 16 < HP * WP)[:, None],
             )
         else:
-            tl.store(p_unit + (o_p * CP)[:, None] + (i_c + o_c)[None, :], b_unit, mask=m_p[:, None])
+            p_unit = unit + i_first * CP + (o_p * CP)[:, None] + (i_c + o_c)[None, :]
+            tl.store(p_unit, b_unit, mask=m_p[:, None])
 
 
 @triton.jit
@@ -107,8 +109,10 @@ def cost_volume_fwd_kernel(
     i_col = i_tile % TILES_X * (NX - 2 * HALO)
     i_top = i_tile // TILES_X % TILES_Y * ROWS
     i_y = i_tile // (TILES_X * TILES_Y) % STRIDE
-    i_frame = (i_tile // (TILES_X * TILES_Y * STRIDE)).to(tl.int64)
-    i_next = tl.where(i_frame % T == T - 1, i_frame, i_frame + 1)
+    i_frame = i_tile // (TILES_X * TILES_Y * STRIDE)
+    i_b, i_t = (i_frame // T).to(tl.int64), (i_frame % T).to(tl.int64)
+    i_frame = i_frame.to(tl.int64)
+    i_next = tl.where(i_t == T - 1, i_frame, i_frame + 1)
 
     # The order of the channels in a sum is any: four lanes share 16 or 32 of them, in runs that are one load each.
     RUN: tl.constexpr = min(BC, 32) // 4
@@ -137,7 +141,7 @@ def cost_volume_fwd_kernel(
     o_dy = o_n // NK % NY
     o_kx = (o_n % NK - o_pixel + (RADIUS + NX)) % NK
     y = (i_top + o_n // (NY * NK) % ROWS) * STRIDE + i_y
-    p_costs = costs + i_frame // T * s_b + i_frame % T * s_t
+    p_costs = costs + i_b * s_b + i_t * s_t
     for i_x in range(STRIDE):
         x = (i_col + o_pixel - HALO) * STRIDE + i_x
         m_x = (o_pixel >= HALO) & (o_pixel < NX - HALO) & (x < W) & (o_kx < K) & (y < H)

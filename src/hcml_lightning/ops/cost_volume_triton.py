@@ -108,12 +108,12 @@ def _unit(
     inverse_dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     inverse = features.new_empty(shape, dtype=inverse_dtype)
     block = tiles.backward["BC"]
-    pixels = max(16, 4096 // block)
+    pixels = max(16, 8192 // block)
     blocks = triton.cdiv(rows * columns, pixels)
     unit_kernel[(batch * frames * constants["STRIDE"] ** 2 * blocks,)](
         *(features, unit, inverse),
         *(frames, height, width, rows, columns, blocks),
-        *features.stride(),
+        *_strides(features),
         EPS=eps,
         C=channels,
         BP=pixels,
