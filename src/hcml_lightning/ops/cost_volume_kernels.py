@@ -67,7 +67,7 @@ def unit_kernel(
     b_inverse = 1.0 / tl.maximum(tl.sqrt(b_square), EPS)
     tl.store(inverse + i_first + o_p, b_inverse, mask=m_p)
     for i_c in tl.static_range(0, CP, BC):
-        if CP > BC:
+        if CP > BC:  # otherwise the only block is still here
             m_c = m_x[:, None] & (i_c + o_c < C)[None, :]
             b_x = tl.load(p_x + i_c * s_c, mask=m_c, other=0.0).to(ACC)
         b_unit = (b_x * b_inverse[:, None]).to(unit.dtype.element_ty)
