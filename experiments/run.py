@@ -1,6 +1,6 @@
 """All experiments, or some of them: what is in the tables is left alone, what was cut off goes on.
 
-    python experiments/run.py --data DIR                                     # everything that the CPU protocol holds
+    python experiments/run.py --data DIR                                     # everything, on one data set and split
     python experiments/run.py --data DIR table2 --methods full --seeds 0     # one row
     python experiments/summarise.py                                         # RESULTS.md and figures out of the tables
 
@@ -15,12 +15,13 @@ from pathlib import Path
 import figure2
 import figure3
 import figure4
+import ridge
 import table1
 import table2
 import table7
 from protocol import FOLDER, Protocol
 
-EXPERIMENTS = ("table2", "table7", "figure2", "table1", "figure3", "figure4")
+EXPERIMENTS = ("ridge", "table2", "table7", "figure2", "table1", "figure3", "figure4")
 
 
 def main() -> None:
@@ -34,15 +35,18 @@ def main() -> None:
         options.backbone,
         tuple(words),
     )
+    names = EXPERIMENTS if "all" in options.experiments else options.experiments
     for seed in options.seeds:
-        for name in options.experiments or EXPERIMENTS:
+        for name in names:
             print(f"== {name}, seed {seed}", flush=True)
             _run(name, protocol, options, seed)
 
 
 def _run(name: str, protocol: Protocol, options: argparse.Namespace, seed: int) -> None:
     where = (protocol, options.dataset, options.split, seed)
-    if name == "table2":
+    if name == "ridge":
+        ridge.run(protocol, options.dataset, options.split)
+    elif name == "table2":
         table2.run(*where, methods=options.methods)
     elif name == "table7":
         table7.run(*where, others=options.others)
@@ -61,7 +65,12 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "experiments", nargs="*", choices=EXPERIMENTS, help="default: all", metavar="EXPERIMENT"
+        "experiments",
+        nargs="*",
+        default="all",
+        choices=("all", *EXPERIMENTS),
+        help=f"some of {', '.join(EXPERIMENTS)}; default: all",
+        metavar="EXPERIMENT",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
     parser.add_argument("--protocol", default="cpu", choices=["cpu", "gpu"])

@@ -21,6 +21,7 @@ sys.path.insert(0, str(FOLDER))
 import figure2  # noqa: E402
 import figure3  # noqa: E402
 import figure4  # noqa: E402
+import ridge  # noqa: E402
 import run  # noqa: E402
 import summarise  # noqa: E402
 import table1  # noqa: E402
@@ -62,8 +63,17 @@ def test_further_options_reach_every_stage(tmp_path: Path, monkeypatch: pytest.M
     assert [protocol.extras for protocol in asked] == [("--flow.model.lr=1",)]
 
 
+def test_without_a_name_all_experiments_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+    monkeypatch.setattr(run, "_run", lambda name, *_: asked.append(name))
+    monkeypatch.setattr(sys, "argv", ["run.py", "--data", str(tmp_path), "--seeds", "0"])
+    run.main()
+    assert asked == list(run.EXPERIMENTS)
+
+
 def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPatch):
     where = (protocol, "tiny", 1, 0)
+    ridge.run(protocol, "tiny", 1)
     table2.run(*where)
     table7.run(*where)
     figure2.run(*where)
@@ -112,8 +122,9 @@ def test_a_choice_is_measured_again_with_one_option(protocol: Protocol, tmp_path
     assert not (changed.results / "figures").exists()
 
 
-def test_a_share_of_the_labels_takes_from_every_class(protocol: Protocol):
-    lists = protocol.root("tiny_labels25") / "ucfTrainTestlist"
+def test_a_share_of_the_labels_takes_from_every_class(protocol: Protocol, tmp_path: Path):
+    with_share_of_labels(protocol.data / "tiny", tmp_path / "few", 25)
+    lists = tmp_path / "few/ucfTrainTestlist"
     names = (lists / "trainlist01.txt").read_text().split("\n")[:-1]
     assert len(names) == len({name.split("/")[0] for name in names}) == 8
     full = (protocol.data / "tiny/ucfTrainTestlist/testlist01.txt").read_text()
@@ -180,7 +191,7 @@ def test_methods_are_compared_over_the_seeds_that_both_have(tmp_path: Path):
 @pytest.mark.parametrize("what", ["table1", "figure4"])
 def test_splits_are_told_apart(tmp_path: Path, what: str):
     methods = {"table1": "action level 0", "figure4": "motion"}
-    quantities = {"table1": "top1", "figure4": "moving mass"}
+    quantities = {"table1": "top1", "figure4": "moving mass at res5"}
     common = dict.fromkeys(QUANTITY, "x") | {
         **{"experiment": what, "dataset": "mine", "protocol": "cpu", "seed": 0},
         **{"method": methods[what], "quantity": quantities[what]},

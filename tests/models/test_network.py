@@ -131,3 +131,14 @@ def test_gradients_come_in_the_memory_format_of_their_weights(
     with torch.device("meta"):
         other = MotionNetwork(backbone, 5)
     assert [p.stride() for p in other.parameters()] == [own for own, _ in strides.values()]
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_goes_on_from_the_features_of_any_stage(level: int) -> None:
+    torch.manual_seed(0)
+    network = MotionNetwork("r2d_tiny", num_classes=5).eval()
+    clip = torch.randint(0, 256, (1, 3, 4, 32, 32), dtype=torch.uint8)
+    for block in network.motion.values():
+        torch.nn.init.ones_(block.project.bn.weight)
+    features = network.appearance(clip, level)
+    assert torch.equal(network.classify(features, level), network(clip))

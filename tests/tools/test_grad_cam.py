@@ -22,33 +22,39 @@ def clip() -> Tensor:
     return torch.randint(0, 256, (2, 3, 8, 64, 96), dtype=torch.uint8, generator=generator)
 
 
-def by_the_formula(network: MotionNetwork, clip: Tensor, classes: list[int]) -> Tensor:
-    """Grad-CAM++ at the cells of res5 by its Eq. 19, through the whole network, in float64."""
+def by_the_formula(
+    network: MotionNetwork, clip: Tensor, classes: list[int], level: int = 3
+) -> Tensor:
+    """Grad-CAM++ at the cells of a stage by its Eq. 19, through the whole network, in float64."""
     kept: list[Tensor] = []
-    hook = network.layer4.register_forward_hook(lambda module, given, made: kept.append(made))
+    hook = network.stages[level].register_forward_hook(
+        lambda module, given, made: kept.append(made)
+    )
     logits = network.double()(clip)
     hook.remove()
-    network.float()
     score = logits[range(len(clip)), classes].sum()
     (gradient,) = torch.autograd.grad(score, kept)
+    network.float()
     features = kept[0].detach()
     everywhere = features.sum(dim=(2, 3, 4), keepdim=True)
-    alpha = gradient**2 / (2 * gradient**2 + everywhere * gradient**3)
+    # Where nothing reaches the class, nothing is weighed.
+    alpha = (gradient**2 / (2 * gradient**2 + everywhere * gradient**3)).nan_to_num()
     weights = (alpha * gradient.relu()).sum(dim=(2, 3, 4), keepdim=True)
     heat = (weights * features).sum(dim=1).relu()
     heat = heat - heat.amin(dim=(1, 2, 3), keepdim=True)
     return (heat / heat.amax(dim=(1, 2, 3), keepdim=True)).float()
 
 
-def test_equals_the_formula(network: MotionNetwork, clip: Tensor):
-    expected = by_the_formula(network, clip, [1, 3])
-    heat = grad_cam(network, clip, [1, 3])
+@pytest.mark.parametrize("level", [3, 1])
+def test_equals_the_formula(network: MotionNetwork, clip: Tensor, level: int):
+    expected = by_the_formula(network, clip, [1, 3], level)
+    heat = grad_cam(network, clip, [1, 3], level)
     assert heat.shape == (2, 8, 64, 96)
     assert heat.dtype == torch.float32
     for one in heat:
         assert one.min() == 0
         assert one.max() == 1
-    # The map is linear between the middles of the cells: 32 pixels and 4 frames each.
+    # The map is linear between the middles of the cells, at res5 32 pixels and 4 frames each.
     fine = torch.nn.functional.interpolate(expected[:, None], (8, 64, 96), mode="trilinear")[:, 0]
     fine = fine - fine.amin(dim=(1, 2, 3), keepdim=True)
     fine = fine / fine.amax(dim=(1, 2, 3), keepdim=True)
@@ -75,7 +81,7 @@ def test_finds_the_place_that_a_class_looks_at(monkeypatch: pytest.MonkeyPatch):
     with torch.no_grad():
         network.fc.weight.zero_()
         network.fc.weight[0, 0] = network.fc.weight[1, 1] = 1.0
-    monkeypatch.setattr(network, "features", lambda clip: (features, {}))
+    monkeypatch.setattr(network, "appearance", lambda clip, level: features)
     # The clip has a pixel for each cell, so that nothing lies between them.
     heat = grad_cam(network, torch.zeros(2, 3, 2, 3, 4, dtype=torch.uint8), [0, 1])
     expected = torch.zeros(2, 2, 3, 4)
@@ -109,6 +115,11 @@ def test_modes_come_back_after_an_error(network: MotionNetwork, clip: Tensor):
         grad_cam(network, clip, [0, 4])
     assert network.layer1.training
     network.eval()
+
+
+def test_refuses_a_stage_that_is_none(network: MotionNetwork, clip: Tensor):
+    with pytest.raises(ValueError, match="level must be 0 … 3, for res2 … res5, got 4"):
+        grad_cam(network, clip, level=4)
 
 
 def test_without_the_package(network: MotionNetwork, clip: Tensor, monkeypatch: pytest.MonkeyPatch):

@@ -116,21 +116,29 @@ class MotionNetwork(nn.Module):
             raise ValueError(f"up_to must be one of the levels {self.levels}, got {up_to}")
         return list(self._run(clip, up_to)[1].values())
 
-    def classify(self, features: Tensor) -> Tensor:
-        """Features of res5 (B, C, T, H, W) → logits (B, K)."""
-        return cast("Tensor", self.fc(self.dropout(features.mean(dim=(2, 3, 4)))))
+    def appearance(self, clip: Tensor, level: int) -> Tensor:
+        """F^l, the features of a residual stage before its motion block: (B, C_l, T_l, H_l, W_l); 3 is res5."""
+        return self._run(clip, level)[0]
+
+    def classify(self, features: Tensor, level: int = 3) -> Tensor:
+        """F^l (B, C_l, T_l, H_l, W_l), of res5 where no level is given → logits (B, K)."""
+        top, _ = self._climb(features, level, len(self.stages) - 1)
+        return cast("Tensor", self.fc(self.dropout(top.mean(dim=(2, 3, 4)))))
 
     def _run(self, clip: Tensor, up_to: int) -> tuple[Tensor, dict[int, Tensor]]:
-        features = self._stem(clip)
+        return self._climb(self.layer1(self._stem(clip)), 0, up_to)
+
+    def _climb(self, features: Tensor, start: int, up_to: int) -> tuple[Tensor, dict[int, Tensor]]:
         motion: dict[int, Tensor] = {}
-        for level, stage in enumerate(self.stages[: up_to + 1]):
-            features = stage(features)
+        for level in range(start, up_to + 1):
             if level in self.levels:
                 extract = self.block(level).extract
                 repeat = self.recompute and extract.training
                 motion[level] = recomputed(extract, features) if repeat else extract(features)
                 if level < up_to:
                     features = features + self.block(level).project(motion[level])
+            if level < up_to:
+                features = self.stages[level + 1](features)
         return features, motion
 
     def _stem(self, clip: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 """[clip → network → logits → **where the network looked**]
 
-Grad-CAM++ at the last residual stage, as in the paper's Figure 4, and how much of such a map lies on what moves.
+Grad-CAM++ at a residual stage, the last one as in the paper's Figure 4, and how much of such a map lies on what moves.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +15,22 @@ from hcml_lightning.models import MotionNetwork
 
 
 def grad_cam(
-    network: MotionNetwork, clip: Tensor, classes: Tensor | Sequence[int] | None = None
+    network: MotionNetwork,
+    clip: Tensor,
+    classes: Tensor | Sequence[int] | None = None,
+    level: int = 3,
 ) -> Tensor:
-    """Show which places and times of a clip speak for a class (Grad-CAM++ at res5).
+    """Show which places and times of a clip speak for a class (Grad-CAM++).
 
-    Gradients are taken of the classifier alone: those of the network's parameters stay as they are, and every module
-    goes back to the mode it was in, so that this may be called in the middle of training.
+    Gradients are taken of a copy of what comes after the stage: those of the network's parameters stay as they are, and
+    every module goes back to the mode it was in, so that this may be called in the middle of training.
 
     Args:
         network: in any mode; runs in evaluation mode.
         clip: RGB in 0..255, uint8 or float, (B, 3, T, H, W).
         classes: the class to explain for each clip, length B; None for the class that the network prefers.
+        level: the stage whose features are weighed, 0 … 3 for res2 … res5. A clip of 224 × 224 has 7 × 7 cells at res5;
+            smaller ones want a lower stage.
 
     Returns:
         Maps on the CPU, float32 in 0..1, (B, T, H, W): in each clip 0 is where least speaks for the class and 1 where
@@ -34,8 +38,10 @@ def grad_cam(
 
     Raises:
         ImportError: if the package grad-cam is not installed.
-        ValueError: if there is not one known class for each clip.
+        ValueError: if there is not one known class for each clip, or no such stage.
     """
+    if level not in range(len(network.stages)):
+        raise ValueError(f"level must be 0 … 3, for res2 … res5, got {level}")
     try:
         from pytorch_grad_cam import GradCAMPlusPlus
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -46,13 +52,13 @@ def grad_cam(
     # Inside the validation of a Trainer gradients are switched off in a way that only this switches on again.
     with torch.inference_mode(False), _evaluating(network):
         with torch.no_grad():
-            features = network.features(clip)[0].float()
-        head = _Head(network.fc, cells=features[0, 0].numel())
+            features = network.appearance(clip, level).float()
+        rest = _Rest(network, level, cells=features[0, 0].numel())
         targets = None
         if classes is not None:
             known = _checked_classes(classes, len(clip), network.fc.out_features)
             targets = [ClassifierOutputTarget(label) for label in known]
-        with torch.enable_grad(), GradCAMPlusPlus(head, [head.maps]) as explain:
+        with torch.enable_grad(), GradCAMPlusPlus(rest, [rest.maps]) as explain:
             coarse = torch.from_numpy(explain(features.requires_grad_(), targets))
     fine = F.interpolate(coarse[:, None], clip.shape[2:], mode="trilinear", align_corners=False)
     return _to_unit_range(fine[:, 0])
@@ -113,23 +119,26 @@ def moving_mass(heat: Tensor, clip: Tensor, threshold: float = 8.0) -> Tensor:
     return (heat * moving).sum(dim=(1, 2, 3)) / heat.sum(dim=(1, 2, 3))
 
 
-class _Head(nn.Module):
-    """A copy of the classifier, and before it the module whose output is explained.
+class _Rest(nn.Module):
+    """A copy of what comes after a stage, and before it the module whose output is explained.
 
-    The classifier sees a mean over `cells` places, so that the gradients are small, and the package's ε would outweigh
+    The classifier sees a mean over all places, so that the gradients are small, and the package's ε would outweigh
     their squares. Grad-CAM++ depends on the product of features and gradients: divided and multiplied by the number
     of cells, the map stays the same and the ε is negligible.
     """
 
-    def __init__(self, classifier: nn.Linear, cells: int) -> None:
+    def __init__(self, network: MotionNetwork, level: int, cells: int) -> None:
         super().__init__()
-        self.cells = cells
+        self.level, self.cells = level, cells
         self.maps = nn.Identity()
-        self.classifier = copy.deepcopy(classifier).float()
+        # What comes before is not needed, and may be large.
+        seen = [network.conv1, network.bn1, *network.stages[: level + 1]]
+        self.network = copy.deepcopy(network, {id(module): None for module in seen}).float()
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, T, H, W) → logits (B, K)."""
-        return cast("Tensor", self.classifier(self.maps(features / self.cells).sum(dim=(2, 3, 4))))
+        """F^l (B, C, T, H, W) → logits (B, K)."""
+        features = self.maps(features / self.cells) * self.cells
+        return self.network.classify(features, self.level)
 
 
 @contextmanager
