@@ -172,8 +172,8 @@ def _higher_levels(rows: Sequence[Row]) -> str:
     runs = sum(len(gains_here) for gains_here in scores.values())
     return (
         f"\n\nTest accuracy under hierarchical supervision against reconstruction: {told}. That hierarchical "
-        f"supervision suits the higher levels better: **{holds}**, by test accuracy. By efficacy, the paper's measure, it "
-        f"is ahead in {count} of {runs} pairs of runs: features that fit the training videos less have the smaller "
+        f"supervision suits the higher levels better: **{holds}**, by test accuracy. By efficacy, the paper's measure, "
+        f"it is ahead in {count} of {runs} pairs of runs: features that fit the training videos less have the smaller "
         "gap, and with it the higher score."
     )
 
