@@ -132,3 +132,15 @@ def test_a_fused_step_is_the_same_step(name: str) -> None:
             optimizer.step()
         weights.append(weight.detach())
     torch.testing.assert_close(*weights)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_an_optimizer_stays_fused_or_not_whatever_it_loads(name: str) -> None:
+    made = [
+        make_optimizer(name, [{"params": [nn.Parameter(torch.ones(2))]}], 0.1, 0.9, fused)
+        for fused in (True, False)
+    ]
+    states = [optimizer.state_dict() for optimizer in made]
+    for optimizer, state in zip(made, reversed(states), strict=True):
+        optimizer.load_state_dict(state)
+    assert [optimizer.param_groups[0]["fused"] for optimizer in made] == [True, None]

@@ -146,3 +146,39 @@ def test_gpus_are_waited_for_in_steps_that_are_logged_alone(
         for step in range(1, 11)
     ]
     assert sum(last._asks(step, task) for step in steps) == asked
+
+
+def test_a_validation_after_every_logged_step_hides_no_signal(monkeypatch: pytest.MonkeyPatch):
+    """On several GPUs; the question is put after the next step that no validation follows."""
+    task, last = SimpleNamespace(device=torch.device("meta")), LastCheckpoint()
+    monkeypatch.setattr(last, "_told", lambda *_: True)
+    monkeypatch.setattr(last, "_save", lambda trainer: None)
+    for step in range(1, 20):
+        trainer = SimpleNamespace(
+            **{"world_size": 2, "global_step": step, "log_every_n_steps": 5, "val_check_batch": 5},
+            **{"accumulate_grad_batches": 1, "is_last_batch": False, "max_steps": -1},
+            **{"check_val_every_n_epoch": 1, "is_global_zero": True},
+        )
+        if step == 6:
+            with pytest.raises(SystemExit):
+                last.on_train_batch_end(trainer, task, None, None, step - 1)
+            return
+        last.on_train_batch_end(trainer, task, None, None, step - 1)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_last_checkpoint_lies_beside_the_best(first: bool, tmp_path: Path):
+    best = pl.callbacks.ModelCheckpoint(dirpath=tmp_path / "best")
+    last = LastCheckpoint()
+    trainer = pl.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        default_root_dir=tmp_path,
+        callbacks=[last, best] if first else [best, last],
+    )
+    trainer.fit(Interrupted(-1), DataLoader(range(2)), DataLoader(range(1)))
+    assert (tmp_path / "best/last.ckpt").is_file()

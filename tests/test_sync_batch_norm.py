@@ -41,3 +41,9 @@ def test_the_device_that_a_model_will_run_on_decides(on_cpu: bool, kind: type) -
     plugin.on_cpu = on_cpu
     # Still on the CPU: a trainer moves it later.
     assert isinstance(plugin.apply(nn.Sequential(nn.BatchNorm2d(3)))[0], kind)
+
+
+def test_what_cannot_be_synchronised_on_cpus_is_named() -> None:
+    model = nn.Sequential(nn.Identity(), nn.BatchNorm2d(3, momentum=None))
+    with pytest.raises(ValueError, match=r"1 is BatchNorm2d\(3, .*sync_batchnorm=false"):
+        SyncEverywhere().apply(model)

@@ -58,13 +58,23 @@ def make_optimizer(
     Raises:
         ValueError: if the name is unknown.
     """
+    optimizer: torch.optim.Optimizer
     if name == "sgd":
-        return torch.optim.SGD(
+        optimizer = torch.optim.SGD(
             groups, lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None
         )
-    if name == "adam":
-        return torch.optim.Adam(groups, lr, betas=(momentum, 0.999), fused=fused or None)
-    raise ValueError(f"optimizer must be sgd or adam, got {name!r}")
+    elif name == "adam":
+        optimizer = torch.optim.Adam(groups, lr, betas=(momentum, 0.999), fused=fused or None)
+    else:
+        raise ValueError(f"optimizer must be sgd or adam, got {name!r}")
+
+    def stay_as_made(loaded: torch.optim.Optimizer) -> None:
+        # A checkpoint brings the choice of another run, on another device or with clipped gradients.
+        for group in loaded.param_groups:
+            group["fused"] = fused or None
+
+    optimizer.register_load_state_dict_post_hook(stay_as_made)
+    return optimizer
 
 
 def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> tuple[int, float]:

@@ -73,8 +73,8 @@ class LastCheckpoint(Checkpoint):
     so that a run would resume from, and the next stage start from, some epoch before the last.
 
     SIGTERM, SIGUSR1 and SIGINT end the run after the batch that is being trained on, on several GPUs after the next
-    step that is logged, with 128 + signal as status; a second SIGINT ends it at once. Lightning itself would end it
-    with status 0 and save nothing.
+    step that is logged, or the one behind it where a validation follows, with 128 + signal as status; a second SIGINT
+    ends it at once. Lightning itself would end it with status 0 and save nothing.
 
     Args:
         dirpath: folder of the file; that of the other checkpoints where None.
@@ -86,20 +86,20 @@ class LastCheckpoint(Checkpoint):
         self.dirpath, self.every_n_steps = dirpath, every_n_steps
         self.path: Path | None = None
         self.metrics: dict[str, float] = {}
-        self._asked_by, self._interrupted, self._due = 0, False, False
+        self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
         self._handlers: dict[int, Any] = {}
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the folder."""
-        best = trainer.checkpoint_callback
-        folder = self.dirpath
-        if folder is None and isinstance(best, ModelCheckpoint):
-            folder = best.dirpath
-        self.path = Path(folder or Path(trainer.default_root_dir, "checkpoints"), "last.ckpt")
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find the folder: by now the other checkpoints know theirs, in whatever order they stand."""
+        folder = Path(self.dirpath or Path(trainer.default_root_dir, "checkpoints"))
+        others = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        if self.dirpath is None and others and others[0].dirpath is not None:
+            folder = Path(others[0].dirpath)
+        self.path = folder / "last.ckpt"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen, in place of Lightning, which has begun to listen just now."""
-        self._asked_by, self._interrupted, self._due = 0, False, False
+        self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._hear) for s in STOP_SIGNALS}
 
@@ -116,6 +116,7 @@ class LastCheckpoint(Checkpoint):
             return
         every = self.every_n_steps
         self._due |= every is not None and trainer.global_step % every == 0
+        self._asks_next |= self._asks(trainer, pl_module)
         # A run that went on from before a validation would leave it out. After its last step the epoch's end saves.
         if (
             _validates_after(trainer, batch_idx)
@@ -123,7 +124,8 @@ class LastCheckpoint(Checkpoint):
             or trainer.global_step == trainer.max_steps
         ):
             return
-        told = self._asks(trainer, pl_module) and self._told(trainer, pl_module)
+        told = self._asks_next and self._told(trainer, pl_module)
+        self._asks_next = False
         if told or self._due:
             self._save(trainer)
         if told:

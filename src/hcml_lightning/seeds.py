@@ -41,7 +41,11 @@ class SeedEachBatch(pl.Callback):
         self._seed = state_dict["seed"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Seed by the epoch: a loader that shuffles by torch's own numbers does so after this."""
+        """Seed by the epoch: a loader that shuffles by torch's own numbers does so after this.
+
+        In a run that goes on, Lightning may have begun such a loader before; only loaders of this package, and others
+        that have a `state_dict`, go on in the order that they were in.
+        """
         self._sow(4, trainer.current_epoch, trainer.global_rank)
 
     def on_train_batch_start(

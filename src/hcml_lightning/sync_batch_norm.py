@@ -58,11 +58,20 @@ class SyncEverywhere(TorchSyncBatchNorm):
     on_cpu = True
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Synchronise all batch norms of a model."""
+        """Synchronise all batch norms of a model.
+
+        Raises:
+            ValueError: on CPUs, if one has no weight, no running statistics, or a momentum that is no number.
+        """
         if not self.on_cpu:
             return super().apply(model)
-        for module in model.modules():
+        for name, module in model.named_modules():
             if isinstance(module, _BatchNorm):
+                if not module.affine or not module.track_running_stats or module.momentum is None:
+                    raise ValueError(
+                        f"sync_batchnorm on CPUs knows only batch norms that are affine, track statistics and have a "
+                        f"momentum; {name} is {module}. Make it such a one, or set sync_batchnorm=false"
+                    )
                 # They hold the very same things; copies would part the optimizer from the parameters.
                 kind = type(module)
                 module.__class__ = CPUSyncBatchNorm

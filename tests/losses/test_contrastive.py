@@ -189,3 +189,17 @@ def test_wrong_arguments_are_refused() -> None:
         contrastive_accuracy(torch.rand(0, 3), torch.rand(4, 3), index[:0])
     with pytest.raises(ValueError, match="temperature must be positive"):
         contrastive_loss(torch.rand(2, 3), torch.rand(4, 3), index, temperature=0)
+
+
+@pytest.mark.parametrize("fine", [0, 1])
+def test_double_precision_beside_single(fine: int) -> None:
+    dtypes = [torch.float32, torch.float32]
+    dtypes[fine] = torch.float64
+    x = torch.eye(3)
+    predicted, targets = x.to(dtypes[0], copy=True).requires_grad_(), x.to(dtypes[1])
+    loss = contrastive_loss(predicted, targets, torch.arange(3), temperature=0.5)
+    loss.backward()
+    expected = slow_loss(x, x, torch.arange(3), 0.5)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-6)
+    assert predicted.grad.dtype == predicted.dtype
+    assert float(contrastive_accuracy(predicted, targets, torch.arange(3))) == 1

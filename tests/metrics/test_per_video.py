@@ -45,3 +45,14 @@ def test_means_do_not_depend_on_who_had_which_batch_nor_on_repeats():
     assert float(alone.compute()["loss"]) == pytest.approx((0.3 + 0.6 + 0.3) / 10)
     with pytest.raises(ValueError, match="expected values named"):
         alone.update({"other": torch.tensor(0.0)}, torch.arange(3))
+
+
+def test_videos_without_a_label_do_not_count() -> None:
+    scores = torch.eye(3)
+    for top_k in (1, 2):
+        accuracy = VideoAccuracy(top_k)
+        accuracy.update(scores, torch.tensor([0, -1, 2]), torch.arange(3))
+        assert float(accuracy.compute()) == 1
+    nobody = VideoAccuracy()
+    nobody.update(scores, torch.full((3,), -1), torch.arange(3))
+    assert nobody.compute().isnan()

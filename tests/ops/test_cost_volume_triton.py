@@ -151,6 +151,31 @@ def test_machine_code(gpu_name: str, dtype: str, memory_format: str) -> None:
             assert row["instructions"] <= budget, f"more than {budget} instructions: {row}"
 
 
+@pytest.mark.parametrize(
+    ("shape", "d", "s", "dtype", "suited"),
+    [
+        ((8, 32, 16, 56, 56), 6, 2, torch.float32, True),
+        ((1, 256, 1, 14, 14), 6, 2, torch.bfloat16, True),
+        (
+            (1, 257, 1, 14, 14),
+            6,
+            2,
+            torch.bfloat16,
+            False,
+        ),  # a minute of the compiler, and spilled registers
+        ((1, 8, 2, 40, 90), 9, 1, torch.bfloat16, True),
+        ((1, 8, 2, 40, 90), 9, 1, torch.float32, False),  # 128 KiB of shared memory
+        ((1, 8, 2, 56, 56), 25, 1, torch.bfloat16, False),
+        ((1, 8, 1024, 224, 224), 6, 2, torch.bfloat16, False),  # offsets of more than 32 bits
+    ],
+    ids=str,
+)
+def test_what_the_kernels_are_made_for(
+    shape: tuple[int, ...], d: int, s: int, dtype: torch.dtype, suited: bool
+) -> None:
+    assert kernels.suits(torch.empty(shape, dtype=dtype, device="meta"), d, s) is suited
+
+
 class TestOnGPU:
     pytestmark = gpu
 

@@ -121,7 +121,7 @@ def contrastive_loss(
     # Autocast would multiply in half precision, where 1/τ makes the rounding of a cosine an error of 0.1 nats.
     with full_precision(predicted.device.type):
         loss: Tensor = _StreamedCrossEntropy.apply(
-            predicted, _unit(targets.detach()), positive, temperature
+            predicted, _unit(_as_fine(targets.detach(), predicted)), positive, temperature
         )
     return loss
 
@@ -138,8 +138,8 @@ def contrastive_accuracy(predicted: Tensor, targets: Tensor, positive: Tensor) -
     """
     _check(predicted, targets, positive)
     with full_precision(predicted.device.type):
-        unit = _unit(targets).t()
-        rows = torch.split(_unit(predicted), _rows_per_block(targets))
+        unit = _unit(_as_fine(targets, predicted)).t()
+        rows = torch.split(_unit(_as_fine(predicted, targets)), _rows_per_block(targets))
         best = [(block @ unit).argmax(dim=1) for block in rows]
     return (torch.cat(best) == positive).float().mean()
 
@@ -191,6 +191,11 @@ class _StreamedCrossEntropy(torch.autograd.Function):
 
 def _rows_per_block(targets: Tensor) -> int:
     return max(1, BLOCK // max(1, len(targets)))
+
+
+def _as_fine(features: Tensor, others: Tensor) -> Tensor:
+    # Double precision stays; half precision is made finer by `_unit`, by its own smallest norm.
+    return features.double() if others.dtype == torch.float64 else features
 
 
 def _unit(features: Tensor) -> Tensor:

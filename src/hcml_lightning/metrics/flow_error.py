@@ -26,7 +26,7 @@ class EndPointError(Metric):
     def __init__(self) -> None:
         super().__init__()
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
 
     def update(self, flow: Tensor, true_flow: Tensor) -> None:
         """Add flow fields, both (N, 2, ...).

@@ -43,7 +43,7 @@ class VideoAccuracy(Metric):
 
         Args:
             scores: (B, K), any monotone measure; those of a test over several views are averaged before.
-            labels: true classes, int64, (B,).
+            labels: true classes, int64, (B,); a video whose class is negative, since nobody knows it, does not count.
             indices: position of each video in its split, int64, (B,).
         """
         self.scores.append(scores.detach().float())
@@ -51,9 +51,12 @@ class VideoAccuracy(Metric):
         self.indices.append(indices)
 
     def compute(self) -> Tensor:
-        """Accuracy in 0..1."""
+        """Accuracy in 0..1; NaN where no video has a known class."""
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
         first = _first_of_each(dim_zero_cat(self.indices))
+        first = first[labels[first] >= 0]
+        if len(first) == 0:
+            return scores.new_tensor(torch.nan)
         num_classes = scores.shape[1]
         return multiclass_accuracy(
             scores[first],

@@ -145,7 +145,8 @@ def _new_empty(features: Tensor, channels: int) -> Tensor:
 def _forward_op(features: Tensor, max_displacement: int, stride: int) -> Tensor:
     costs = _new_empty(features, num_displacements(max_displacement, stride))
     with torch.autocast(features.device.type, enabled=False):
-        _kernels(features).write_costs(features, costs, max_displacement, stride, NORM_EPS)
+        kernels = _kernels(features, max_displacement, stride)
+        kernels.write_costs(features, costs, max_displacement, stride, NORM_EPS)
     return costs
 
 
@@ -153,16 +154,17 @@ def _forward_op(features: Tensor, max_displacement: int, stride: int) -> Tensor:
 def _backward_op(grad: Tensor, features: Tensor, max_displacement: int, stride: int) -> Tensor:
     grad_features = _new_empty(features, features.shape[1])
     with torch.autocast(features.device.type, enabled=False):
-        _kernels(features).write_gradient(
-            grad, features, grad_features, max_displacement, stride, NORM_EPS
-        )
+        kernels = _kernels(features, max_displacement, stride)
+        kernels.write_gradient(grad, features, grad_features, max_displacement, stride, NORM_EPS)
     return grad_features
 
 
-def _kernels(features: Tensor) -> ModuleType:
+def _kernels(features: Tensor, max_displacement: int, stride: int) -> ModuleType:
     # The matrix products of the CPU are plain PyTorch, and serve wherever the Triton kernels do not.
     if features.is_cuda and features.dtype != torch.float64 and importlib.util.find_spec("triton"):
-        return importlib.import_module("hcml_lightning.ops.cost_volume_triton")
+        triton_kernels = importlib.import_module("hcml_lightning.ops.cost_volume_triton")
+        if triton_kernels.suits(features, max_displacement, stride):
+            return triton_kernels
     return cost_volume_cpu
 
 

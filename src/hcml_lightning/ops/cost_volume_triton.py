@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hcml_lightning.ops.cost_volume import num_displacements
 from hcml_lightning.ops.cost_volume_backward_kernel import cost_volume_bwd_kernel
 from hcml_lightning.ops.cost_volume_kernels import cost_volume_fwd_kernel, unit_kernel
 
@@ -52,8 +53,8 @@ def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
 
     A row of a grid is one tile where it fits into 32 pixels; wider maps are cut with the surroundings on both sides, in
     steps of 16 columns, the width of an operand. In float32 every product is three: two warps share a row there, and
-    loops stay loops. The choices are the largest that compile without spilled registers for compute capability 8.0 and
-    9.0, and within the 99 KiB of shared memory that the smallest GPUs have.
+    loops stay loops. At the levels of R2D-50 and R(2+1)D-101 the choices are the largest that compile without spilled
+    registers for compute capability 8.0 and 9.0, and within the 99 KiB of shared memory that the smallest GPUs have.
     """
     half = features.element_size() == 2
     radius, width = max_displacement // stride, -(-features.shape[4] // stride)
@@ -90,6 +91,19 @@ def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
     # The gradient of maps that are not channels last has an address for every element.
     unrolled = {} if features.stride(1) == 1 else {"UNROLL": 1}
     return Tiling(constants, forward, {"BC": block, **options, **unrolled})
+
+
+def suits(features: Tensor, max_displacement: int, stride: int) -> bool:
+    """Whether the kernels are made for features of shape (B, C, T, H, W), and not the matrix products of the CPU.
+
+    Windows that are very wide, or wide in float32, and many channels want more registers and shared memory than there
+    are, and minutes of a compiler; offsets inside a sample are 32 bits wide.
+    """
+    _, channels, frames, height, width = features.shape
+    pixels = tiling(features, max_displacement, stride).constants["NX"]
+    widest = 64 if features.element_size() == 2 else 32
+    largest = max(channels, num_displacements(max_displacement, stride)) * frames * height * width
+    return pixels <= widest and channels <= 256 and largest < 2**31
 
 
 def _operand_dtype(dtype: torch.dtype) -> torch.dtype:
