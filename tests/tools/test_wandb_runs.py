@@ -13,6 +13,7 @@ from unittest import mock
 import pytest
 import wandb
 import yaml
+from jsonargparse import ArgumentParser
 from tests.conftest import TINY
 from tests.tools.wandb_files import OfflineRun, read_runs
 
@@ -20,7 +21,7 @@ from hcml_lightning.cli import main
 from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan
-from hcml_lightning.tools.wandb_runs import choose_run
+from hcml_lightning.tools.wandb_runs import choose_run, new_id
 
 
 @pytest.fixture
@@ -182,3 +183,12 @@ def _grid(parameters: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     choices = [rule.get("values", [rule.get("value")]) for rule in parameters.values()]
     for number, point in enumerate(product(*choices)):
         yield f"point{number}", dict(zip(parameters, point, strict=True))
+
+
+def test_no_id_is_taken_for_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = ArgumentParser()
+    parser.add_argument("--id", type=str | None)
+    for digits in ("06753e64", "12345678", "0x123456"):
+        monkeypatch.setattr("secrets.token_hex", lambda _, digits=digits: digits)
+        name = new_id()
+        assert parser.parse_string(parser.dump(parser.parse_object({"id": name}))).id == name

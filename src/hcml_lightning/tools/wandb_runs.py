@@ -61,10 +61,15 @@ def choose_run(logger: Any, resumed: Path | None) -> str | None:
     if arguments.get("id") or arguments.get("version") or RUN_ID in os.environ:
         return None
     known = _read(resumed.resolve().parents[1] / NOTE) if resumed is not None else {}
-    arguments["id"] = known.get("id") or secrets.token_hex(4)
+    arguments["id"] = known.get("id") or new_id()
     # Without it a run that goes on would be replaced by what it goes on with.
     arguments["resume"] = arguments.get("resume") or "allow"
     return str(arguments["id"])
+
+
+def new_id() -> str:
+    """Eight characters that no reader of a config takes for a number, as it would 06753e64."""
+    return secrets.choice("abcdef") + secrets.token_hex(4)[1:]
 
 
 def without_run(logger: Any, run_id: str) -> Any:
