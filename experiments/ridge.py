@@ -51,7 +51,7 @@ def _described(data: UCF101DataModule, split: Literal["train", "test"]) -> tuple
     rows, labels = [], []
     for record in data.records(split):
         places = np.linspace(0, probe(record.path).num_frames - 1, FRAMES).round().astype(int)
-        frames = torch.from_numpy(np.array(read_frames(record.path, places.tolist())))
+        frames = read_frames(record.path, places.tolist())
         grey = frames.double().mean(dim=3)[:, None]
         small = F.interpolate(grey, (SIDE, SIDE), mode="area")
         rows.append(small.diff(dim=0).flatten())
