@@ -90,7 +90,8 @@ def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPa
     }
     assert all(0 <= float(row["top1"]) <= float(row["top5"]) <= 100 for row in rows)
     measured = read_rows(protocol.results / "measurements.csv")
-    assert {row["experiment"] for row in measured} == {"table1", "figure3", "figure4"}
+    assert {row["experiment"] for row in measured} == {"ridge", "table1", "figure3", "figure4"}
+    (ridge_top1,) = (float(row["value"]) for row in measured if row["experiment"] == "ridge")
     for name in ("figure3_cpu.png", "figure4_tiny_cpu.png"):
         with Image.open(protocol.results / "figures" / name) as picture:
             assert len(picture.convert("RGB").getcolors(2**24) or []) > 10
@@ -107,6 +108,7 @@ def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPa
 
     text = summarise.make(protocol.results)
     assert f"{float(rows[0]['top1']):.1f}" in text
+    assert f"A ridge classifier on frame differences has {ridge_top1:.1f}" in text
 
 
 def test_a_choice_is_measured_again_with_one_option(protocol: Protocol, tmp_path: Path):
