@@ -12,6 +12,8 @@ gradient as the one that looks and as the one that is seen, in one program: no a
 import triton
 import triton.language as tl
 
+from hcml_lightning.ops.cost_volume_kernels import tile_of_program
+
 
 @triton.jit
 def _add_band(
@@ -49,13 +51,9 @@ def cost_volume_bwd_kernel(
 ):  # fmt: skip
     """Gradient of ROWS rows of NX pixels in all the grids that share their image rows."""
     K: tl.constexpr = 2 * RADIUS + 1
-    i_tile = tl.program_id(0)
-    i_col = i_tile % TILES_X * (NX - 2 * HALO)
-    i_top = i_tile // TILES_X % TILES_Y * ROWS
-    i_y = i_tile // (TILES_X * TILES_Y) % STRIDE
-    i_frame = i_tile // (TILES_X * TILES_Y * STRIDE)
-    i_b, i_t = (i_frame // T).to(tl.int64), (i_frame % T).to(tl.int64)
-    i_frame = i_frame.to(tl.int64)
+    i_col, i_top, i_y, i_frame, i_b, i_t = tile_of_program(
+        T, TILES_Y, TILES_X, STRIDE, ROWS, NX - 2 * HALO
+    )
     i_last = (H - i_y + STRIDE - 1) // STRIDE - 1
 
     s_16: tl.constexpr = 16 * CP

@@ -88,6 +88,23 @@ def unit_kernel(
 
 
 @triton.jit
+def tile_of_program(
+    T, TILES_Y: tl.constexpr, TILES_X: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr
+):  # fmt: skip
+    """First column and first row in a grid, the grid's image rows, frame, and the frame's sample and time."""
+    i_tile = tl.program_id(0)
+    i_frame = i_tile // (TILES_X * TILES_Y * STRIDE)
+    return (
+        i_tile % TILES_X * STEP,
+        i_tile // TILES_X % TILES_Y * ROWS,
+        i_tile // (TILES_X * TILES_Y) % STRIDE,
+        i_frame.to(tl.int64),
+        (i_frame // T).to(tl.int64),
+        (i_frame % T).to(tl.int64),
+    )
+
+
+@triton.jit
 def _pixels(p_own, ROWS: tl.constexpr, NX: tl.constexpr, BC: tl.constexpr, RUN: tl.constexpr):
     b_own = tl.reshape(tl.load(p_own), (BC // (4 * RUN), RUN // 2, NX // 8, ROWS, 8, 4, 2))
     return tl.reshape(tl.permute(b_own, (3, 2, 4, 0, 1, 5, 6)), (ROWS, NX, BC))
@@ -105,13 +122,9 @@ def cost_volume_fwd_kernel(
 ):  # fmt: skip
     """Costs of ROWS rows of NX pixels in all the grids that share their image rows, NY displacements dy at a time."""
     K: tl.constexpr = 2 * RADIUS + 1
-    i_tile = tl.program_id(0)
-    i_col = i_tile % TILES_X * (NX - 2 * HALO)
-    i_top = i_tile // TILES_X % TILES_Y * ROWS
-    i_y = i_tile // (TILES_X * TILES_Y) % STRIDE
-    i_frame = i_tile // (TILES_X * TILES_Y * STRIDE)
-    i_b, i_t = (i_frame // T).to(tl.int64), (i_frame % T).to(tl.int64)
-    i_frame = i_frame.to(tl.int64)
+    i_col, i_top, i_y, i_frame, i_b, i_t = tile_of_program(
+        T, TILES_Y, TILES_X, STRIDE, ROWS, NX - 2 * HALO
+    )
     i_next = tl.where(i_t == T - 1, i_frame, i_frame + 1)
 
     # The order of the channels in a sum is any: four lanes share 16 or 32 of them, in runs that are one load each.
