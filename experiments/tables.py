@@ -130,9 +130,9 @@ def table1(rows: Sequence[Row]) -> str:
     """Efficacy score by level and by what supervises it."""
     lines = [
         "Efficacy score = training / (training − test accuracy), both means over seeds, of a light classifier on "
-        "frozen P^l; its accuracies beside it. Action: labels; preliminary: reconstruction, for as many epochs as the chain "
-        "has; hierarchical: reconstruction at level 0, contrast above it. The paper shows the same as a bar chart, "
-        "without numbers.\n",
+        "frozen P^l; its accuracies beside it. Action: labels; preliminary: reconstruction, for as many epochs as the "
+        "chain has; hierarchical: reconstruction at level 0, contrast above it. The paper shows the same as a bar "
+        "chart, without numbers.\n",
         "| data | supervision | level | efficacy | test top-1 | training top-1 | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -174,9 +174,9 @@ def _higher_levels(rows: Sequence[Row]) -> str:
         holds = f"at level {better[0]} alone"
     return (
         f"\n\nTest accuracy under hierarchical supervision against reconstruction: {', '.join(told)}. That "
-        f"hierarchical supervision suits the higher levels better: **{holds}**, by test accuracy. By efficacy, the paper's measure: "
-        f"{', '.join(scores)}; features that fit the training videos less have the smaller gap, and with it the higher "
-        "score."
+        f"hierarchical supervision suits the higher levels better: **{holds}**, by test accuracy. By efficacy, the "
+        f"paper's measure: {', '.join(scores)}; features that fit the training videos less have the smaller gap, and "
+        "with it the higher score."
     )
 
 
