@@ -7,10 +7,10 @@ from pathlib import Path
 
 import figure2
 import tables
+from aggregate import MISSING, Row
 from hcml_lightning.storage import write_whole
 from hcml_lightning.tools.flops import count
 from protocol import FOLDER, read_rows
-from tables import MISSING, Row
 
 # Backbone, frames, pixels of a side, and the paper's ratio.
 SIZES = (("r2d50", 16, 256, "1.18 x"), ("r2plus1d101", 32, 256, "1.11 x"), ("r2d_tiny", 8, 64, ""))

@@ -3,17 +3,14 @@
 Of each experiment, in Markdown: means over seeds beside the paper's numbers, and whether its claim holds here.
 """
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+from aggregate import MISSING, Row, differences, groups, mean, seeds, spread
 from figure2 import by_levels
 from protocol import FOLDER
 
-Row = dict[str, str]
-
-MISSING = "not measured"
 # Top-1 / top-5 of the paper, R2D on UCF-101 (Table 2).
 PAPER = {"baseline": "66.0 / 86.0", "motion": "71.6 / 89.7", "full": "79.8 / 94.4"}
 TITLES = {
@@ -33,7 +30,7 @@ PROTOCOLS = {
 
 def table2(rows: Sequence[Row], ridge: Ridge) -> str:
     """Accuracy of the three methods, for each data set, and that of the reference without learned features."""
-    settings = _groups(rows, "protocol", "backbone", "dataset", "split")
+    settings = groups(rows, "protocol", "backbone", "dataset", "split")
     parts = []
     for (protocol, backbone, dataset, split), here in sorted(settings.items()):
         lines = [
@@ -41,15 +38,15 @@ def table2(rows: Sequence[Row], ridge: Ridge) -> str:
             "| | top-1 | top-5 | top-1 in training | seeds | epochs | minutes | paper: R2D on UCF-101 |",
             "|---|---|---|---|---|---|---|---|",
         ]
-        methods = _groups(here, "method")
+        methods = groups(here, "method")
         for method, title in TITLES.items():
             runs = methods.get((method,), [])
             if not runs:
                 lines.append(f"| {title} | {MISSING} | | | | | | {PAPER[method]} |")
                 continue
-            cells = [_spread(runs, "top1"), _spread(runs, "top5"), _spread(runs, "train_top1")]
-            minutes = f"{_mean(runs, 'wall_s') / 60:.0f}"
-            rest = [_seeds(runs), runs[0]["epochs"], minutes, PAPER[method]]
+            cells = [spread(runs, "top1"), spread(runs, "top5"), spread(runs, "train_top1")]
+            minutes = f"{mean(runs, 'wall_s') / 60:.0f}"
+            rest = [seeds(runs), runs[0]["epochs"], minutes, PAPER[method]]
             lines.append("| " + " | ".join([title, *cells, *rest]) + " |")
         lines.append("\n" + _verdict(here, ridge.get((dataset, split))))
         parts.append("\n".join(lines))
@@ -57,9 +54,9 @@ def table2(rows: Sequence[Row], ridge: Ridge) -> str:
 
 
 def _verdict(rows: Sequence[Row], ridge: float | None) -> str:
-    methods = {method: runs for (method,), runs in _groups(rows, "method").items()}
+    methods = {method: runs for (method,), runs in groups(rows, "method").items()}
     gains = [
-        _gains(methods.get(before, []), methods.get(after, []))
+        differences(methods.get(before, []), methods.get(after, []))
         for before, after in (("baseline", "motion"), ("motion", "full"), ("baseline", "full"))
     ]
     if not all(gains):
@@ -71,7 +68,7 @@ def _verdict(rows: Sequence[Row], ridge: float | None) -> str:
         f"{blocks:+.1f} points, self-supervision by {supervision:+.1f} further, together {together:+.1f}."
     )
     if ridge is not None:
-        beyond = _mean(methods["full"], "top1") - ridge
+        beyond = mean(methods["full"], "top1") - ridge
         text += f" A ridge classifier on frame differences has {ridge:.1f}: {beyond:+.1f}."
     return text
 
@@ -83,8 +80,8 @@ def figure2(rows: Sequence[Row]) -> str:
         return MISSING + "."
     lines = ["| blocks after | top-1 | seeds |", "|---|---|---|"]
     for title, runs in steps:
-        lines.append(f"| {title} | {_spread(runs, 'top1')} | {_seeds(runs)} |")
-    gains = [_gains(before, after) for (_, before), (_, after) in pairwise(steps)]
+        lines.append(f"| {title} | {spread(runs, 'top1')} | {seeds(runs)} |")
+    gains = [differences(before, after) for (_, before), (_, after) in pairwise(steps)]
     if all(gains):
         means = [statistics.fmean(gain) for gain in gains]
         told = ", ".join(
@@ -109,17 +106,15 @@ def table7(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|",
     ]
     for (dataset, split, protocol), here in sorted(
-        _groups(rows, "dataset", "split", "protocol").items()
+        groups(rows, "dataset", "split", "protocol").items()
     ):
-        starts = _groups(here, "method")
+        starts = groups(here, "method")
         random = starts.get(("random",), [])
         for (start,), runs in starts.items():
-            gains = [] if start == "random" else _gains(random, runs)
+            gains = [] if start == "random" else differences(random, runs)
             gain = f"{statistics.fmean(gains):+.1f}" if gains else ""
             name = f"{dataset}, split {split} ({protocol})"
-            lines.append(
-                f"| {name} | {start} | {_spread(runs, 'top1')} | {_seeds(runs)} | {gain} |"
-            )
+            lines.append(f"| {name} | {start} | {spread(runs, 'top1')} | {seeds(runs)} | {gain} |")
     lines.append(
         "\nThe paper, R2D-50 on UCF-101: 69.9 from random weights, 82.2 after Kinetics-400 without labels."
     )
@@ -136,30 +131,30 @@ def table1(rows: Sequence[Row]) -> str:
         "| data | supervision | level | efficacy | test top-1 | training top-1 | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for (dataset, split, method), runs in _groups(rows, "dataset", "split", "method").items():
+    for (dataset, split, method), runs in groups(rows, "dataset", "split", "method").items():
         supervision, level = method.split(" level ")
-        found = _groups(runs, "quantity")
-        spreads = [_spread(found.get((name,), []), "value") for name in ("top1", "train_top1")]
-        cells = [supervision, level, _efficacy(runs), *spreads, _seeds(found.get(("top1",), []))]
+        found = groups(runs, "quantity")
+        spreads = [spread(found.get((name,), []), "value") for name in ("top1", "train_top1")]
+        cells = [supervision, level, _efficacy(runs), *spreads, seeds(found.get(("top1",), []))]
         lines.append("| " + " | ".join([f"{dataset}, split {split}", *cells]) + " |")
     return "\n".join(lines) + _higher_levels(rows)
 
 
 def _efficacy(rows: Sequence[Row]) -> str:
-    found = _groups(rows, "quantity")
+    found = groups(rows, "quantity")
     if ("train_top1",) not in found or ("top1",) not in found:
         return MISSING
-    training, test = (_mean(found[name,], "value") for name in ("train_top1", "top1"))
+    training, test = (mean(found[name,], "value") for name in ("train_top1", "top1"))
     return f"{training / (training - test):.1f}" if training > test else "infinite (no gap)"
 
 
 def _higher_levels(rows: Sequence[Row]) -> str:
     """What predicting the level below gives to the higher levels that reconstruction does not."""
-    methods = {method: runs for (method,), runs in _groups(rows, "method").items()}
+    methods = {method: runs for (method,), runs in groups(rows, "method").items()}
     told, scores, better, levels = [], [], [], []
     for level in (1, 2):
         both = [methods.get(f"{how} level {level}", []) for how in ("preliminary", "hierarchical")]
-        gain = _gains(
+        gain = differences(
             *([row for row in runs if row["quantity"] == "top1"] for runs in both), "value"
         )
         if gain:
@@ -183,8 +178,8 @@ def _higher_levels(rows: Sequence[Row]) -> str:
 def figure3(rows: Sequence[Row]) -> str:
     """Errors of the flow, and its picture."""
     lines = ["| | mean over seeds | seeds |", "|---|---|---|"]
-    for (quantity,), runs in _groups(rows, "quantity").items():
-        lines.append(f"| {quantity} | {_spread(runs, 'value', 3)} | {_seeds(runs)} |")
+    for (quantity,), runs in groups(rows, "quantity").items():
+        lines.append(f"| {quantity} | {spread(runs, 'value', 3)} | {seeds(runs)} |")
     lines.append("\nHeld-out synthetic videos; end-point error in cells of the grid of level 0.")
     picture = f"figures/figure3_{rows[0]['protocol']}.png"
     if (FOLDER / picture).is_file():
@@ -205,24 +200,25 @@ def figure4(rows: Sequence[Row]) -> str:
         "| data | method | stage | mass on moving pixels, % | moving pixels, % | seeds |",
         "|---|---|---|---|---|---|",
     ]
-    for (dataset, split, method), runs in _groups(rows, "dataset", "split", "method").items():
+    for (dataset, split, method), runs in groups(rows, "dataset", "split", "method").items():
         pixels = [row for row in runs if row["quantity"] == "moving pixels"]
-        for (quantity,), mass in sorted(_groups(runs, "quantity").items()):
+        for (quantity,), mass in sorted(groups(runs, "quantity").items()):
             if quantity.startswith(MASS):
-                cells = [quantity.removeprefix(MASS), _spread(mass, "value")]
+                cells = [quantity.removeprefix(MASS), spread(mass, "value")]
                 told = [
                     f"{dataset}, split {split}",
                     TITLES[method],
                     *cells,
-                    _spread(pixels, "value"),
+                    spread(pixels, "value"),
                 ]
-                lines.append("| " + " | ".join([*told, _seeds(mass)]) + " |")
+                lines.append("| " + " | ".join([*told, seeds(mass)]) + " |")
+    lines.append(_looks(rows))
     if any(r["protocol"] == "cpu" for r in rows):
         lines.append(
             "\nAt res5 a map has 2 x 2 cells for the 64 x 64 pixels of the small protocol, and says little; at res3 "
             "it has 8 x 8. The pictures are of the finer one."
         )
-    for dataset, protocol in _groups(rows, "dataset", "protocol"):
+    for dataset, protocol in groups(rows, "dataset", "protocol"):
         picture = f"figures/figure4_{dataset}_{protocol}.png"
         if (FOLDER / picture).is_file():
             lines.append(
@@ -232,36 +228,18 @@ def figure4(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _groups(rows: Sequence[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by what they have in some columns, in the order in which each comes first."""
-    found: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[column] for column in columns), []).append(row)
-    return found
-
-
-def _gains(before: Sequence[Row], after: Sequence[Row], column: str = "top1") -> list[float]:
-    """What is gained from one method to another, wherever both have the same data and seed."""
-    places = ("dataset", "split", "seed")
-    first = {tuple(row[place] for place in places): float(row[column]) for row in before}
-    same = [(first.get(tuple(row[place] for place in places)), row) for row in after]
-    return [float(row[column]) - value for value, row in same if value is not None]
-
-
-def _mean(rows: Sequence[Row], column: str) -> float:
-    return statistics.mean(float(row[column]) for row in rows)
-
-
-def _spread(rows: Sequence[Row], column: str, places: int = 1) -> str:
-    """Mean and standard deviation."""
-    values = [float(row[column]) for row in rows]
-    if not values:
-        return MISSING
-    if not all(math.isfinite(value) for value in values):
-        return "infinite (no gap)"
-    text = f"{statistics.mean(values):.{places}f}"
-    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{places}f}"
-
-
-def _seeds(rows: Sequence[Row]) -> str:
-    return f"{len(rows)} seed{'s' * (len(rows) != 1)}"
+def _looks(rows: Sequence[Row]) -> str:
+    """Whether ours looks more at what moves than the plain network, over the same seeds."""
+    told = []
+    for dataset, quantity in sorted(groups(rows, "dataset", "quantity")):
+        if quantity.startswith(MASS):
+            here = [row for row in rows if (row["dataset"], row["quantity"]) == (dataset, quantity)]
+            methods = {method: runs for (method,), runs in groups(here, "method").items()}
+            for method in ("motion", "full"):
+                gain = differences(methods.get("baseline", []), methods.get(method, []), "value")
+                if gain:
+                    place = f"{dataset} at {quantity.removeprefix(MASS)}"
+                    told.append(f"{TITLES[method]}, {place}: {statistics.fmean(gain):+.1f} points")
+    return (
+        "\nAgainst the plain network, over the same seeds: " + "; ".join(told) + "." if told else ""
+    )
