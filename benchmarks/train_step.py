@@ -129,13 +129,21 @@ def operations_of(name: str, backbone: str, shape: tuple[int, ...]) -> int:
 
 
 def check(name: str, subject: report.Subject, backbone: str) -> None:
-    """Refuse a variant whose first loss is not that of the plain step."""
-    losses = []
-    for one in (name.split(" + ")[0], name):
-        made = work(one, backbone, subject)
-        torch.manual_seed(0)
-        losses.append(made.forward().detach().double())
-    measure.require_close(name, losses[1:], losses[:1])
+    """Refuse a variant whose first loss is neither that of the plain step nor as near to that in float32."""
+    plain = name.split(" + ")[0]
+    exact, own, value = (
+        _first_loss(one, backbone, subject._replace(dtype=dtype))
+        for one, dtype in ((plain, torch.float32), (plain, subject.dtype), (name, subject.dtype))
+    )
+    # Compiled code rounds to half precision in other places than eager code does, and not more.
+    if (value - exact).abs() > 2 * (own - exact).abs():
+        measure.require_close(name, [value], [own])
+
+
+def _first_loss(name: str, backbone: str, subject: report.Subject) -> Tensor:
+    made = work(name, backbone, subject)
+    torch.manual_seed(0)
+    return made.forward().detach().double()
 
 
 def main() -> None:
