@@ -46,16 +46,16 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
         training = protocol.run(method, dataset, split, seed, stages[:-1])[-1]
         task = RecognitionTask.load_from_checkpoint(training.checkpoint, map_location="cpu").eval()
         loader = _videos(training.checkpoint)
-        if not is_done(table, key | {"quantity": "moving pixels"}):
-            same = key | circumstances(protocol)
-            rows = [
-                same | {"quantity": k, "value": f"{v:.4g}"}
-                for k, v in _shares(task, loader).items()
-            ]
-            write_rows(table, QUANTITY, rows)
         batch = _few(loader)
         video = batch["video"]
         level = _fine(task, video)
+        if not is_done(table, key):
+            same = key | circumstances(protocol)
+            rows = [
+                same | {"quantity": k, "value": f"{v:.4g}"}
+                for k, v in _shares(task, loader, level).items()
+            ]
+            write_rows(table, QUANTITY, rows)
         shown.append(_over(video, grad_cam(task.model.network, video, batch["label"], level)))
     if seed == 0:
         _draw(video, shown, protocol.results / "figures" / f"figure4_{dataset}_{protocol.name}.png")
@@ -77,12 +77,12 @@ def _fine(task: RecognitionTask, clip: Tensor) -> int:
     return 0
 
 
-def _shares(task: RecognitionTask, loader: DataLoader[VideoBatch]) -> dict[str, float]:
+def _shares(task: RecognitionTask, loader: DataLoader[VideoBatch], fine: int) -> dict[str, float]:
     """Share of the maps' mass on moving pixels, beside the share of the pixels that move."""
     found: dict[str, list[Tensor]] = {}
     for batch in loader:
         clip = batch["video"]
-        for level in {RES5, _fine(task, clip)}:
+        for level in {RES5, fine}:
             heat = grad_cam(task.model.network, clip, batch["label"], level)
             found.setdefault(f"moving mass at res{level + 2}", []).append(moving_mass(heat, clip))
         moving = moving_pixels(clip).float().mean(dim=(1, 2, 3))

@@ -15,6 +15,16 @@ from torch.utils.data import DataLoader
 from hcml_lightning.resume import LastCheckpoint
 
 
+def quiet(**settings: Any) -> pl.Trainer:
+    return pl.Trainer(
+        **settings,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
 class Still(pl.LightningModule):
     """Trains one number, and says where it is validated."""
 
@@ -73,16 +83,7 @@ def test_a_save_that_is_due_before_a_validation_comes_after_it(
     tmp_path: Path,
 ):
     task, last = Still(), Noting(tmp_path, every_n_steps=every)
-    trainer = pl.Trainer(
-        **settings,
-        max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        callbacks=[last],
-    )
+    trainer = quiet(**settings, max_epochs=2, num_sanity_val_steps=0, callbacks=[last])
     trainer.fit(task, DataLoader(range(10)), DataLoader(range(1)))
     assert task.validated == validated
     assert last.batches == saved
@@ -116,15 +117,7 @@ def test_what_is_told_to_end_after_its_last_step_has_ended(
     settings: dict[str, Any], batch: int, ends_early: bool, tmp_path: Path
 ):
     last = Noting(tmp_path)
-    trainer = pl.Trainer(
-        **settings,
-        limit_val_batches=0,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[last],
-    )
+    trainer = quiet(**settings, limit_val_batches=0, callbacks=[last])
     with pytest.raises(SystemExit) if ends_early else nullcontext() as told:
         trainer.fit(Interrupted(batch), DataLoader(range(10)), DataLoader(range(1)))
     assert last.batches[-1] == batch
@@ -170,15 +163,9 @@ def test_a_validation_after_every_logged_step_hides_no_signal(monkeypatch: pytes
 def test_the_last_checkpoint_lies_beside_the_best(first: bool, tmp_path: Path):
     best = pl.callbacks.ModelCheckpoint(dirpath=tmp_path / "best")
     last = LastCheckpoint()
-    trainer = pl.Trainer(
-        max_steps=1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        default_root_dir=tmp_path,
-        callbacks=[last, best] if first else [best, last],
+    callbacks = [last, best] if first else [best, last]
+    trainer = quiet(
+        max_steps=1, limit_val_batches=0, default_root_dir=tmp_path, callbacks=callbacks
     )
     trainer.fit(Interrupted(-1), DataLoader(range(2)), DataLoader(range(1)))
     assert (tmp_path / "best/last.ckpt").is_file()

@@ -76,7 +76,22 @@ def compile_launch(kernel: Any, arguments: dict[str, Any], capability: int) -> d
         "shared": compiled.metadata.shared,
         "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", code, re.MULTILINE)),
         **{name: len(re.findall(rf"\b{name}\b", code)) for name in INSTRUCTIONS},
+        "jumps": jumps(code),
     }
+
+
+def jumps(code: str) -> list[tuple[int, int]]:
+    """From which instruction to which one, counted from 0, machine code may jump: loops go back, choices ahead."""
+    lines = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", code, re.MULTILINE)
+    places = {int(address, 16): place for place, (address, _) in enumerate(lines)}
+    found = [re.search(r"\bBRA\b.* (0x[0-9a-f]+)", text) for _, text in lines]
+    return [
+        (place, places[int(jump[1], 16)])
+        for place, jump in enumerate(found)
+        if jump
+        and places[int(jump[1], 16)]
+        != place  # the last one, behind the end, waits at its own place
+    ]
 
 
 def dump(option: str, path: str) -> str:
