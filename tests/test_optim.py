@@ -10,13 +10,19 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from hcml_lightning.optim import make_optimizer, make_schedule, parameter_groups, warmup_cosine
+from hcml_lightning.optim import (
+    ScheduleSteps,
+    WarmupCosine,
+    make_optimizer,
+    parameter_groups,
+    warmup_cosine,
+)
 from hcml_lightning.tasks import FlowTask
 
 
 def test_schedule_is_linear_then_half_a_cosine() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.4)
-    schedule = make_schedule(optimizer, warmup_steps=4, total_steps=12)
+    schedule = WarmupCosine(optimizer, ScheduleSteps(warmup=4, total=12))
     rates = []
     for _ in range(12):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -32,7 +38,7 @@ def test_schedule_goes_on_after_a_resume() -> None:
     state: tuple[dict[str, Any], dict[str, Any]] | None = None
     for start, stop in ((0, 5), (5, 10)):
         optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-        schedule = make_schedule(optimizer, 3, 10)
+        schedule = WarmupCosine(optimizer, ScheduleSteps(3, 10))
         if state is not None:
             optimizer.load_state_dict(state[0])
             schedule.load_state_dict(state[1])
@@ -144,3 +150,82 @@ def test_an_optimizer_stays_fused_or_not_whatever_it_loads(name: str) -> None:
     for optimizer, state in zip(made, reversed(states), strict=True):
         optimizer.load_state_dict(state)
     assert [optimizer.param_groups[0]["fused"] for optimizer in made] == [True, None]
+
+
+def test_moments_come_from_a_checkpoint_and_settings_from_the_run() -> None:
+    stored, made = (
+        make_optimizer("sgd", [{"params": [nn.Parameter(torch.ones(2))], "weight_decay": d}], lr, m)
+        for d, lr, m in ((0.1, 0.2, 0.9), (0.3, 0.4, 0.5))
+    )
+    stored.param_groups[0]["params"][0].grad = torch.ones(2)
+    stored.step()
+    made.load_state_dict(stored.state_dict())
+    group = made.param_groups[0]
+    assert (group["weight_decay"], group["lr"], group["momentum"]) == (0.3, 0.4, 0.5)
+    (before,), (after,) = stored.state.values(), made.state.values()
+    torch.testing.assert_close(after["momentum_buffer"], before["momentum_buffer"])
+
+
+def test_the_count_of_steps_goes_where_a_fused_kernel_reads_it() -> None:
+    made = make_optimizer(
+        "adam", [{"params": [nn.Parameter(torch.ones(2, device="meta"))]}], 0.1, 0.9, fused=True
+    )
+    stored = make_optimizer("adam", [{"params": [nn.Parameter(torch.ones(2))]}], 0.1, 0.9)
+    stored.param_groups[0]["params"][0].grad = torch.ones(2)
+    stored.step()
+    made.load_state_dict(stored.state_dict())
+    assert made.state_dict()["state"][0]["step"].device.type == "meta"
+
+
+@pytest.mark.parametrize(
+    ("name", "decay_norm_and_bias", "option"),
+    [("adam", True, "--model.optimizer"), ("sgd", False, "--model.decay_norm_and_bias")],
+)
+def test_a_state_that_cannot_be_used_is_refused_by_the_name_of_the_option(
+    name: Any, decay_norm_and_bias: bool, option: str
+) -> None:
+    layer = nn.Linear(2, 2)
+    stored = make_optimizer("sgd", parameter_groups([layer], 0.1, True), 0.1, 0.9)
+    made = make_optimizer(name, parameter_groups([layer], 0.1, decay_norm_and_bias), 0.1, 0.9)
+    with pytest.raises(ValueError, match=option):
+        made.load_state_dict(stored.state_dict())
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_a_schedule_goes_on_in_epochs_of_any_number_of_steps(
+    batch_size: int, tmp_path: Any
+) -> None:
+    """As when a run goes on with other devices: two epochs, and the two that were left, with another peak."""
+    from tests.tasks.conftest import TINY, Drift
+
+    rates: list[float] = []
+
+    class Record(pl.Callback):
+        def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(tmp_path / "half.ckpt")
+
+    def fit(batch_size: int, lr: float, path: Any = None) -> list[float]:
+        rates.clear()
+        trainer = pl.Trainer(
+            max_epochs=4,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[Record()],
+            limit_val_batches=0,
+            default_root_dir=tmp_path,
+        )
+        data = DataLoader(Drift(), batch_size=batch_size)
+        trainer.fit(FlowTask(**TINY, lr=lr), data, data, ckpt_path=path)
+        return list(rates)
+
+    fit(2, 0.02)
+    per_epoch = 8 // batch_size
+    expected = [0.01 * warmup_cosine(k, 0, 4 * per_epoch) for k in range(4 * per_epoch)]
+    assert fit(batch_size, 0.01, tmp_path / "half.ckpt") == pytest.approx(expected[2 * per_epoch :])

@@ -9,7 +9,9 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import StochasticWeightAveraging
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class CollapseError(RuntimeError):
@@ -82,6 +84,22 @@ class TrainOnly(pl.Callback):
             pl_module.requires_grad_(False)
             for module in self._trained(pl_module):
                 module.requires_grad_(True)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look for what would change frozen levels all the same.
+
+        Raises:
+            ValueError: if there are frozen batch norms and Lightning's averaging of weights, which resets the
+                statistics of all of them at its end and relearns only those of what trains.
+        """
+        frozen = {id(m) for m in pl_module.modules() if isinstance(m, _BatchNorm)}
+        frozen -= {id(m) for module in self._trained(pl_module) for m in module.modules()}
+        callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if frozen and any(isinstance(c, StochasticWeightAveraging) for c in callbacks):
+            raise ValueError(
+                "StochasticWeightAveraging would reset the batch norms of the levels that this stage freezes; average "
+                "with EMAWeightAveraging (pytorch_lightning.callbacks), or in a stage that trains the whole network"
+            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run that is resumed inside an epoch has no epoch start."""

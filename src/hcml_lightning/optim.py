@@ -6,7 +6,7 @@ SGD with Nesterov momentum, linear warm-up, then half a cosine, stepped once per
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -68,32 +68,56 @@ def make_optimizer(
     else:
         raise ValueError(f"optimizer must be sgd or adam, got {name!r}")
 
-    def stay_as_made(loaded: torch.optim.Optimizer) -> None:
-        # A checkpoint brings the choice of another run, on another device or with clipped gradients.
-        for group in loaded.param_groups:
-            group["fused"] = fused or None
-
-    optimizer.register_load_state_dict_post_hook(stay_as_made)
+    optimizer.register_load_state_dict_pre_hook(_with_own_settings)
     return optimizer
 
 
-def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> tuple[int, float]:
-    """How many iterations the learning rate rises, and after how many it has fallen to 0.
+def _with_own_settings(made: torch.optim.Optimizer, stored: dict[str, Any]) -> dict[str, Any]:
+    """Take moments from a checkpoint and settings from this run, which may be another: on a GPU, with another lr."""
+    ours, theirs = made.param_groups, stored["param_groups"]
+    if ("betas" in ours[0]) != ("betas" in theirs[0]):
+        raise ValueError(
+            "the checkpoint was written with another optimizer, whose state this one cannot use: resume with the same "
+            "optimizer (--model.optimizer), or start a new run from its weights with init_from"
+        )
+    if [len(group["params"]) for group in ours] != [len(group["params"]) for group in theirs]:
+        raise ValueError(
+            "the checkpoint was written with other groups of parameters: resume with the same decay_norm_and_bias "
+            "(--model.decay_norm_and_bias), or start a new run from its weights with init_from"
+        )
+    groups = [{**own, "params": other["params"]} for own, other in zip(ours, theirs, strict=True)]
+    return {**stored, "param_groups": groups}
+
+
+class ScheduleSteps(NamedTuple):
+    """Length of a schedule, in steps of the optimizer.
+
+    Attributes:
+        warmup: over which the learning rate rises.
+        total: after which it has fallen to 0; infinite where only time ends the run, and it stays at its peak.
+        per_epoch: of one epoch; infinite where the end is not given in epochs.
+    """
+
+    warmup: int
+    total: float
+    per_epoch: float = math.inf
+
+
+def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> ScheduleSteps:
+    """How many steps the learning rate rises, and after how many it has fallen to 0.
 
     Args:
         trainer: about to fit.
         warmup_epochs: epochs over which the learning rate rises.
-
-    Returns:
-        Both; the second is infinite where only time ends the run, and the learning rate stays at its peak.
 
     Raises:
         ValueError: if nobody can know how long these epochs are.
     """
     total = trainer.estimated_stepping_batches
     total = total if total >= 0 else math.inf
-    if warmup_epochs == 0 or trainer.limit_train_batches == 0:
-        return 0, total
+    ends_by_epochs = math.isfinite(total) and total != trainer.max_steps
+    if trainer.limit_train_batches == 0 or (warmup_epochs == 0 and not ends_by_epochs):
+        return ScheduleSteps(0, total)
     # The Trainer asks for the length of an epoch only where it is told a number of epochs.
     trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
@@ -103,7 +127,8 @@ def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> tuple[int, floa
             "dataset has no len()); set warmup_epochs=0, or limit_train_batches to the batches of an epoch"
         )
     per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-    return round(min(warmup_epochs * per_epoch, total)), total
+    warmup = round(min(warmup_epochs * per_epoch, total))
+    return ScheduleSteps(warmup, total, per_epoch if ends_by_epochs else math.inf)
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: float) -> float:
@@ -119,10 +144,31 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, warmup_steps: int, total_steps: float
-) -> LambdaLR:
-    """Linear warm-up and half a cosine, to be stepped once per iteration."""
-    return LambdaLR(
-        optimizer, partial(warmup_cosine, warmup_steps=warmup_steps, total_steps=total_steps)
-    )
+class WarmupCosine(LambdaLR):
+    """Linear warm-up and half a cosine, to be stepped once per iteration.
+
+    A run that goes on from a checkpoint keeps its place in epochs, which have more steps on fewer devices or in smaller
+    batches, and has the peak of its own settings.
+
+    Args:
+        optimizer: with the peak as its learning rate.
+        steps: length of the schedule.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: ScheduleSteps) -> None:
+        self.per_epoch = steps.per_epoch
+        super().__init__(
+            optimizer, partial(warmup_cosine, warmup_steps=steps.warmup, total_steps=steps.total)
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at the same part of the same epoch."""
+        peaks, per_epoch = self.base_lrs, self.per_epoch
+        super().load_state_dict(state_dict)
+        if math.isfinite(per_epoch) and math.isfinite(self.per_epoch):
+            self.last_epoch = round(self.last_epoch * per_epoch / self.per_epoch)
+        self.base_lrs, self.per_epoch = peaks, per_epoch
+        share = self.lr_lambdas[0](self.last_epoch)
+        self._last_lr = [peak * share for peak in peaks]
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr

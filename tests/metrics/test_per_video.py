@@ -56,3 +56,12 @@ def test_videos_without_a_label_do_not_count() -> None:
     nobody = VideoAccuracy()
     nobody.update(scores, torch.full((3,), -1), torch.arange(3))
     assert nobody.compute().isnan()
+
+
+def test_scores_that_are_no_numbers_are_no_hits() -> None:
+    accuracy = VideoAccuracy()
+    scores = torch.eye(3)
+    scores[0] = torch.nan
+    accuracy.update(scores, torch.arange(3), torch.arange(3))
+    with pytest.warns(UserWarning, match="of 1 of 3 videos are NaN"):
+        assert accuracy.compute().isnan()

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import StochasticWeightAveraging
 
+from hcml_lightning.callbacks import CollapseError, StopOnCollapse, TrainOnly
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, ProbeTask, RecognitionTask
 
 Fit = Callable[..., pl.Trainer]
@@ -213,6 +215,36 @@ def test_loaded_weights_are_not_replaced_by_init_from(
     expected = snapshot(task)["model.network.conv1.weight"]
     fit(task)
     assert torch.equal(task.model.network.conv1.weight, expected)
+
+
+def test_weights_that_come_back_from_other_processes_are_not_replaced_by_init_from(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    """Lightning's `ddp_notebook` trains in forks, and loads what they end with into the task of the notebook."""
+    start = str(tmp_path / "start.ckpt")
+    fit(RecognitionTask(**tiny)).save_checkpoint(start)
+    task, forked = RecognitionTask(**tiny, init_from=start, lr=0.0), RecognitionTask(**tiny)
+    task.load_state_dict(forked.state_dict())
+    fit(task)
+    assert torch.equal(task.model.network.conv1.weight, forked.model.network.conv1.weight)
+
+
+def test_the_trainers_own_freezing_holds(fit: Fit, tiny: dict[str, Any]) -> None:
+    task = RecognitionTask(**tiny, flow_weight=0.0, contrast_weights=(0.0, 0.0), lr=0.1)
+    before = snapshot(task)
+    fit(task, callbacks=[TrainOnly([task.model.network.fc])])
+    changed = {k for k, v in snapshot(task).items() if not torch.equal(v, before[k])}
+    assert changed == {"model.network.fc.weight", "model.network.fc.bias"}
+
+
+def test_the_trainers_own_watch_over_the_features_holds(fit: Fit, tiny: dict[str, Any]) -> None:
+    with pytest.raises(CollapseError):
+        fit(FlowTask(**tiny), callbacks=[StopOnCollapse(least_spread=9.0)])
+
+
+def test_averaging_that_resets_frozen_norms_is_refused(fit: Fit, tiny: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="EMAWeightAveraging"):
+        fit(ContrastTask(**tiny), callbacks=[StochasticWeightAveraging(0.01)])
 
 
 def test_impossible_levels_are_refused(tiny: dict[str, Any]) -> None:

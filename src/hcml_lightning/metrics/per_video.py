@@ -6,6 +6,7 @@ Each video counts exactly once, however many ranks share them, and whichever com
 from collections.abc import Mapping
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -51,11 +52,19 @@ class VideoAccuracy(Metric):
         self.indices.append(indices)
 
     def compute(self) -> Tensor:
-        """Accuracy in 0..1; NaN where no video has a known class."""
+        """Accuracy in 0..1; NaN where no video has a known class, or a score of one is NaN."""
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
         first = _first_of_each(dim_zero_cat(self.indices))
         first = first[labels[first] >= 0]
         if len(first) == 0:
+            return scores.new_tensor(torch.nan)
+        broken = int(scores[first].isnan().any(dim=1).sum())
+        if broken:
+            # Among what is no number the first counts as the largest, and class 0 may be right.
+            rank_zero_warn(
+                f"the scores of {broken} of {len(first)} videos are NaN, and so is the accuracy: numbers "
+                "overflow in the network. Evaluate in 32 bits (--trainer.precision 32)"
+            )
             return scores.new_tensor(torch.nan)
         num_classes = scores.shape[1]
         return multiclass_accuracy(

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from hcml_lightning.callbacks import TrainOnly
 from hcml_lightning.losses import pair_with_future, reconstruct, sample_locations
@@ -18,13 +19,14 @@ from hcml_lightning.metrics import BatchMeans
 from hcml_lightning.models import MotionHierarchy, SideBranch
 from hcml_lightning.optim import (
     OptimizerName,
+    WarmupCosine,
     make_optimizer,
-    make_schedule,
     parameter_groups,
     schedule_steps,
 )
 from hcml_lightning.seeds import SeedEachBatch
 from hcml_lightning.storage import plain
+from hcml_lightning.tasks.classes import first_difference
 from hcml_lightning.tasks.description import Description, describe
 from hcml_lightning.tasks.finite import FiniteNumbers
 from hcml_lightning.tasks.warm_start import load_warm_start
@@ -57,6 +59,8 @@ class MotionTask(pl.LightningModule):
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
+    # Whether labels matter, so that the classes of weights and data must be the same.
+    CLASSIFIES: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -118,21 +122,54 @@ class MotionTask(pl.LightningModule):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Freezing is part of the method, no run may go on without finite numbers, and each must be repeatable."""
-        return [TrainOnly(), FiniteNumbers(), SeedEachBatch()]
+        return [*self.unless_given(TrainOnly()), FiniteNumbers(), SeedEachBatch()]
+
+    def unless_given(self, callback: pl.Callback) -> list[pl.Callback]:
+        """A callback that the Trainer may have been given with other settings, which Lightning would replace."""
+        given: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [] if any(type(c) is type(callback) for c in given) else [callback]
 
     def lower_level(self) -> int:
         """The highest level that the stages before this one train; -1 where there are none."""
         return max(self.model.levels, default=-1)
 
     def setup(self, stage: str) -> None:
-        """Take the weights of the stage before, unless this run goes on from a checkpoint of its own."""
+        """Take the weights of the stage before, unless this run goes on from a checkpoint of its own.
+
+        Raises:
+            ValueError: if the classifier is not for the classes of the data.
+        """
+        names = self._classes_of_data()
+        self._check_classes(self.class_names)
         resumes = self._has_weights or self.trainer.ckpt_path is not None
         if stage == "fit" and self.init_from is not None and not resumes:
-            load_warm_start(self.model, self.init_from, self.lower_level())
+            load_warm_start(self.model, self.init_from, self.lower_level(), names)
             self._has_weights = True
-        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
         if names is not None and len(names) == self.num_classes:
             self.class_names = list(names)
+
+    def _classes_of_data(self) -> list[str] | None:
+        """Names of the classes that this run trains or is measured on, where its data says them."""
+        trainer = self._trainer
+        if trainer is None or trainer.predicting:
+            return None
+        names: list[str] | None = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+        return names
+
+    def _check_classes(self, known: list[str] | None) -> None:
+        names = self._classes_of_data()
+        if names is None or not self.CLASSIFIES:
+            return
+        if len(names) != self.num_classes:
+            raise ValueError(
+                f"num_classes is {self.num_classes}, but the data has {len(names)} classes: make the task with "
+                "num_classes=data.num_classes; from the command line it is taken from the data"
+            )
+        if known is not None and (difference := first_difference(known, names)):
+            raise ValueError(
+                f"these weights were trained on other classes than those of the data: {difference}. Give the data that "
+                "they were trained on, or start a new task from their checkpoint with init_from"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Names of the classes travel with the weights; nothing stays that would not be read again."""
@@ -142,15 +179,21 @@ class MotionTask(pl.LightningModule):
         checkpoint.update({k: plain(v) for k, v in checkpoint.items() if k != "state_dict"})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another stage's checkpoint, in words; a later fit must not replace these weights by `init_from`."""
+        """Refuse another stage's checkpoint, in words."""
         task = checkpoint.get("task", type(self).__name__)
         if task != type(self).__name__:
             raise ValueError(
                 f"this checkpoint was made by {task}, not by {type(self).__name__}: to start a new stage from it, "
                 "give it as init_from (--model.init_from); ckpt_path only goes on with, or evaluates, the same stage"
             )
+        stored = checkpoint.get("class_names")
+        self._check_classes(stored)
+        self.class_names = stored
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As PyTorch's; a later fit does not replace these weights by `init_from`."""
         self._has_weights = True
-        self.class_names = checkpoint.get("class_names")
+        return super().load_state_dict(*args, **kwargs)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The recipe of B.2; the learning rate is per device."""
@@ -159,7 +202,7 @@ class MotionTask(pl.LightningModule):
         # Lightning does not clip the gradients of fused optimizers.
         fused = self.device.type == "cuda" and not self.trainer.gradient_clip_val
         optimizer = make_optimizer(self.optimizer_name, groups, peak, self.momentum, fused)
-        schedule = make_schedule(optimizer, *schedule_steps(self.trainer, self.warmup_epochs))
+        schedule = WarmupCosine(optimizer, schedule_steps(self.trainer, self.warmup_epochs))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -230,6 +273,19 @@ class MotionTask(pl.LightningModule):
         else:
             self.means.update(values, indices)
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin anew, whatever an evaluation that was cut off had measured."""
+        self._forget()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin anew, whatever an evaluation that was cut off had measured."""
+        self._forget()
+
+    def _forget(self) -> None:
+        for metric in self.children():
+            if isinstance(metric, BatchMeans | MetricCollection):
+                metric.reset()
+
     def on_validation_epoch_end(self) -> None:
         """Log the means over the split."""
         self._log_means()
@@ -242,7 +298,6 @@ class MotionTask(pl.LightningModule):
         if self.means.update_called:
             # The same on all ranks already, which Lightning cannot know.
             self.log_dict(self.means.compute(), sync_dist=True)
-            self.means.reset()
 
 
 def refuse_negative(**values: float) -> None:

@@ -61,7 +61,7 @@ class ContrastTask(MotionTask):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Beside the freezing, a look at whether there is anything to freeze."""
-        return [*super().configure_callbacks(), StopOnCollapse()]
+        return [*super().configure_callbacks(), *self.unless_given(StopOnCollapse())]
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         """Eq. 2."""

@@ -75,7 +75,7 @@ class FlowTask(MotionTask):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Beside the freezing, a look at whether there is anything to freeze."""
-        return [*super().configure_callbacks(), StopOnCollapse()]
+        return [*super().configure_callbacks(), *self.unless_given(StopOnCollapse())]
 
     def on_train_end(self) -> None:
         """Say that nothing was learned, where flow rebuilds no frame better than standing still does."""

@@ -52,6 +52,7 @@ class RecognitionTask(MotionTask):
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
+    CLASSIFIES: ClassVar[bool] = True
 
     def __init__(
         self,

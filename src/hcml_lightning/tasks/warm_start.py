@@ -5,7 +5,7 @@ and levels that a stage would have trained are missed aloud.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,28 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
+from hcml_lightning.tasks.classes import first_difference
 
 PREFIX = "model."
 CLASSIFIER = ("network.fc.weight", "network.fc.bias")
 
 
-def load_warm_start(model: nn.Module, path: str | os.PathLike[str], lower_level: int = -1) -> None:
+def load_warm_start(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    lower_level: int = -1,
+    class_names: Sequence[str] | None = None,
+) -> None:
     """Take all weights and buffers of the hierarchy from a checkpoint; runs nothing that the file holds.
 
-    A classifier of another size stays as it was initialised, with a warning.
+    A classifier of another size, or of other classes, stays as it was initialised, with a warning.
 
     Args:
         model: the hierarchy to fill.
         path: a Lightning checkpoint of any stage with the same backbone and levels.
         lower_level: the highest level that stages before this one train; a checkpoint of an earlier stage than that is
             taken with a warning.
+        class_names: of the data that the stage trains on, where they are known.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -36,11 +43,10 @@ def load_warm_start(model: nn.Module, path: str | os.PathLike[str], lower_level:
     checkpoint = _checkpoint(Path(path))
     stored = _model_state(Path(path), checkpoint)
     own = model.state_dict()
-    differing = [
-        k for k in CLASSIFIER if k in stored and k in own and stored[k].shape != own[k].shape
-    ]
-    for key in differing:
-        stored[key] = own[key]
+    classifier = [k for k in CLASSIFIER if k in stored and k in own]
+    difference = _other_classes(stored, own, checkpoint.get("class_names"), class_names)
+    if difference is not None:
+        stored |= {key: own[key] for key in classifier}
     wrong = [k for k in stored.keys() & own.keys() if stored[k].shape != own[k].shape]
     missing, unexpected = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
     if wrong or missing or unexpected:
@@ -49,10 +55,10 @@ def load_warm_start(model: nn.Module, path: str | os.PathLike[str], lower_level:
             f"missing {_some(missing)}, unexpected {_some(unexpected)}, other shapes {_some(sorted(wrong))}. "
             "Give the stages the same backbone, levels, max_displacement, stride and max_offset."
         )
-    if differing:
+    if difference is not None:
         rank_zero_warn(
-            f"init_from: the classifier of {path} has another number of classes and is not taken: "
-            "this stage's own starts untrained. All other weights are taken."
+            f"init_from: the classifier of {path} {difference} and is not taken: this stage's own starts untrained. "
+            "All other weights are taken."
         )
     reached = _level(checkpoint)
     if reached is not None and reached < lower_level:
@@ -75,6 +81,21 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"init_from: {error}") from error
     return checkpoint
+
+
+def _other_classes(
+    stored: Mapping[str, Tensor],
+    own: Mapping[str, Tensor],
+    known: Sequence[str] | None,
+    names: Sequence[str] | None,
+) -> str | None:
+    """Say why a classifier cannot be taken; None if it can."""
+    if any(k in stored and k in own and stored[k].shape != own[k].shape for k in CLASSIFIER):
+        return "has another number of classes"
+    if known is None or names is None or len(known) != len(names):
+        return None
+    difference = first_difference(known, names)
+    return difference and f"is of other classes ({difference})"
 
 
 def _level(checkpoint: Mapping[str, Any]) -> int | None:

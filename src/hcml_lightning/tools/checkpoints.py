@@ -15,6 +15,7 @@ from torch import Tensor
 from hcml_lightning.storage import newest_whole
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
+from hcml_lightning.tasks.classes import first_difference
 from hcml_lightning.tools.trouble import explain
 
 Task = TypeVar("Task", bound=MotionTask)
@@ -125,14 +126,11 @@ def _check_classes(path: Path, checkpoint: Mapping[str, Any], class_names: Seque
             "another data set, or another list of classes. Give the data that it was trained on (--data.root, -c); to "
             "train a new classifier on this data, start from the file with --model.init_from."
         )
-    if known is not None and list(known) != list(class_names):
-        place = next(
-            i for i, pair in enumerate(zip(known, class_names, strict=True)) if len(set(pair)) > 1
-        )
+    if known is not None and (difference := first_difference(known, class_names)):
         raise ValueError(
-            f"{path} was trained on other classes than those of the data of this run: number {place} was "
-            f"{known[place]!r}, and is {class_names[place]!r} here. Give the data that it was trained on (--data.root, "
-            "-c); to train a new classifier on this data, start from the file with --model.init_from."
+            f"{path} was trained on other classes than those of the data of this run: {difference}. Give the data that "
+            "it was trained on (--data.root, -c); to train a new classifier on this data, start from the file with "
+            "--model.init_from."
         )
 
 

@@ -54,12 +54,12 @@ def ends_by_epochs(trainer: pl.Trainer) -> bool:
 
 def _schedule(trainer: pl.Trainer, task: MotionTask) -> str:
     """Say how the learning rate rises and falls, in what the end of the run is given in."""
-    steps, total = schedule_steps(trainer, task.warmup_epochs)
-    if math.isinf(total):
+    steps = schedule_steps(trainer, task.warmup_epochs)
+    if math.isinf(steps.total):
         return f"warm-up {task.warmup_epochs:g} epochs, then as it is"
     if ends_by_epochs(trainer):
         return f"warm-up {task.warmup_epochs:g} of {trainer.max_epochs} epochs, then half a cosine"
-    return f"warm-up {steps} of {total} steps, then half a cosine"
+    return f"warm-up {steps.warmup} of {steps.total} steps, then half a cosine"
 
 
 def _weights(trainer: pl.Trainer, task: MotionTask) -> str:

@@ -1,0 +1,96 @@
+"""The classes of weights and of data are the same, or somebody is told."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from tests.tasks.conftest import Drift
+from torch.utils.data import DataLoader
+
+from hcml_lightning.tasks import ContrastTask, ProbeTask, RecognitionTask
+from hcml_lightning.tasks.base import MotionTask
+
+
+class Named(pl.LightningDataModule):
+    """The drifting noise, with names."""
+
+    def __init__(self, class_names: list[str]) -> None:
+        super().__init__()
+        self.class_names = class_names
+
+    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
+        return DataLoader(Drift(), batch_size=4)
+
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> pl.Trainer:
+    return pl.Trainer(
+        max_steps=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+
+
+@pytest.fixture
+def trained(trainer: pl.Trainer, tiny: dict[str, Any], tmp_path: Path) -> Path:
+    task = RecognitionTask(**tiny)
+    trainer.fit(task, Named(list("abcd")))
+    assert task.class_names == list("abcd")
+    trainer.save_checkpoint(tmp_path / "abcd.ckpt")
+    return tmp_path / "abcd.ckpt"
+
+
+@pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
+def test_another_number_of_classes_is_refused(
+    make: type[MotionTask], trainer: pl.Trainer, tiny: dict[str, Any]
+) -> None:
+    task = make(**tiny | {"num_classes": 400})
+    with pytest.raises(ValueError, match="num_classes is 400, but the data has 4 classes"):
+        trainer.fit(task, Named(list("abcd")))
+
+
+def test_without_labels_the_number_does_not_matter(
+    trainer: pl.Trainer, tiny: dict[str, Any]
+) -> None:
+    task = ContrastTask(**tiny | {"num_classes": 400})
+    trainer.fit(task, Named(list("abcd")))
+    assert task.class_names is None
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_a_checkpoint_of_other_classes_is_refused(
+    command: str, trained: Path, trainer: pl.Trainer, tiny: dict[str, Any]
+) -> None:
+    data = Named(list("abdc"))
+    wrong = "number 2 was 'c', and is 'd' here"
+    with pytest.raises(ValueError, match=wrong):
+        getattr(trainer, command)(RecognitionTask(**tiny), datamodule=data, ckpt_path=trained)
+    with pytest.raises(ValueError, match=wrong):
+        getattr(trainer, command)(RecognitionTask.load_from_checkpoint(trained), datamodule=data)
+
+
+def test_prediction_goes_by_the_classes_of_the_weights(trained: Path, trainer: pl.Trainer) -> None:
+    task = RecognitionTask.load_from_checkpoint(trained)
+    trainer.predict(task, Named([]))
+    assert task.class_names == list("abcd")
+
+
+def test_a_classifier_of_other_classes_is_not_taken(
+    trained: Path, trainer: pl.Trainer, tiny: dict[str, Any]
+) -> None:
+    stored = torch.load(trained, weights_only=True)["state_dict"]
+    task = RecognitionTask(**tiny, init_from=trained, lr=0.0)
+    own = task.model.network.fc.weight.detach().clone()
+    with pytest.warns(UserWarning, match=r"of other classes \(number 2 was 'c'"):
+        trainer.fit(task, Named(list("abdc")))
+    assert torch.equal(task.model.network.fc.weight, own)
+    conv = "model.network.layer4.0.conv1.weight"
+    torch.testing.assert_close(task.state_dict()[conv], stored[conv])
