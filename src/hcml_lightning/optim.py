@@ -59,6 +59,7 @@ def make_optimizer(
         ValueError: if the name is unknown.
     """
     optimizer: torch.optim.Optimizer
+    # Unstated in the paper: momentum and weight decay. 0.9 with Nesterov's correction, and 1e-4, as in [9] and [14].
     if name == "sgd":
         optimizer = torch.optim.SGD(
             groups, lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None

@@ -132,6 +132,8 @@ def reconstruct(flow: Tensor, clip: Tensor, step: int = 1) -> FlowTerms:
         )
     flow = flow.float()
     height, width = flow.shape[3:]
+    # Unstated in the paper: the size and the rate of the frames that are rebuilt, and whether the last one, which has
+    # no successor, counts among the T of Eq. 3. They are those of P^l, and it does not.
     frames = F.adaptive_avg_pool2d(frames.flatten(0, 1).float() / 255, (height, width))
     frames = torch.unflatten(frames, 0, (len(clip), -1))
     target, source = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)

@@ -22,7 +22,8 @@ from hcml_lightning.models.backbones import (
 from hcml_lightning.models.prime_motion import PrimeMotionBlock
 from hcml_lightning.models.recompute import recomputed
 
-# ImageNet's mean and standard deviation, in 0..255: those that published ResNet weights expect.
+# Unstated in the paper: how pixels are normalised. By ImageNet's mean and standard deviation, in 0..255, which
+# published ResNet weights expect.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -39,7 +40,7 @@ class MotionNetwork(nn.Module):
         levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block.
         max_displacement: d of the cost volumes, cells; the backbone's where None.
         stride: s of the cost volumes, cells; the backbone's where None.
-        dropout: probability before the classifier; 0.5 as in [9].
+        dropout: probability before the classifier.
         recompute: whether residual blocks and motion blocks that train are run once more in the backward pass instead
             of keeping their activations: less memory for more time. Not for compiled networks.
 
@@ -72,6 +73,7 @@ class MotionNetwork(nn.Module):
         self.motion = nn.ModuleDict(
             {str(i): PrimeMotionBlock(spec, i, max_displacement, stride) for i in self.levels}
         )
+        # Unstated in the paper: dropout. Half, as in [9].
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(spec.channels(3), num_classes)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)

@@ -21,7 +21,8 @@ class Predictor(nn.Module):
         ValueError: if `max_offset` is less than 1.
     """
 
-    # Unstated in the paper: the hidden width and K. The width is twice that of P^l.
+    # Unstated in the paper: the hidden width, K, and how f_δ depends on δ. The width is twice that of P^l, and all
+    # offsets share it.
     def __init__(
         self, upper_channels: int, below_channels: int, max_offset: int = 4, ratio: int = 2
     ) -> None:
@@ -45,6 +46,8 @@ class Predictor(nn.Module):
             `below` itself at the locations, (B, T, N, C).
         """
         at_below = gather_locations(below, locations)
+        # Unstated in the paper: how levels of different grids and rates meet. Where P^{l−1} is, P^l is read at the cell
+        # and the frame that cover the same place and time.
         coarse = coarser_locations(locations, below.shape[4], upper.shape[4], self.ratio)
         at_upper = gather_locations(upper, coarse)
         # Unstated in the paper: that the nearest targets are no future to P^l, which holds a cost volume with the next

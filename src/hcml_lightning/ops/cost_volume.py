@@ -19,7 +19,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from hcml_lightning.ops import cost_volume_cpu
 
-# Unstated in the paper: the cosine of a zero vector. Norms are clamped at this value, in every implementation.
+# Unstated in the paper: the cosine of a zero vector, and the cost of a displacement that leaves the frame. Norms are
+# clamped at this value, and what is outside costs 0, in every implementation.
 NORM_EPS = 1e-6
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

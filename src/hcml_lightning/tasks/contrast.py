@@ -48,6 +48,8 @@ class ContrastTask(MotionTask):
     def trained_modules(self) -> list[nn.Module]:
         """What the loss reaches and what leaves the levels below as they were, their fusion included."""
         network = self.model.network
+        # Departure: "all network parameters up to level l − 1" are frozen in the paper. g^{l−1}, which feeds P^{l−1}
+        # into the stage above and leaves it as it is, would stay at its zero start.
         return [
             network.block(self.below).project,
             *network.stages[self.below + 1 : self.level + 1],

@@ -90,6 +90,7 @@ class ProbeTask(MotionTask):
     def on_validation_epoch_end(self) -> None:
         """The score of Sec. 4.2, from this epoch's training accuracy."""
         super().on_validation_epoch_end()
+        # Unstated in the paper: on what Acc_train is measured. On an epoch's clips, augmented, as they were learned.
         if self.train_accuracy.update_called:
             train = float(self.train_accuracy.compute())
             test = float(self.val_accuracy.compute()["val/top1"])
