@@ -101,8 +101,8 @@ class FlowTask(MotionTask):
         clip = batch["video"]
         motion = self.model.network.motion_features(clip, up_to=self.level)[-1]
         terms = self.flow_terms(self.level, motion, clip)
-        # Departure: the paper has λ in joint training alone. At the learning rates of B.2 the loss of Eq. 3, which is
-        # near 0.01, moves little without it.
+        # Departure: the paper has λ in joint training alone. Here it sets the scale of the first stage too, so that one
+        # learning rate and one ζ serve both.
         loss = self.flow_weight * (terms.photometric + self.smoothness_weight * terms.smoothness)
         values: dict[str, Tensor | float] = {
             "loss": loss.detach(),
