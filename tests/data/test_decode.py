@@ -39,12 +39,14 @@ def numbers_of(frames) -> list[int]:
     return [int((frame.ravel() << np.arange(8)).sum()) for frame in blocks]
 
 
-def encode(path: Path, codec: str, num_frames: int, fps: int = 25, **options: str) -> Path:
+def encode(
+    path: Path, codec: str, num_frames: int, fps: int = 25, first: int = 0, **options: str
+) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = 4 * BLOCK, 2 * BLOCK, "yuv420p"
         stream.thread_count = 1
-        for number in range(num_frames):
+        for number in range(first, first + num_frames):
             frame = av.VideoFrame.from_ndarray(paint(number), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -86,6 +88,23 @@ def packed_avi(path: Path, num_frames: int) -> Path:
     return path
 
 
+def cut_mp4(path: Path, num_frames: int) -> Path:
+    """Cut inside a group of pictures by copying packets, as `ffmpeg -ss … -c copy`: an edit list hides what is before."""
+    hidden = 7
+    whole = path.with_suffix(".whole.mp4")
+    encode(whole, "libx264", hidden + num_frames, first=-hidden, bf="2", g="300")
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        stream = source.streams.video[0]
+        out = target.add_stream_from_template(stream)
+        shift = int(hidden / 25 / stream.time_base)
+        for packet in source.demux(stream):
+            if packet.size:
+                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, out
+                target.mux(packet)
+    whole.unlink()
+    return path
+
+
 def _empty_vop(number: int) -> bytes:
     # Type P, no whole second passed, marker, time in 5 bits (25 frames a second), marker, not coded, stuffing.
     bits = "01" + "0" + "1" + f"{number % 25:05b}" + "1" + "0" + "01111"
@@ -99,6 +118,10 @@ WRITERS: dict[str, Callable[[Path, int], Path]] = {
     "b_frames.avi": lambda path, n: encode(path, "mpeg4", n, bf="2", g="12", b="2M"),
     "no_b_frames.avi": lambda path, n: encode(path, "mpeg4", n, bf="0", g="12", b="2M"),
     "packed.avi": packed_avi,
+    "h264.avi": lambda path, n: encode(path, "libx264", n, bf="2", g="10", preset="veryfast"),
+    "no_b_frames_h264.avi": lambda path, n: encode(path, "libx264", n, bf="0", g="10"),
+    "cut.mp4": cut_mp4,
+    "av1.mp4": lambda path, n: encode(path, "libsvtav1", n, g="10", preset="10"),
     "vp9.webm": lambda path, n: encode(path, "libvpx-vp9", n, fps=12, g="10", deadline="realtime"),
     "vp8.webm": lambda path, n: encode(path, "libvpx", n, fps=12, g="10", deadline="realtime"),
     "frames": jpeg_folder,

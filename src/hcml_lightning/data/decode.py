@@ -213,8 +213,9 @@ def _stamped_frames(
     path: str | bytes, index: VideoIndex, wanted: Collection[int]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Decode from the key frame before the first wanted frame, leaving out others that no frame is predicted from."""
-    last_key = max(bisect_right([pts for pts, _ in index.keys], min(wanted)) - 1, 0)
-    start, seek_to = index.keys[last_key] if index.keys else (int(index.pts[0]), 0)
+    last_key = bisect_right([pts for pts, _ in index.keys], min(wanted)) - 1
+    # The key frame of the first frames may lie before a cut, and not be shown.
+    start, seek_to = index.keys[last_key] if last_key >= 0 else (int(index.pts[0]), 0)
     with open_video(path) as (container, stream):
         decoder = exact_decoder(stream)
         if last_key > 0:
@@ -234,6 +235,8 @@ def _needed(
 ) -> "Iterator[Packet[VideoStream] | None]":
     """Yield packets up to the last wanted one, then None, for which a decoder gives what it still holds back."""
     missing = set(wanted)
+    # libdav1d holds frames back, and drops them where they are no more than skipped when they come out.
+    may_skip = decoder.name != "libdav1d"
     skips = None
     for packet in packets:
         if packet.size:
@@ -245,7 +248,7 @@ def _needed(
             if not missing and packet.pts is not None and not is_wanted:
                 break
             missing.discard(cast(int, packet.pts))
-            if skips is not (not is_wanted):
+            if may_skip and skips is not (not is_wanted):
                 skips = not is_wanted
                 decoder.skip_frame = "NONREF" if skips else "DEFAULT"
             yield packet

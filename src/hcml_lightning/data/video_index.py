@@ -99,10 +99,11 @@ class _Scan:
         self.container = container
         self.stream = stream
         self.is_avi = container.format.name == "avi"
-        self.packed = _is_packed(stream.codec_context.extradata)
+        self.packed = _is_packed(stream.codec_context.extradata) or _is_misnamed(container, stream)
         self.stamps: list[tuple[int, int, bool]] = []
         self.first: av.VideoFrame | None = None
         self.decoded = 0
+        self.discarded = 0
         self.end = 0.0
 
     def index(self) -> VideoIndex:
@@ -128,6 +129,8 @@ class _Scan:
             self.packed = self.packed or (not self.stamps and _is_packed(bytes(packet)))
             dts = pts if packet.dts is None else packet.dts
             self.stamps.append((dts, pts, packet.is_keyframe))
+        elif packet.size and packet.is_discard:
+            self.discarded += 1
         if self.first is None or self.packed:
             for frame in self.stream.codec_context.decode(packet):
                 self.first = self.first or frame
@@ -136,8 +139,8 @@ class _Scan:
     def _check_length(self) -> None:
         """Compare what the header promises with what was found."""
         dts = [dts for dts, _, _ in self.stamps]
-        # AVI counts dropped frames too: there the time stamps are frame numbers.
-        found = len(dts)
+        # The header counts what a cut left before the start; and AVI dropped frames, by whose number it stamps.
+        found = len(dts) + self.discarded
         if self.is_avi:
             found = max(found, dts[-1] - dts[0] + 1)
         promised = self.stream.frames
@@ -180,6 +183,16 @@ def _is_packed(header: bytes | None) -> bool:
     frames come out is right. Many videos of UCF-101 and HMDB-51 are of this kind.
     """
     return re.search(rb"DivX\d+(?:b|Build)\d+p", header or b"") is not None
+
+
+def _is_misnamed(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether the time stamps that FFmpeg infers are those of other frames: AVI has none for frames out of order."""
+    context = stream.codec_context
+    return (
+        container.format.name == "avi"
+        and context.name in ("h264", "hevc")
+        and context.has_b_frames
+    )
 
 
 def _is_shown(packet: "Packet[VideoStream]") -> bool:
