@@ -6,6 +6,7 @@ and SGD on one batch of uint8 clips, without Lightning around them. "ours" is jo
 is the utilisation.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -129,17 +130,18 @@ def operations_of(name: str, backbone: str, shape: tuple[int, ...]) -> int:
 
 
 def check(name: str, subject: report.Subject, backbone: str) -> None:
-    """Refuse a variant whose first loss is neither that of the plain step nor as near to that in float32."""
+    """Refuse a variant whose first loss is not that of the plain step in float32, by what its dtype allows.
+
+    Raises:
+        ArithmeticError: if it is not.
+    """
     plain = name.split(" + ")[0]
     if name == plain:
         return
-    exact, own, value = (
-        _first_loss(one, backbone, subject._replace(dtype=dtype))
-        for one, dtype in ((plain, torch.float32), (plain, subject.dtype), (name, subject.dtype))
-    )
-    # Compiled code rounds to half precision in other places than eager code does, and not more.
-    if (value - exact).abs() > 2 * (own - exact).abs():
-        measure.require_close(name, [value], [own])
+    # Compiled code rounds to half precision in other places than eager code does.
+    exact = _first_loss(plain, backbone, subject._replace(dtype=torch.float32))
+    value = _first_loss(name, backbone, subject)
+    measure.require_close(name, [value.to(subject.dtype)], [exact])
 
 
 def _first_loss(name: str, backbone: str, subject: report.Subject) -> Tensor:
@@ -165,7 +167,11 @@ def main() -> None:
         op = f"train_step {options.backbone}"
         subject = report.Subject(op, shape, dtype, options.device)
         for name in report.chosen(names, options.providers):
-            check(name, subject, options.backbone)
+            try:
+                check(name, subject, options.backbone)
+            except ArithmeticError as error:
+                print(f"{name} is left out: {error}", file=sys.stderr, flush=True)
+                continue
             made = work(name, options.backbone, subject)
             peaks = {name: measure.peak_mb(made, options.device)}
             samples = measure.measure({name: [made]}, options.device, options.repeats)

@@ -20,8 +20,8 @@ def groups(rows: Sequence[Row], *columns: str) -> dict[tuple[str, ...], list[Row
 
 
 def differences(before: Sequence[Row], after: Sequence[Row], column: str = "top1") -> list[float]:
-    """What is gained from one method to another, wherever both have the same data and seed."""
-    places = ("dataset", "split", "seed")
+    """What is gained from one method to another, wherever both have the same data, network and seed."""
+    places = ("dataset", "split", "protocol", "backbone", "seed")
     first = {tuple(row[place] for place in places): float(row[column]) for row in before}
     same = [(first.get(tuple(row[place] for place in places)), row) for row in after]
     return [float(row[column]) - value for value, row in same if value is not None]

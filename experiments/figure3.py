@@ -120,7 +120,7 @@ def _draw(checkpoints: list[str], path: Path) -> None:
     video = batch["video"]
     flows = [_flow(task, video)]
     flows += [
-        _flow(FlowTask.load_from_checkpoint(c).eval(), _batch(c, 6)[1]["video"])
+        _flow(FlowTask.load_from_checkpoint(c, map_location="cpu").eval(), _batch(c, 6)[1]["video"])
         for c in checkpoints[1:]
     ]
     true = at_grid(batch["flow"], flows[0])
@@ -147,7 +147,8 @@ def _batch(checkpoint: str, count: int) -> tuple[FlowTask, VideoBatch]:
     known = read_checkpoint(checkpoint)["datamodule_hyper_parameters"]
     known = {key: value for key, value in known.items() if not key.startswith("_")}
     data = UCF101DataModule(**known)
-    return FlowTask.load_from_checkpoint(checkpoint).eval(), validation_clips(data, count)
+    task = FlowTask.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+    return task, validation_clips(data, count)
 
 
 @torch.inference_mode()

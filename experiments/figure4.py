@@ -44,7 +44,8 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
             **{"backbone": protocol.backbone, "seed": seed, "protocol": protocol.name},
         }
         training = protocol.run(method, dataset, split, seed, stages[:-1])[-1]
-        task = RecognitionTask.load_from_checkpoint(training.checkpoint, map_location="cpu").eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        task = RecognitionTask.load_from_checkpoint(training.checkpoint, map_location=device).eval()
         loader = _videos(training.checkpoint)
         batch = _few(loader)
         video = batch["video"]
@@ -56,7 +57,8 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
                 for k, v in _shares(task, loader, level).items()
             ]
             write_rows(table, QUANTITY, rows)
-        shown.append(_over(video, grad_cam(task.model.network, video, batch["label"], level)))
+        heat = grad_cam(task.model.network, video.to(device), batch["label"], level)
+        shown.append(_over(video, heat))
     if seed == 0:
         _draw(video, shown, protocol.results / "figures" / f"figure4_{dataset}_{protocol.name}.png")
 
@@ -72,7 +74,8 @@ def _fine(task: RecognitionTask, clip: Tensor) -> int:
     """The last stage whose maps of a clip have enough cells, or the first one."""
     for level in range(RES5, 0, -1):
         with torch.no_grad():
-            if min(task.model.network.appearance(clip[:1], level).shape[-2:]) >= CELLS:
+            maps = task.model.network.appearance(clip[:1].to(task.device), level)
+            if min(maps.shape[-2:]) >= CELLS:
                 return level
     return 0
 
@@ -83,7 +86,7 @@ def _shares(task: RecognitionTask, loader: DataLoader[VideoBatch], fine: int) ->
     for batch in loader:
         clip = batch["video"]
         for level in {RES5, fine}:
-            heat = grad_cam(task.model.network, clip, batch["label"], level)
+            heat = grad_cam(task.model.network, clip.to(task.device), batch["label"], level)
             found.setdefault(f"moving mass at res{level + 2}", []).append(moving_mass(heat, clip))
         moving = moving_pixels(clip).float().mean(dim=(1, 2, 3))
         found.setdefault("moving pixels", []).append(moving)

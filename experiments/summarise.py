@@ -7,7 +7,7 @@ from pathlib import Path
 
 import figure2
 import tables
-from aggregate import MISSING, Row
+from aggregate import MISSING, Row, groups
 from hcml_lightning.storage import write_whole
 from hcml_lightning.tools.flops import count
 from protocol import FOLDER, read_rows
@@ -33,13 +33,15 @@ def make(folder: Path) -> str:
         "## Figure 2: each level adds\n",
         tables.figure2(accuracy),
         "## Table 7: pre-training without labels\n",
-        _section(accuracy, "table7", tables.table7),
+        _section(accuracy, "table7", partial(_each_setting, write=tables.table7)),
         "## Table 1: what supervises which level\n",
-        _section(measured, "table1", tables.table1),
+        _section(measured, "table1", partial(_each_setting, write=tables.table1)),
         "## Figure 3: the flow\n",
-        _section(measured, "figure3", tables.figure3),
+        _section(
+            measured, "figure3", partial(_each_setting, write=tables.figure3, title=tables.network)
+        ),
         "## Figure 4: where the networks look\n",
-        _section(measured, "figure4", tables.figure4),
+        _section(measured, "figure4", partial(_each_setting, write=tables.figure4)),
         "## What was tried\n",
         _tried(read_rows(folder / "tried.csv")),
         "## Which runs\n",
@@ -67,6 +69,19 @@ def _ridge(rows: Sequence[Row]) -> tables.Ridge:
 def _section(rows: Sequence[Row], experiment: str, write: Callable[[Sequence[Row]], str]) -> str:
     rows = [row for row in rows if row["experiment"] == experiment]
     return write(rows) if rows else MISSING + "."
+
+
+def _each_setting(
+    rows: Sequence[Row],
+    write: Callable[[Sequence[Row]], str],
+    title: Callable[[str, str], str] = tables.setting,
+) -> str:
+    """Numbers of different networks and frames are told apart."""
+    settings = sorted(groups(rows, "protocol", "backbone").items())
+    return "\n\n".join(
+        f"With {title(protocol, backbone)}:\n\n{write(here)}"
+        for (protocol, backbone), here in settings
+    )
 
 
 def _cost() -> str:

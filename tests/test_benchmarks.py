@@ -54,9 +54,18 @@ def test_records_checked_rows(
 def test_what_is_wrong_is_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
     measure = importlib.import_module("measure")
     right, wrong = [torch.ones(3)], [torch.tensor([1.0, 1.0, torch.nan])]
-    checks = {"ours": lambda: right, "other": lambda: wrong}
+
+    class CompilerError(Exception):
+        """As Triton's, of which no other class tells that it is one."""
+
+    def breaks() -> list[torch.Tensor]:
+        raise CompilerError("out of resources")
+
+    checks = {"other": lambda: wrong, "broken": breaks, "ours": lambda: right}
     assert measure.only_right(checks, [torch.ones(3).double()]) == ["ours"]
-    assert "other is left out: other is wrong by nan" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "other is left out: other is wrong by nan" in told
+    assert "broken is left out: out of resources" in told
     with pytest.raises(ArithmeticError, match="ours is wrong"):
         measure.only_right({"ours": lambda: wrong}, [torch.ones(3).double()])
 

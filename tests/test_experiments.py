@@ -187,7 +187,21 @@ def test_methods_are_compared_over_the_seeds_that_both_have(tmp_path: Path):
             write_rows(tmp_path / "results.csv", ACCURACY, [row])
     text = summarise.make(tmp_path)
     # Not +30: the other seeds of random weights are worse, and have no counterpart.
-    assert "| few, split 1 (cpu) | self-supervised | 60.0 | 1 seed | +10.0 |" in text
+    assert "| few, split 1 | self-supervised | 60.0 | 1 seed | +10.0 |" in text
+
+
+def test_other_frames_are_told_apart(tmp_path: Path):
+    common = dict.fromkeys(QUANTITY, "x") | {
+        **{"experiment": "figure4", "dataset": "mine", "split": 1, "seed": 0},
+        **{"backbone": "r2d_tiny", "quantity": "moving mass at res5"},
+    }
+    for protocol, values in (("cpu", (5, 6)), ("gpu", (40, 44))):
+        for method, value in zip(("baseline", "motion"), values, strict=True):
+            row = common | {"protocol": protocol, "method": method, "value": value}
+            write_rows(tmp_path / "measurements.csv", QUANTITY, [row])
+    text = summarise.make(tmp_path)
+    assert "mine at res5: +1.0 points" in text
+    assert "mine at res5: +4.0 points" in text
 
 
 @pytest.mark.parametrize("what", ["table1", "figure4"])

@@ -159,6 +159,25 @@ def test_a_validation_after_every_logged_step_hides_no_signal(monkeypatch: pytes
         last.on_train_batch_end(trainer, task, None, None, step - 1)
 
 
+class EndsIn(pl.Callback):
+    """Ends training after so many epochs, as a callback that stops early."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
+@pytest.mark.parametrize(("epochs", "saved"), [(7, [30, 60, 70]), (6, [30, 60]), (5, [30, 50])])
+def test_epochs_may_go_unsaved_but_not_the_last(epochs: int, saved: list[int], tmp_path: Path):
+    last = Noting(tmp_path, every_n_epochs=3)
+    trainer = quiet(max_epochs=7, limit_val_batches=0, callbacks=[last, EndsIn(epochs)])
+    trainer.fit(Still(), DataLoader(range(10)), DataLoader(range(1)))
+    # Noting counts one batch more once the epochs are over.
+    assert [batch - (batch % 10 == 1) for batch in last.batches] == saved
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_the_last_checkpoint_lies_beside_the_best(first: bool, tmp_path: Path):
     best = pl.callbacks.ModelCheckpoint(dirpath=tmp_path / "best")

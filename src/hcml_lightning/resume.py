@@ -80,10 +80,18 @@ class LastCheckpoint(Checkpoint):
         dirpath: folder of the file; that of the other checkpoints where None.
         every_n_steps: save it after so many steps too, so that a kill costs no more than these; never where None. A
             save that is due before a validation comes after the next step that none follows.
+        every_n_epochs: save it after so many epochs, and after the last; for epochs that are shorter than a save.
     """
 
-    def __init__(self, dirpath: str | Path | None = None, every_n_steps: int | None = None) -> None:
-        self.dirpath, self.every_n_steps = dirpath, every_n_steps
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        every_n_steps: int | None = None,
+        every_n_epochs: int = 1,
+    ) -> None:
+        self.dirpath = dirpath
+        self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
+        self._is_saved = True
         self.path: Path | None = None
         self.metrics: dict[str, float] = {}
         self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
@@ -112,6 +120,7 @@ class LastCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save where it is time to, and nothing of the state is outside what is saved."""
+        self._is_saved = False
         if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
             return
         every = self.every_n_steps
@@ -133,12 +142,12 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; a run that has just trained its last epoch or step also ends in its own way."""
-        self._save(trainer)
-        is_last = (
-            trainer.current_epoch + 1 == trainer.max_epochs
-            or trainer.global_step == trainer.max_steps
-        )
-        if self._told(trainer, pl_module) and not is_last:
+        epochs = trainer.current_epoch + 1
+        is_last = epochs == trainer.max_epochs or trainer.global_step == trainer.max_steps
+        told = self._told(trainer, pl_module)
+        if told or is_last or epochs % self.every_n_epochs == 0:
+            self._save(trainer)
+        if told and not is_last:
             self._stop(trainer)
 
     def on_save_checkpoint(
@@ -155,7 +164,9 @@ class LastCheckpoint(Checkpoint):
         self.metrics = dict(checkpoint.get("metrics", {}))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the signals to whom they were left before."""
+        """Save what ended early, for another callback or the time; leave the signals to whom they were left before."""
+        if not self._is_saved:
+            self._save(trainer)
         self._stop_listening()
 
     def on_exception(
@@ -196,7 +207,7 @@ class LastCheckpoint(Checkpoint):
         return told
 
     def _save(self, trainer: pl.Trainer) -> None:
-        self._due = False
+        self._due, self._is_saved = False, True
         if getattr(trainer, "fast_dev_run", False) or self.path is None:
             return
         for logger in trainer.loggers:

@@ -89,7 +89,7 @@ def packed_avi(path: Path, num_frames: int) -> Path:
 
 
 def cut_mp4(path: Path, num_frames: int) -> Path:
-    """Cut inside a group of pictures by copying packets, as `ffmpeg -ss … -c copy`: an edit list hides what is before."""
+    """Cut by copying packets, as `ffmpeg -ss … -c copy`: an edit list hides the frames that are there for others."""
     hidden = 7
     whole = path.with_suffix(".whole.mp4")
     encode(whole, "libx264", hidden + num_frames, first=-hidden, bf="2", g="300")

@@ -189,9 +189,7 @@ def _is_misnamed(container: InputContainer, stream: VideoStream) -> bool:
     """Whether the time stamps that FFmpeg infers are those of other frames: AVI has none for frames out of order."""
     context = stream.codec_context
     return (
-        container.format.name == "avi"
-        and context.name in ("h264", "hevc")
-        and context.has_b_frames
+        container.format.name == "avi" and context.name in ("h264", "hevc") and context.has_b_frames
     )
 
 

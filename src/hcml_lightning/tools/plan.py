@@ -20,7 +20,7 @@ from hcml_lightning.tools.configs import (
 )
 
 # What may change between two starts of a run without another result.
-HARMLESS = ("num_workers", "enable_progress_bar", "save_every_n_steps")
+HARMLESS = ("num_workers", "enable_progress_bar", "save_every_n_steps", "save_every_n_epochs")
 
 INIT_FROM = "model.init_from"
 

@@ -100,6 +100,12 @@ class MotionCLI(LightningCLI):
             default=1000,
             help="write last.ckpt after so many steps too, not only after an epoch, for a run that is cut off",
         )
+        parser.add_argument(
+            "--save_every_n_epochs",
+            type=PositiveInt,
+            default=1,
+            help="write last.ckpt after so many epochs, and after the last; for epochs of few seconds",
+        )
         parser.set_defaults(
             {
                 "checkpoint.filename": "epoch_{epoch:03d}",
@@ -197,8 +203,8 @@ class MotionCLI(LightningCLI):
         callbacks[:0] = [Throughput(), GradientNorm(), StageSummary()]
         callbacks.append(PredictionWriter())
         if isinstance(best := trainer.checkpoint_callback, ModelCheckpoint):
-            steps = self._get(self.config, "save_every_n_steps")
-            callbacks.append(LastCheckpoint(best.dirpath, steps))
+            every = [self._get(self.config, f"save_every_n_{unit}") for unit in ("steps", "epochs")]
+            callbacks.append(LastCheckpoint(best.dirpath, *every))
         if trainer.loggers:
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
