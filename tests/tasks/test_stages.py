@@ -202,6 +202,10 @@ def test_resuming_another_stage_is_refused(fit: Fit, tiny: dict[str, Any], tmp_p
     fit(FlowTask(**tiny)).save_checkpoint(path)
     with pytest.raises(ValueError, match=r"made by FlowTask, not by ContrastTask.*init_from"):
         fit(ContrastTask(**tiny), ckpt_path=path)
+    with pytest.raises(ValueError, match=r"made by FlowTask, not by RecognitionTask.*init_from"):
+        RecognitionTask.load_from_checkpoint(path)
+    with pytest.raises(IsADirectoryError, match=r"is a folder; give the \.ckpt"):
+        RecognitionTask.load_from_checkpoint(tmp_path)
 
 
 def test_loaded_weights_are_not_replaced_by_init_from(
@@ -273,6 +277,11 @@ def test_impossible_levels_are_refused(tiny: dict[str, Any]) -> None:
         ),
         (ContrastTask, {"max_offset": 0}, "max_offset must be at least 1, but is 0"),
         (ContrastTask, {"max_offset": -1}, "max_offset must be at least 1, but is -1"),
+        (ContrastTask, {"temperature": -1.0}, "temperature must be above 0, but is -1.0"),
+        (ContrastTask, {"num_locations": 0}, "num_locations must be above 0, but is 0"),
+        (RecognitionTask, {"temperature": 0.0}, "temperature must be above 0"),
+        (RecognitionTask, {"num_classes": 1}, "num_classes must be at least 2"),
+        (ProbeTask, {"num_classes": 1}, "num_classes must be at least 2"),
         (FlowTask, {"flow_weight": -1.0}, "flow_weight must be at least 0, but is -1.0"),
         (FlowTask, {"smoothness_weight": -1.0}, "smoothness_weight must be at least 0"),
         (FlowTask, {"lr": float("nan")}, "lr must be at least 0, but is nan"),

@@ -206,6 +206,43 @@ def test_a_killed_check_goes_on_and_ends_the_same(layout_copy, tmp_path):
     assert not journal.exists()
 
 
+def test_what_a_folder_of_own_videos_lacks_is_said(layout_copy, capsys):
+    root = layout_copy("ucf101") / "videos"
+    keep, *others = sorted(path for path in root.iterdir() if path.is_dir())
+    for folder in others:
+        shutil.rmtree(folder)
+    for path in keep.iterdir():
+        if path.suffix not in (".avi", ".mp4"):
+            path.unlink()
+    (keep / "notes.txt").touch()
+    words = ["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]
+    assert main([*words, "--data.clip_length=1000"]) == 0
+    said = capsys.readouterr().out
+    assert "one class alone" in said
+    assert "with fewer frames than a clip of 1000" in said
+    assert (
+        f"1 files that are no videos by their names, and are not used:\n    {keep}/notes.txt"
+        in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nowhere", "there is no such folder"),
+        ("empty", "it holds no folders of classes"),
+        ("loose", "its videos lie in no folder of a class"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(tmp_path, given, message, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose/a.mp4").touch()
+    with pytest.raises(SystemExit):
+        main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={tmp_path}/{given}"])
+    assert f"root={tmp_path}/{given}: {message}; expected" in capsys.readouterr().err
+
+
 def test_a_list_that_is_missing_is_named(tmp_path, capsys):
     (tmp_path / "ucfTrainTestlist").mkdir()
     (tmp_path / "ucfTrainTestlist" / "classInd.txt").write_text("1 a\n")

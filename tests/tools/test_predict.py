@@ -83,7 +83,7 @@ def test_windows_as_json_and_as_annotated_video(
             assert len(span["classes"]) == 2
             assert span["classes"][0]["probability"] >= span["classes"][1]["probability"]
     seen = sorted((tmp_path / "seen").iterdir())
-    assert [path.name for path in seen] == [f"{video.stem}.mp4" for video in videos]
+    assert [path.name for path in seen] == [f"{video.stem}.annotated.mp4" for video in videos]
     info = probe(seen[0])
     assert (info.num_frames, info.fps, info.width, info.height) == (12, 25.0, 64, 48)
     drawn, plain = (read_frames(path, [5]).float() for path in (seen[0], videos[0]))
@@ -175,7 +175,8 @@ def test_an_annotated_copy_never_replaces_a_video(
 ):
     mine = tmp_path / "mine"
     mine.mkdir()
-    video = shutil.copy(videos[0], mine / "a.mp4")
+    video = shutil.copy(videos[0], mine / "a.annotated.mp4")
+    shutil.copy(videos[0], mine / "a.mp4")
     (tmp_path / "link").symlink_to(mine)
     words = ["--ckpt_path", checkpoints["recognition"], "--output", tmp_path / "p.csv"]
     with pytest.raises(SystemExit, match=r"--annotate .*link: the copy of .* would replace"):
@@ -187,7 +188,7 @@ def test_an_annotated_copy_never_replaces_a_video(
 def test_each_copy_has_a_name_of_its_own(tmp_path: Path):
     videos = ["1/a.mp4", "1/a_2.mp4", "2/a.mp4", "3/a.avi"]
     names = [path.name for path in copy_paths(videos, tmp_path).values()]
-    assert names == ["a.mp4", "a_2.mp4", "a_3.mp4", "a_4.mp4"]
+    assert names == [f"{name}.annotated.mp4" for name in ("a", "a_2", "a_3", "a_4")]
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, KeyError])

@@ -17,6 +17,7 @@ import torch
 from tests.conftest import TINY
 
 from hcml_lightning.cli import main
+from hcml_lightning.tools.curves import read_points
 from hcml_lightning.tools.plan import PAPER, Plan
 from hcml_lightning.tools.progressive import run_plan, stage_rows
 from hcml_lightning.tools.stage_folder import StageError
@@ -82,6 +83,61 @@ def test_all_stages_hand_over_and_are_done_once(
     with pytest.raises(StageError, match=r"stage 'contrast1'.*from: flow"):
         run_plan(plan, PAPER, run_dir, again)
     assert again.calls == []
+
+
+def test_the_config_of_a_stage_begins_another_run_and_leaves_that_one_alone(
+    words: list[str], tmp_path: Path
+):
+    run_dir = tmp_path / "run"
+    stage = run_dir / "recognition"
+    run_plan(Plan.from_words(words), ["recognition"], run_dir, Recorder())
+    before = {path: path.read_bytes() for path in stage.rglob("*") if path.is_file()}
+    curves = read_points(stage)
+    last = stage / "checkpoints/last.ckpt"
+    assert main(["fit", "-c", str(stage / "config.yaml"), "--model.lr=0.5"]) == 0
+    assert main(["test", "-c", str(stage / "config.yaml"), f"--ckpt_path={last}"]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted(path.parent.name for path in stage.glob("version_*/config.yaml")) == [
+        "version_1",
+        "version_2",
+    ]
+    # The curves of another run are not those of this one.
+    assert read_points(stage) == curves
+
+
+def test_checkpoints_of_another_run_are_not_replaced(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "one/checkpoints"
+    fit = ["fit", "-c", "stages/baseline.yaml", *(w for w in words if not w.startswith("--flow."))]
+    fit += [f"--checkpoint.dirpath={folder}", f"--trainer.logger.init_args.save_dir={tmp_path}"]
+    assert main(fit) == 0
+    content = (folder / "last.ckpt").read_bytes()
+    with pytest.raises(SystemExit, match=r"last\.ckpt is of another run.*--ckpt_path last"):
+        main(fit)
+    assert (folder / "last.ckpt").read_bytes() == content
+
+
+def test_what_failed_before_it_learned_may_be_begun_otherwise(words: list[str], tmp_path: Path):
+    failing = Recorder(fail_at="1_flow")
+    with pytest.raises(StageError):
+        run_plan(Plan.from_words(words), ["flow"], tmp_path, failing)
+    assert (tmp_path / "flow/settings.json").is_file()
+    changed = Plan.from_words([*words, "--data.on_error=skip"])
+    (record,) = run_plan(changed, ["flow"], tmp_path, Recorder())
+    assert record.settings["data.on_error"] == "skip"
+
+
+def test_a_mistyped_stage_is_named_before_anything_runs(words: list[str], tmp_path: Path):
+    wrong = ["--recogntion.trainer.max_epochs", "3"]
+    with pytest.raises(SystemExit, match=r"did you mean '--recognition\.trainer\.max_epochs'"):
+        main(["progressive", "--run_dir", str(tmp_path / "run"), *words, *wrong])
+
+
+def test_data_that_was_forgotten_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["progressive", "--run_dir", str(tmp_path / "run"), "-c", "tiny.yaml"])
+    assert "no --data; name the data: -c configs/data/" in capsys.readouterr().err
 
 
 def test_a_stage_that_ended_unrecorded_is_not_run_again(words: list[str], tmp_path: Path):

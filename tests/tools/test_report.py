@@ -82,7 +82,7 @@ def test_shows_all_that_the_run_holds(run: Path, page: str):
         assert re.search(rf"<h2[^>]*>{heading}</h2>", page), heading
     for title in ("photometric error (Eq. 3)", "top-1", "loss", "learning rate"):
         assert f"<figcaption>{title}</figcaption>" in page
-    assert "estimated after flow" in page
+    assert re.search(r"estimated after flow, up to [0-9.e-]+ cells", page)
     assert "estimated after recognition" in page
     assert page.count("data:image/jpeg") == 2 * 4
     assert page.count("data:image/png") == 1 + 2 * 4

@@ -92,6 +92,18 @@ def copy_of(name: str) -> str:
     return (os.path.splitext(name)[0] if is_video(name) else name) + ".mp4"
 
 
+def walk_others(folder: str | Path) -> Iterator[str]:
+    """List the files below a folder that are neither videos nor images by their names; hidden ones are left out.
+
+    Args:
+        folder: where to look; links are not followed.
+    """
+    for place, _, names in os.walk(folder):
+        for name in sorted(names):
+            if not (name.startswith(".") or is_video(name) or is_image(name)):
+                yield os.path.join(place, name)
+
+
 def walk_videos(
     folder: str | Path, root: str | None = None, above: frozenset[str] = frozenset()
 ) -> Iterator[str]:

@@ -7,6 +7,7 @@ lists the records of each split (`listed.py`); that is all that is true of one d
 import inspect
 import os
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -87,6 +88,10 @@ class VideoDataModule(ListedDataModule):
         # loader that dies in a cycle are not told to end, and are waited for.
         self.save_hyperparameters(frame=inspect.currentframe())
         self.hparams.update(plain(dict(self.hparams)))
+        if not isinstance(short_side, Sequence) or len(short_side) != 2:
+            raise ValueError(
+                f"short_side must be two numbers, the least and the greatest, but is {short_side!r}."
+            )
         low, high = short_side
         if not crop_size <= low <= high:
             raise ValueError(

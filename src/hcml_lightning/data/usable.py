@@ -63,7 +63,9 @@ def usable_records(
             + "\n  …" * (len(problems) > 5)
         )
         if on_error == "raise":
-            raise FileNotFoundError(f"{message}\nSet on_error='skip' to go on without them.")
+            raise FileNotFoundError(
+                f"{message}\nSet on_error='skip' (--data.on_error skip) to go on without them."
+            )
         rank_zero_warn(f"{message}\nThey are left out.")
     usable = [look.record for look in looks if not look.problem]
     if not usable:

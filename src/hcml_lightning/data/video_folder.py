@@ -10,7 +10,7 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
 
-from hcml_lightning.data.annotations import copy_of, walk_videos
+from hcml_lightning.data.annotations import copy_of, is_video, walk_others, walk_videos
 from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.listed import Split
@@ -55,8 +55,8 @@ class VideoFolderDataModule(VideoDataModule):
         self.set_classes(class_names or self._class_folders(self._folder("train")))
         if not self.class_names and not predict_paths:
             raise FileNotFoundError(
-                f"root={root}: expected train/<class>/ and val/<class>/, or <class>/, with videos or folders of "
-                "frames in them; or set predict_paths."
+                f"root={root}: {_what_is_there(self.root)}; expected train/<class>/ and val/<class>/, or <class>/, "
+                "with videos or folders of frames in them; or set predict_paths."
             )
 
     def setup(self, stage: str) -> None:
@@ -96,6 +96,11 @@ class VideoFolderDataModule(VideoDataModule):
                 self.refuse(f"{folder / name}: the folder of the class holds no videos.")
             records += self._share(videos, split) if folder == self._folder("both") else videos
         return records
+
+    def other_files(self) -> list[str]:
+        """List what lies among the videos and is not taken for one."""
+        folders = {self._folder(split) / name for split in SPLITS for name in self.class_names}
+        return [path for folder in sorted(folders) for path in walk_others(folder)]
 
     def _folder(self, split: str) -> Path:
         """The folder of a split, or that of training and validation together."""
@@ -138,6 +143,15 @@ class VideoFolderDataModule(VideoDataModule):
             # Each side needs a video of every class, however few there are.
             chosen = set(videos[:1]) if len(videos) > 1 else set()
         return [video for video in videos if (video in chosen) == (split != "train")]
+
+
+def _what_is_there(root: str) -> str:
+    """Say of a folder without class folders which of the usual mistakes it is."""
+    if not os.path.isdir(root):
+        return "there is no such folder"
+    if any(is_video(name) for name in os.listdir(root)):
+        return "its videos lie in no folder of a class"
+    return "it holds no folders of classes"
 
 
 def _to_predict(path: str) -> list[VideoRecord]:

@@ -5,6 +5,7 @@ The base of all tasks: the model, its warm start, optimizer and schedule, and th
 
 import inspect
 import os
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
@@ -26,9 +27,11 @@ from hcml_lightning.optim import (
 )
 from hcml_lightning.seeds import SeedEachBatch
 from hcml_lightning.storage import plain
-from hcml_lightning.tasks.classes import first_difference
+from hcml_lightning.tasks.checkpoint import read_checkpoint
+from hcml_lightning.tasks.classes import check_classes
 from hcml_lightning.tasks.description import Description, describe
 from hcml_lightning.tasks.finite import FiniteNumbers
+from hcml_lightning.tasks.ranges import refuse_negative
 from hcml_lightning.tasks.warm_start import load_warm_start
 
 
@@ -82,6 +85,11 @@ class MotionTask(pl.LightningModule):
     ) -> None:
         super().__init__()
         refuse_negative(lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs)
+        if self.CLASSIFIES and num_classes < 2:
+            raise ValueError(
+                f"num_classes must be at least 2 to tell classes apart, but is {num_classes}; from the command line it "
+                "is taken from the data (is its folder one too high?)"
+            )
         # Without `frame`, Lightning leaves the frames of the caller in a cycle, and with them its loaders' workers.
         self.save_hyperparameters(frame=inspect.currentframe())
         self.model = MotionHierarchy(
@@ -107,7 +115,14 @@ class MotionTask(pl.LightningModule):
         weights_only: bool | None = True,
         **kwargs: Any,
     ) -> Self:
-        """As Lightning's, which lets a file that comes from a URL run code where `weights_only` is not said."""
+        """As Lightning's, which lets a file that comes from a URL run code where `weights_only` is not said.
+
+        Raises:
+            ValueError: if the file is no checkpoint, or that of another task.
+        """
+        if isinstance(checkpoint_path, str | os.PathLike) and "://" not in str(checkpoint_path):
+            # Lightning would build the task first, and stumble over the settings of another one.
+            cls._check_task(read_checkpoint(Path(checkpoint_path), mmap=True))
         return super().load_from_checkpoint(
             checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
         )
@@ -158,18 +173,8 @@ class MotionTask(pl.LightningModule):
 
     def _check_classes(self, known: list[str] | None) -> None:
         names = self._classes_of_data()
-        if names is None or not self.CLASSIFIES:
-            return
-        if len(names) != self.num_classes:
-            raise ValueError(
-                f"num_classes is {self.num_classes}, but the data has {len(names)} classes: make the task with "
-                "num_classes=data.num_classes; from the command line it is taken from the data"
-            )
-        if known is not None and (difference := first_difference(known, names)):
-            raise ValueError(
-                f"these weights were trained on other classes than those of the data: {difference}. Give the data that "
-                "they were trained on, or start a new task from their checkpoint with init_from"
-            )
+        if names is not None and self.CLASSIFIES:
+            check_classes(self.num_classes, known, names)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Names of the classes travel with the weights; nothing stays that would not be read again."""
@@ -180,15 +185,19 @@ class MotionTask(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse another stage's checkpoint, in words."""
-        task = checkpoint.get("task", type(self).__name__)
-        if task != type(self).__name__:
-            raise ValueError(
-                f"this checkpoint was made by {task}, not by {type(self).__name__}: to start a new stage from it, "
-                "give it as init_from (--model.init_from); ckpt_path only goes on with, or evaluates, the same stage"
-            )
+        self._check_task(checkpoint)
         stored = checkpoint.get("class_names")
         self._check_classes(stored)
         self.class_names = stored
+
+    @classmethod
+    def _check_task(cls, checkpoint: dict[str, Any]) -> None:
+        task = checkpoint.get("task", cls.__name__)
+        if task != cls.__name__:
+            raise ValueError(
+                f"this checkpoint was made by {task}, not by {cls.__name__}: to start a new stage from it, "
+                "give it as init_from (--model.init_from); ckpt_path only goes on with, or evaluates, the same stage"
+            )
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As PyTorch's; a later fit does not replace these weights by `init_from`."""
@@ -298,20 +307,3 @@ class MotionTask(pl.LightningModule):
         if self.means.update_called:
             # The same on all ranks already, which Lightning cannot know.
             self.log_dict(self.means.compute(), sync_dist=True)
-
-
-def refuse_negative(**values: float) -> None:
-    """Refuse numbers below zero, by the names that they have as arguments, and what is no number.
-
-    Raises:
-        ValueError: if there is one.
-
-    Example:
-        >>> refuse_negative(lr=-0.1)
-        Traceback (most recent call last):
-        ValueError: lr must be at least 0, but is -0.1
-    """
-    for name, value in values.items():
-        # NaN is not below 0 either; a term with that weight would be left out without a word.
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, but is {value}")

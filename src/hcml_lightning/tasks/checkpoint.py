@@ -30,6 +30,10 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         ValueError: if it is cut short or damaged, is no checkpoint, or asks for code to be run.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(
+            f"{path} is a folder; give the .ckpt file that a stage wrote into it"
+        )
     if not path.is_file():
         raise FileNotFoundError(
             f"there is no checkpoint {path}; give the .ckpt file that a stage wrote"

@@ -21,3 +21,26 @@ def first_difference(known: Sequence[str], names: Sequence[str]) -> str | None:
         if one != other:
             return f"number {number} was {one!r}, and is {other!r} here"
     return None
+
+
+def check_classes(number: int, known: Sequence[str] | None, names: Sequence[str]) -> None:
+    """Hold a classifier to the classes of the data that it is to be trained or measured on.
+
+    Args:
+        number: of the classifier's classes.
+        known: their names, where the weights came with them.
+        names: of the data's classes.
+
+    Raises:
+        ValueError: if they are not the same.
+    """
+    if number != len(names):
+        raise ValueError(
+            f"num_classes is {number}, but the data has {len(names)} classes: make the task with "
+            "num_classes=data.num_classes; from the command line it is taken from the data"
+        )
+    if known is not None and (difference := first_difference(known, names)):
+        raise ValueError(
+            f"these weights were trained on other classes than those of the data: {difference}. Give the data that "
+            "they were trained on, or start a new task from their checkpoint with init_from"
+        )

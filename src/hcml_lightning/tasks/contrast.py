@@ -16,6 +16,7 @@ from hcml_lightning.callbacks import StopOnCollapse
 from hcml_lightning.losses import contrastive_accuracy, contrastive_loss
 from hcml_lightning.metrics import feature_health
 from hcml_lightning.tasks.base import MotionTask
+from hcml_lightning.tasks.ranges import refuse_zero
 
 
 class ContrastTask(MotionTask):
@@ -41,6 +42,7 @@ class ContrastTask(MotionTask):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        refuse_zero(temperature=temperature, num_locations=num_locations)
         self.level, self.below = level, self.model.level_below(level)
         self.temperature, self.num_locations = temperature, num_locations
         self.gather_negatives = gather_negatives

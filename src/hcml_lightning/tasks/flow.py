@@ -15,7 +15,8 @@ from hcml_lightning.batch import VideoBatch, middle_view
 from hcml_lightning.callbacks import StopOnCollapse
 from hcml_lightning.metrics import end_point_distance, feature_health
 from hcml_lightning.models.backbones import fold_time
-from hcml_lightning.tasks.base import MotionTask, refuse_negative
+from hcml_lightning.tasks.base import MotionTask
+from hcml_lightning.tasks.ranges import refuse_negative
 
 
 class FlowTask(MotionTask):

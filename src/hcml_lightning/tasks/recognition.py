@@ -16,8 +16,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.losses import contrastive_loss
 from hcml_lightning.metrics import VideoAccuracy, feature_health
-from hcml_lightning.tasks.base import MotionTask, refuse_negative
+from hcml_lightning.tasks.base import MotionTask
 from hcml_lightning.tasks.counts import TrainCounts
+from hcml_lightning.tasks.ranges import refuse_negative, refuse_zero
 
 
 class VideoPrediction(TypedDict):
@@ -71,6 +72,7 @@ class RecognitionTask(MotionTask):
                 f"contrast_weights needs a weight for each contrastive level {levels[1:]}, got {contrast_weights}"
             )
         # A negative weight would leave its term out, as 0 does, but without having been asked to.
+        refuse_zero(temperature=temperature, num_locations=num_locations)
         refuse_negative(flow_weight=flow_weight, smoothness_weight=smoothness_weight)
         refuse_negative(**{f"contrast_weights[{i}]": w for i, w in enumerate(contrast_weights)})
         self.flow_weight = flow_weight if levels else 0.0
@@ -95,6 +97,11 @@ class RecognitionTask(MotionTask):
             modules.append(self.side.flow_decoder(self.model.levels[0]))
         modules += [self.side.predictor(i) for i, w in self.contrast_weights.items() if w > 0]
         return modules
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """RGB in 0..255, (B, 3, T, H, W) → logits (B, K)."""
+        logits: Tensor = self.model.network(clip)
+        return logits
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         """Eq. 5."""

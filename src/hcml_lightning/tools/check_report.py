@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from hcml_lightning.data import VideoDataModule
+from hcml_lightning.data import VideoDataModule, VideoFolderDataModule
 from hcml_lightning.data.manifest import ManifestRow
 from hcml_lightning.data.mirror import unpaired_classes
 from hcml_lightning.tools.output import printable
@@ -45,12 +45,27 @@ def print_report(
     parts = ", ".join(f"{count} {split}" for split, count in splits.items())
     print(f"{data.root}: {len(rows)} videos ({parts}), {data.num_classes} classes")
     print(f"  {describe([row for row in rows if not row.error])}")
+    if data.num_classes == 1:
+        print(
+            "  one class alone: the self-supervised stages can use it, but there is nothing to recognise"
+        )
     for kind, broken in by_kind(rows).items():
         _print_group(kind, [f"{row.path}: {row.error}" for row in broken])
     _print_group("wrong in the lists", faults)
     _print_group("outside of the folder, by links that are followed", links)
     odd = [f"{row.path}: {row.note}" for row in rows if row.note]
     _print_group("readable, but odd", odd)
+    length, _ = data.clip_shape
+    short = [
+        f"{row.path}: {row.info.num_frames}"
+        for row in rows
+        if row.info is not None and row.info.num_frames < length
+    ]
+    _print_group(f"with fewer frames than a clip of {length}, in which some then come again", short)
+    if isinstance(data, VideoFolderDataModule):
+        _print_group(
+            "files that are no videos by their names, and are not used", data.other_files()
+        )
     unpaired = [repr(name) for name in unpaired_classes(data.class_names)]
     if data.flip != "none":
         _print_group(

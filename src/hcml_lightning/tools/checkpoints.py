@@ -58,6 +58,33 @@ def state_to_resume(path: str, folder: str | None) -> str | None:
     return None if found is None else str(found)
 
 
+def refuse_used_folder(folder: str | None) -> None:
+    """Keep a run that begins from replacing the checkpoints of another.
+
+    Args:
+        folder: that of its checkpoints, if it was named.
+
+    Raises:
+        ValueError: if there are some in it.
+    """
+    last = Path(folder or "", "last.ckpt")
+    if folder and newest_whole(last, lambda _: None) is not None:
+        raise ValueError(
+            f"--checkpoint.dirpath: {last} is of another run, which this one would replace. Go on with that one "
+            "(--ckpt_path last), or name another folder, or leave the option out for a new one"
+        )
+
+
+def no_file(path: str | os.PathLike[str]) -> str:
+    """Say that there is no such file, and which one was meant where it is the folder of a run."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return f"there is no file '{path}'"
+    found = sorted(folder.glob("**/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
+    guess = f"; did you mean {found[-1]}?" if found else ""
+    return f"'{path}' is a folder; name a .ckpt in it{guess}"
+
+
 def check_checkpoint(
     path: Path, task: MotionTask, class_names: Sequence[str], to_resume: bool = False
 ) -> None:

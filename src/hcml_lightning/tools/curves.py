@@ -55,6 +55,9 @@ def read_points(folder: Path) -> dict[str, list[Point]]:
     """
     points: dict[str, dict[int, Point]] = {}
     for file in files_of(folder, "metrics.csv"):
+        if file.parent != folder and (file.parent / "config.yaml").is_file():
+            # Another run, of this one's config.
+            continue
         with file.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
                 step, epoch = int(row.pop("step", "") or 0), row.pop("epoch", "")

@@ -81,6 +81,10 @@ def in_short(message: str, parser: LightningArgumentParser) -> str:
         return f"{title} has no option '{name}'{nearest(name, names)}"
     if missing := _first(r"arguments are required: (?:\w+\.)?(model|data)", message):
         return f"no --{missing}; name {MISSING[missing]}"
+    # Settings without a class of their own are taken for those of the base class, which is none to be run.
+    base = _first(r"class_path='hcml_lightning\.(?:\w+\.)*(\w+)'", message)
+    if key in MISSING and base == BASES[key].__name__:
+        return f"no --{key}; name {MISSING[key]}"
     return _wrong_class(key, message) or _wrong_value(key, message) or message.strip()
 
 

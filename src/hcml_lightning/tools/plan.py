@@ -5,6 +5,7 @@ What a run of several stages consists of, and which settings each of them gets.
 
 import sys
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -89,6 +90,10 @@ class Plan(NamedTuple):
         configs, rest = split_words(words)
         check_order(configs)
         pairs = tuple((name, tuple(given)) for name, given in option_pairs(rest))
+        for name, _ in pairs:
+            head, _, tail = name.partition(".")
+            if tail and (close := get_close_matches(head, NAMES, 1, 0.8)) and head not in NAMES:
+                raise ValueError(f"no option '--{name}'; did you mean '--{close[0]}.{tail}'?")
         return cls(tuple(configs), pairs)
 
     def words(self, stage: Stage) -> list[str]:

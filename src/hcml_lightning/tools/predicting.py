@@ -118,7 +118,9 @@ def predict(
 
 
 def copy_paths(videos: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Name the annotated copy of each video: as the video, with a number where another has that name.
+    """Name the annotated copy of each video: NAME.annotated.mp4, with a number where another has that name.
+
+    No video of somebody else is called so, and a copy that an earlier run made is replaced.
 
     Raises:
         ValueError: if a copy would replace one of the videos.
@@ -131,7 +133,7 @@ def copy_paths(videos: Sequence[str], folder: Path) -> dict[str, Path]:
         names = chain([stem], (f"{stem}_{number}" for number in count(2)))
         name = next(name for name in names if name not in taken)
         taken.add(name)
-        path = paths[video] = folder / f"{name}.mp4"
+        path = paths[video] = folder / f"{name}.annotated.mp4"
         if os.path.realpath(path) in originals:
             raise ValueError(
                 f"--annotate {folder}: the copy of {video} would replace {path}, which is itself one of the videos; "

@@ -68,7 +68,11 @@ def flow_picture(stages: Sequence[StageRun], videos: int) -> FlowPicture | None:
     estimates = {name: estimate for name, estimate in found.items() if estimate is not None}
     level = next(iter(estimates.values())).level
     # Grids of two levels differ, and their flows cannot share one scale of colours.
-    flows = {f"estimated after {k}": e.flow for k, e in estimates.items() if e.level == level}
+    flows = {
+        f"estimated after {k}, up to {_fastest(e.flow):.2g} cells": e.flow
+        for k, e in estimates.items()
+        if e.level == level
+    }
     columns = flow_columns(batch, flows, level)
     uris = [[_uri(i, "jpeg" if "frame" in k else "png") for i in c] for k, c in columns.items()]
     return FlowPicture(
@@ -77,6 +81,11 @@ def flow_picture(stages: Sequence[StageRun], videos: int) -> FlowPicture | None:
         names=list(batch["video_id"]),
         wheel=_wheel(),
     )
+
+
+def _fastest(flow: Tensor) -> float:
+    """Colours are stretched to the fastest motion, so that the pictures do not tell how fast it is."""
+    return float(torch.linalg.vector_norm(flow[:, :, flow.shape[2] // 2], dim=1).max())
 
 
 def _wheel(radius: int = 32) -> str:

@@ -43,6 +43,8 @@ class RunConfigCallback(SaveConfigCallback):
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file and tell the loggers, on the first process."""
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        # Whoever runs this config again would write over this run, or go on with it.
+        config["checkpoint"]["dirpath"] = config["ckpt_path"] = None
         if self.run_id is not None:
             config["trainer"]["logger"] = without_run(config["trainer"]["logger"], self.run_id)
         text = yaml.safe_dump(config, sort_keys=False)

@@ -151,7 +151,9 @@ class StageFolder:
 
     def _check_settings(self) -> None:
         path = self.folder / "settings.json"
-        if not path.is_file():
+        results = ("fit.json", "test.json", "done.json", "checkpoints/*.ckpt")
+        if not path.is_file() or not any(any(self.folder.glob(name)) for name in results):
+            # What failed before it had learned anything is begun again, and may be begun otherwise.
             return
         before = json.loads(path.read_text())["settings"]
         changed = sorted(

@@ -30,7 +30,12 @@ from hcml_lightning.data import VideoDataModule
 from hcml_lightning.resume import AtomicCheckpointIO, LastCheckpoint
 from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.tools.checkpoints import check_checkpoint, state_to_resume
+from hcml_lightning.tools.checkpoints import (
+    check_checkpoint,
+    no_file,
+    refuse_used_folder,
+    state_to_resume,
+)
 from hcml_lightning.tools.configs import order_words, typed_num_classes
 from hcml_lightning.tools.launch import end_with_parent
 from hcml_lightning.tools.noise import quiet
@@ -134,11 +139,13 @@ class MotionCLI(LightningCLI):
         if trains and path:
             path = state_to_resume(path, self._get(self.config, "checkpoint.dirpath"))
             self.config[str(self.subcommand)]["ckpt_path"] = path
+        elif trains:
+            refuse_used_folder(self._get(self.config, "checkpoint.dirpath"))
         if path and not Path(path).is_file():
-            raise FileNotFoundError(f"--ckpt_path: there is no file '{path}'")
+            raise FileNotFoundError(f"--ckpt_path: {no_file(path)}")
         source = self._get(self.config, "model.init_args.init_from")
         if trains and source and not path and not Path(source).is_file():
-            raise FileNotFoundError(f"--model.init_from: there is no file '{source}'")
+            raise FileNotFoundError(f"--model.init_from: {no_file(source)}")
         if self.subcommand in ("validate", "test") and not path:
             raise ValueError(
                 "the weights would be random; name trained ones with --ckpt_path (--model.init_from is for training)"
