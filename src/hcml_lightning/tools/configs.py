@@ -4,6 +4,7 @@ Where recipes lie, and how configs and options come to their order: configs firs
 """
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ def find_config(name: str | Path) -> Path:
     packaged = CONFIGS / (path.relative_to("configs") if path.parts[:1] == ("configs",) else path)
     if packaged.is_file():
         return packaged
-    recipes = ", ".join(sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml")))
+    recipes = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml"))
+    close = get_close_matches(str(path).removeprefix("configs/"), recipes, 1, 0.8)
+    guess = f"; did you mean '{close[0]}'?" if close else f": {', '.join(recipes)}"
     raise FileNotFoundError(
-        f"no config '{name}': neither a file here ({Path.cwd()}) nor one of the package's: {recipes}"
+        f"no config '{name}': neither a file here ({Path.cwd()}) nor one of the package's{guess}"
     )
 
 
