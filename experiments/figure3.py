@@ -56,7 +56,7 @@ def run(protocol: Protocol, seed: int, corpus: Corpus = DEFAULT) -> None:
     with exclusive(root):
         if not root.is_dir():
             _make(root, corpus)
-    config = protocol.overlay("synthetic")
+    config = protocol.config.removesuffix(".yaml") + "_synthetic.yaml"
     checkpoints = []
     # Levels 1 and 2 are drawn alone, and there is one picture.
     for level in LEVELS if seed == 0 else LEVELS[:1]:

@@ -43,7 +43,7 @@ class Protocol:
     """How and where experiments run.
 
     Attributes:
-        name: `cpu` or `gpu`, the recipe in experiments/configs; `cpu_16frames` puts another one on top of it.
+        name: of the file in experiments/configs, `cpu` or `gpu`.
         data: folder that holds the data sets, each in the layout of UCF-101.
         runs: folder for runs.
         results: folder for csv files and figures.
@@ -61,17 +61,9 @@ class Protocol:
     launch: Launch | None = None
 
     @property
-    def configs(self) -> list[str]:
-        """Paths of the recipe, and of what changes it."""
-        base, _, change = self.name.partition("_")
-        return [
-            str(FOLDER / "configs" / f"{base}.yaml"),
-            *([self.overlay(change)] if change else []),
-        ]
-
-    def overlay(self, change: str) -> str:
-        """Path of what changes the recipe for one experiment."""
-        return str(FOLDER / "configs" / f"{self.name.partition('_')[0]}_{change}.yaml")
+    def config(self) -> str:
+        """Path of the recipe."""
+        return str(FOLDER / "configs" / f"{self.name}.yaml")
 
     def root(self, dataset: str) -> Path:
         """Folder of a data set: a given one, or one that an experiment made."""
@@ -105,8 +97,7 @@ class Protocol:
             "data": {"init_args": {"root": str(self.root(dataset)), "fold": split, "seed": seed}},
             "model": {"init_args": {"backbone": self.backbone}},
         }
-        configs = [word for path in self.configs for word in ("-c", path)]
-        words = [*configs, "-c", inline(settings), *self.extras, *options]
+        words = ["-c", self.config, "-c", inline(settings), *self.extras, *options]
         folder = self.runs / self.name / self.backbone / f"{dataset}_{split}" / f"seed{seed}" / name
         with locked(folder) as lock:
             return run_plan(

@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="EXPERIMENT",
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--protocol", default="cpu", choices=["cpu", "cpu_16frames", "gpu"])
+    parser.add_argument("--protocol", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--backbone", default="r2d_tiny")
     parser.add_argument("--dataset", default="utdmhad_depth27", help="folder in DIR")
     parser.add_argument("--split", type=int, default=1)

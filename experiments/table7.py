@@ -41,7 +41,7 @@ def run(
         }
         if is_done(table, key):
             continue
-        options = ["-c", protocol.overlay("finetune")]
+        options = ["-c", f"{protocol.config.removesuffix('.yaml')}_finetune.yaml"]
         if source is not None:
             # The stages of the full method of Table 2, or what of them is still to be done.
             before = protocol.run("full", source, split, seed, PRETRAINING)

@@ -22,12 +22,8 @@ TITLES = {
 MASS = "moving mass at "
 # Accuracy in %, by data set and split.
 Ridge = Mapping[tuple[str, str], float]
-FRAMES = {
-    "cpu": "8 frames of 64 x 64",
-    "cpu_16frames": "16 frames of 64 x 64, 8 in the self-supervised stages",
-    "gpu": "16 frames of 112 x 112",
-}
-DEVICES = {"cpu": "two CPU cores", "cpu_16frames": "two CPU cores", "gpu": "one GPU"}
+FRAMES = {"cpu": "8 frames of 64 x 64", "gpu": "16 frames of 112 x 112"}
+DEVICES = {"cpu": "two CPU cores", "gpu": "one GPU"}
 
 
 def setting(protocol: str, backbone: str) -> str:
