@@ -179,10 +179,11 @@ class LastCheckpoint(Checkpoint):
         if signum == signal.SIGINT and self._interrupted:
             raise KeyboardInterrupt
         self._interrupted |= signum == signal.SIGINT
-        self._asked_by = self._asked_by or signum
-        rank_zero_info(
-            f"{signal.Signals(signum).name}: the run ends after this batch, with its state saved"
-        )
+        if not self._asked_by:
+            self._asked_by = signum
+            rank_zero_info(
+                f"{signal.Signals(signum).name}: the run ends after this batch, with its state saved"
+            )
 
     def _stop_listening(self) -> None:
         for signum, handler in self._handlers.items():
