@@ -316,7 +316,7 @@ def _command_lines(ground: Ground) -> Iterator[Case]:
             "progressive", "--run_dir", copy, "-c", "data/none.yaml"],
         "a report of what is no run": ["report", ucf],
         "check without data": ["data", "check"],
-        "prepare into the data set itself": ["data", "prepare", *data, "--output", ucf],
+        "prepare into the dataset itself": ["data", "prepare", *data, "--output", ucf],
         "prepare into a file": ["data", "prepare", *data, "--output", video],
         "prepare part 9 of 3": ["data", "prepare", *data, "--output", copy, "--shard", "9/3"],
         "bench with words for numbers": ["data", "bench", *data, "--workers", "many"],

@@ -1,4 +1,4 @@
-"""A folder with a good small data set, a good checkpoint, and everything bad that can be made of them."""
+"""A folder with a good small dataset, a good checkpoint, and everything bad that can be made of them."""
 
 import shutil
 import wave
@@ -54,7 +54,7 @@ class Ground:
         return path
 
     def dataset(self, name: str, **lists: bytes | str) -> Path:
-        """Copy the good data set, with other lists: classes, train or test; None takes one away."""
+        """Copy the good dataset, with other lists: classes, train or test; None takes one away."""
         root = self.folder / name
         (root / "ucfTrainTestlist").mkdir(parents=True)
         (root / "videos").symlink_to(self.ucf / "videos")
@@ -145,7 +145,7 @@ class Ground:
         return folder
 
     def without(self, name: str, part: str) -> Path:
-        """A copy of the good data set without a part of it."""
+        """A copy of the good dataset without a part of it."""
         root = self.folder / name
         shutil.copytree(self.ucf, root)
         target = root / part

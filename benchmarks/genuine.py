@@ -1,4 +1,4 @@
-"""What check, prepare and training make of genuine files, good and bad, as one data set and in their own layouts.
+"""What check, prepare and training make of genuine files, good and bad, as one dataset and in their own layouts.
 
 Run by `robustness.py --clips FOLDER`, where FOLDER has a folder of files for each source (`ucf101`, `kinetics`, …),
 their lists under `annotations`, and broken ones under `bad`.
@@ -48,7 +48,7 @@ def run(*words: str) -> tuple[int, str]:
 
 
 def gather(clips: Path, root: Path, most: int) -> None:
-    """Link all files into one data set of class folders, at most so many good ones of each source."""
+    """Link all files into one dataset of class folders, at most so many good ones of each source."""
     for source in SOURCES:
         files = sorted(p for p in (clips / source).rglob("*") if p.suffix in SUFFIXES)
         (root / source).mkdir(parents=True)
@@ -60,7 +60,7 @@ def gather(clips: Path, root: Path, most: int) -> None:
 
 
 def as_one(clips: Path, folder: Path, most: int = 10_000) -> Iterator[tuple[str, str]]:
-    """Yield (what was asked, what came of it) for a data set of all files.
+    """Yield (what was asked, what came of it) for a dataset of all files.
 
     Args:
         clips: the genuine files.
@@ -118,7 +118,7 @@ def compare(path: Path) -> str:
 
 
 def as_they_come(clips: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield what check says of the files under the lists of their own data sets, of which most videos are missing."""
+    """Yield what check says of the files under the lists of their own datasets, of which most videos are missing."""
     lists = clips / "annotations"
     root = folder / "ucf101"
     shutil.copytree(lists / "ucfTrainTestlist", root / "ucfTrainTestlist")
@@ -157,7 +157,7 @@ def as_they_come(clips: Path, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def checked(root: Path, *data: str) -> str:
-    """Check a data set, and count the good, the missing and the broken videos."""
+    """Check a dataset, and count the good, the missing and the broken videos."""
     run("data", "check", *data, f"--data.root={root}")
     rows = read_manifest(root / MANIFEST_NAME).values()
     good = sum(not row.error for row in rows)

@@ -52,7 +52,7 @@ def providers(path: str) -> dict[str, Callable[[int], Tensor]]:
         return sample.video
 
     def numbers(number: int) -> list[int]:
-        """The frames that the data set chooses."""
+        """The frames that the dataset chooses."""
         rng = np.random.default_rng((dataset.seed, number, 0))
         return clip_frames(total, LENGTH, STRIDE, rng)[0]
 

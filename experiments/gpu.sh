@@ -13,7 +13,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 part=${1:?first or second}
-data=${DATA:?folder of the data sets}
+data=${DATA:?folder of the datasets}
 out=${OUT:-experiments/results_gpu}
 seconds=${SECONDS_EACH:-450}
 protocol=${PROTOCOL:-gpu}

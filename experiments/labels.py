@@ -1,4 +1,4 @@
-"""A copy of a data set with a share of its labels."""
+"""A copy of a dataset with a share of its labels."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ from protocol import exclusive
 
 
 def with_share_of_labels(source: Path, target: Path, percent: int) -> None:
-    """Make a data set whose training lists name a share of each class; the videos are links to those of the source.
+    """Make a dataset whose training lists name a share of each class; the videos are links to those of the source.
 
     The same share for every seed: what differs between seeds is the training.
 
     Args:
-        source: a data set in the layout of UCF-101.
+        source: a dataset in the layout of UCF-101.
         target: folder to make; left alone where it is there.
         percent: share of each class that stays, at least one video.
     """

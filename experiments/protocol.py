@@ -44,7 +44,7 @@ class Protocol:
 
     Attributes:
         name: of the file in experiments/configs, `cpu` or `gpu`.
-        data: folder that holds the data sets, each in the layout of UCF-101.
+        data: folder that holds the datasets, each in the layout of UCF-101.
         runs: folder for runs.
         results: folder for csv files and figures.
         backbone: of all methods.
@@ -66,7 +66,7 @@ class Protocol:
         return str(FOLDER / "configs" / f"{self.name}.yaml")
 
     def root(self, dataset: str) -> Path:
-        """Folder of a data set: a given one, or one that an experiment made."""
+        """Folder of a dataset: a given one, or one that an experiment made."""
         made = self.runs / "data" / dataset
         return made if made.is_dir() else self.data / dataset
 
@@ -82,7 +82,7 @@ class Protocol:
         """Run stages one after the other, or what of them is not done yet.
 
         Args:
-            name: of the folder, below that of data set, split and seed.
+            name: of the folder, below that of dataset, split and seed.
             dataset: name of its folder.
             split: fold.
             seed: of weights, order and crops.

@@ -1,10 +1,10 @@
 """All experiments, or some of them: what is in the tables is left alone, what was cut off goes on.
 
-    python experiments/run.py --data DIR                                     # everything, on one data set and split
+    python experiments/run.py --data DIR                                     # everything, on one dataset and split
     python experiments/run.py --data DIR table2 --methods full --seeds 0     # one row
     python experiments/summarise.py                                         # RESULTS.md and figures out of the tables
 
-DIR holds data sets in the layout of UCF-101, a folder each. Several of these commands may run side by side on different
+DIR holds datasets in the layout of UCF-101, a folder each. Several of these commands may run side by side on different
 experiments or seeds. Options of `hcml progressive`, as in --recognition.trainer.max_epochs=120, go on to it; name other
 folders with --runs and --results then.
 """
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"some of {', '.join(EXPERIMENTS)}; default: all",
         metavar="EXPERIMENT",
     )
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the datasets")
     parser.add_argument("--protocol", default="cpu", choices=["cpu", "gpu"])
     parser.add_argument("--backbone", default="r2d_tiny")
     parser.add_argument("--dataset", default="utdmhad_depth27", help="folder in DIR")
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=list(table2.METHODS), help="of table2")
     parser.add_argument(
-        "--others", nargs="*", default=[], help="of table7: data sets to pre-train on instead"
+        "--others", nargs="*", default=[], help="of table7: datasets to pre-train on instead"
     )
     parser.add_argument("--runs", type=Path, default=FOLDER / "runs", help="folder for runs")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the tables")

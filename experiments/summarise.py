@@ -26,11 +26,11 @@ def make(folder: Path) -> str:
     measured = read_rows(folder / "measurements.csv")
     parts = [
         HEAD,
-        "## Table 2: motion blocks help, self-supervision helps more\n",
+        "## Table 2: motion blocks and self-supervision\n",
         _section(accuracy, "table2", partial(tables.table2, ridge=_ridge(measured))),
         "## The overhead\n",
         _cost(),
-        "## Figure 2: each level adds\n",
+        "## Figure 2: levels added one by one\n",
         tables.figure2(accuracy),
         "## Table 7: pre-training without labels\n",
         _section(accuracy, "table7", partial(_each_setting, write=tables.table7)),
@@ -96,7 +96,7 @@ def _cost() -> str:
         cells = (f"{plain:.3g}", f"{motion:.3g}", f"{motion / plain:.2f} x", paper)
         lines.append(f"| {backbone} | {frames}, {size} x {size} | " + " | ".join(cells) + " |")
     lines.append(
-        "\nThe tiny network looks at 49 places of maps that have few channels, so the blocks weigh more there."
+        "\nThe tiny network compares 49 displacements on maps of few channels, so the blocks weigh more there."
     )
     return "\n".join(lines)
 

@@ -24,7 +24,7 @@ def run(
         split: fold.
         seed: of everything random.
         percent: share of the labels.
-        others: data sets to pre-train on instead.
+        others: datasets to pre-train on instead.
     """
     few = f"{dataset}_labels{percent}"
     with_share_of_labels(protocol.data / dataset, protocol.runs / "data" / few, percent)

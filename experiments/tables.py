@@ -20,7 +20,7 @@ TITLES = {
 }
 # Before the stage, in the names of the quantities of Figure 4.
 MASS = "moving mass at "
-# Accuracy in %, by data set and split.
+# Accuracy in %, by dataset and split.
 Ridge = Mapping[tuple[str, str], float]
 FRAMES = {"cpu": "8 frames of 64 x 64", "gpu": "16 frames of 112 x 112"}
 DEVICES = {"cpu": "two CPU cores", "gpu": "one GPU"}
@@ -37,7 +37,7 @@ def network(protocol: str, backbone: str) -> str:
 
 
 def table2(rows: Sequence[Row], ridge: Ridge) -> str:
-    """Accuracy of the three methods, for each data set, and that of the reference without learned features."""
+    """Accuracy of the three methods, for each dataset, and that of the reference without learned features."""
     settings = groups(rows, "protocol", "backbone", "dataset", "split")
     parts = []
     for (protocol, backbone, dataset, split), here in sorted(settings.items()):
@@ -133,8 +133,8 @@ def table1(rows: Sequence[Row]) -> str:
     lines = [
         "Efficacy score = training / (training − test accuracy), both means over seeds, of a light classifier on "
         "frozen P^l; its accuracies beside it. Action: labels; preliminary: reconstruction, for as many epochs as the "
-        "chain has; hierarchical: reconstruction at level 0, contrast above it. The paper shows the same as a bar "
-        "chart, without numbers.\n",
+        "chain has; hierarchical: reconstruction at level 0, contrast above it. Levels 0, 1, 2 are levels 1, 2, 3 "
+        "of the paper's Table 1, and of its Figure 3. The paper shows the same as a bar chart, without numbers.\n",
         "| data | supervision | level | efficacy | test top-1 | training top-1 | seeds |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -40,7 +40,7 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="session")
 def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Give the root of a tiny generated data set in the asked layout, written once a session."""
+    """Give the root of a tiny generated dataset in the asked layout, written once a session."""
     from hcml_lightning.data.synthetic import write_synthetic
 
     roots: dict[str, Path] = {}

@@ -1,4 +1,4 @@
-"""Every recipe that is shipped runs, with every data set, on generated videos."""
+"""Every recipe that is shipped runs, with every dataset, on generated videos."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -175,6 +175,11 @@ def test_the_report_gives_mean_and_deviation_and_says_what_is_missing(tmp_path: 
     assert "not measured" in text
 
 
+def test_the_page_is_made_of_the_tables_that_lie_beside_it(repository: Path):
+    written = (repository / "RESULTS.md").read_text(encoding="utf-8")
+    assert written == summarise.make(FOLDER), "python experiments/summarise.py writes it anew"
+
+
 def test_methods_are_compared_over_the_seeds_that_both_have(tmp_path: Path):
     common = dict.fromkeys(ACCURACY, 0) | {
         **{"experiment": "table7", "dataset": "few", "split": 1, "protocol": "cpu"},

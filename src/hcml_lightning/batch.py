@@ -3,7 +3,7 @@
 The one contract between the data and the tasks: what a data loader gives is what a step reads, and nothing else.
 
 The axis letters used in every docstring of this package: B batch, V views, C channels, T frames, H height, W width,
-M displacements, N sampled locations, K classes, S contrastive targets, P predictions.
+M displacements, N sampled locations, Δ offsets of a predictor, K classes, S contrastive targets, P predictions.
 """
 
 from typing import NotRequired, TypedDict

@@ -36,7 +36,12 @@ class StopOnCollapse(pl.Callback):
         self.least_spread = least_spread
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at what the validation of a training run logged."""
+        """Look at what the validation of a training run logged.
+
+        Raises:
+            CollapseError: if the spread of a level is too small.
+            NotFiniteError: if it is NaN.
+        """
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         for name, value in trainer.callback_metrics.items():
@@ -66,7 +71,7 @@ class _TrainsSome(Protocol):
 
 
 class TrainOnly(pl.Callback):
-    """Freeze all modules but those that the task names: no gradients, batch norm on its own statistics.
+    """Freeze all modules but those that the task names: no gradients, batch norm on its running statistics.
 
     Both matter. Batch norm that still normalised by the batch would let a frozen P^{l−1} move with a clip's batch
     mates, and parameters that the loss does not reach would stop training on several devices.

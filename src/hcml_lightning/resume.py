@@ -79,7 +79,7 @@ class LastCheckpoint(Checkpoint):
     Args:
         dirpath: folder of the file; that of the other checkpoints where None.
         every_n_steps: save it after so many steps too, so that a kill costs no more than these; never where None. A
-            save that is due before a validation comes after the next step that none follows.
+            save that is due just before a validation is made after the next step that no validation follows.
         every_n_epochs: save it after so many epochs, and after the last; for epochs that are shorter than a save.
     """
 

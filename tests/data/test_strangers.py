@@ -1,4 +1,4 @@
-"""Data sets of strangers: lists that are no lists, names and links that lead outside, files that are traps."""
+"""Datasets of strangers: lists that are no lists, names and links that lead outside, files that are traps."""
 
 import json
 import os
@@ -27,7 +27,7 @@ HEAD = "label,youtube_id,time_start,time_end,split,is_cc\n"
 
 @pytest.fixture
 def ucf(synthetic_root: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A data set whose lists may be changed; its videos are there by a link, as on clusters."""
+    """A dataset whose lists may be changed; its videos are there by a link, as on clusters."""
     root = tmp_path / "ucf"
     root.mkdir()
     (root / "videos").symlink_to(synthetic_root("ucf101") / "videos")

@@ -91,7 +91,7 @@ def test_every_table_gives_names_back(tmp_path: Path):
 
 
 def test_nothing_is_written_through_a_link(tmp_path: Path):
-    """A data set may bring links under the names that the tools write to."""
+    """A dataset may bring links under the names that the tools write to."""
     mine = tmp_path / "mine.txt"
     mine.write_text("precious")
     data = tmp_path / "data"

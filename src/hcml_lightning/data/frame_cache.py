@@ -1,6 +1,6 @@
 """[video file → **frames kept** → batch → model → loss → metric]
 
-Data sets of a few hundred small videos fit into memory; there each video is decoded once and not once an epoch.
+Datasets of a few hundred small videos fit into memory; there each video is decoded once and not once an epoch.
 """
 
 import os

@@ -1,6 +1,6 @@
 """[**known motion → folders and lists** → video file → batch → model → loss → metric]
 
-Where the real data sets keep their videos, and how they list them: what `write_synthetic` imitates.
+Where the real datasets keep their videos, and how they list them: what `write_synthetic` imitates.
 """
 
 import json

@@ -59,7 +59,7 @@ def pair_with_future(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tens
     temporal (same clip and place, other time), (B − 1)·N·T easy (other clips).
 
     Args:
-        predictions: P̂ made at time t for t + δ, (B, T, N, K, C), δ − 1 along K.
+        predictions: P̂ made at time t for t + δ, (B, T, N, Δ, C), δ − 1 along Δ.
         targets: motion features of the level below, (B, T, N, C).
 
     Returns:
@@ -107,7 +107,8 @@ def contrastive_loss(
         Scalar, mean over the P predictions, in nats; ln S for a prediction that tells nothing.
 
     Raises:
-        ValueError: if the shapes disagree, there is no prediction, or the temperature is not positive.
+        ValueError: if the shapes disagree, there is no prediction, the temperature is not positive, or `positive`
+            is not int64 or, looked at on a CPU alone, points outside the targets.
 
     Example:
         >>> x = torch.eye(4)

@@ -24,7 +24,7 @@ class SideBranch(nn.Module):
     Args:
         backbone: name of the backbone.
         levels: levels that have a prime motion block, ascending.
-        max_offset: K of the predictors.
+        max_offset: Δ of the predictors.
     """
 
     def __init__(self, backbone: str, levels: tuple[int, ...], max_offset: int) -> None:
@@ -66,7 +66,7 @@ class MotionHierarchy(nn.Module):
         num_classes: K.
         levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block; any subset. The lowest one is
             bootstrapped by flow, each higher one predicts the one below it in this list. `()` is the plain baseline.
-        max_offset: K of f_δ, frames of the level below.
+        max_offset: Δ, the largest δ of f_δ, frames of the level below.
         max_displacement, stride, dropout, recompute: as in `MotionNetwork`.
 
     Raises:

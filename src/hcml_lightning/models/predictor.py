@@ -1,7 +1,7 @@
 """[P^l, P^{l−1} → **predicted future of P^{l−1}**]
 
 f_δ of Sec. 3.2: from the motion features of level l at a time, and those of level l − 1 at the same time and place,
-predict those of level l − 1 at δ = 1 … K frames later, at N sampled locations. Training only.
+predict those of level l − 1 at δ = 1 … Δ frames later, at N sampled locations. Training only.
 """
 
 import torch
@@ -14,14 +14,14 @@ class Predictor(nn.Module):
     Args:
         upper_channels: C of P^l.
         below_channels: C of P^{l−1}.
-        max_offset: K, frames at the rate of level l − 1.
+        max_offset: Δ, the largest δ, frames at the rate of level l − 1.
         ratio: cells and frames of level l − 1 to one of level l, along each axis.
 
     Raises:
         ValueError: if `max_offset` is less than 1.
     """
 
-    # Unstated in the paper: the hidden width, K, and how f_δ depends on δ. The width is twice that of P^l, and all
+    # Unstated in the paper: the hidden width, Δ, and how f_δ depends on δ. The width is twice that of P^l, and all
     # offsets share it.
     def __init__(
         self, upper_channels: int, below_channels: int, max_offset: int = 4, ratio: int = 2
@@ -42,7 +42,7 @@ class Predictor(nn.Module):
             locations: flat indices into the H × W grid of `below`, int64, (B, N).
 
         Returns:
-            Predictions (B, T, N, K, C), of which [:, t, :, δ − 1] is that of `below` at time t + δ, made at time t; and
+            Predictions (B, T, N, Δ, C), of which [:, t, :, δ − 1] is that of `below` at time t + δ, made at time t; and
             `below` itself at the locations, (B, T, N, C).
         """
         at_below = gather_locations(below, locations)
@@ -60,7 +60,7 @@ class Predictor(nn.Module):
 
 
 def gather_locations(features: Tensor, locations: Tensor) -> Tensor:
-    """Features at the same places of every frame: (B, C, T, H, W), (B, N) → (B, T, N, C)."""
+    """Features at the same locations of every frame: (B, C, T, H, W), (B, N) → (B, T, N, C)."""
     flat = features.permute(0, 2, 3, 4, 1).flatten(2, 3)
     index = locations[:, None, :, None].expand(-1, flat.shape[1], -1, flat.shape[3])
     return flat.gather(2, index)

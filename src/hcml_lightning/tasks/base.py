@@ -46,7 +46,7 @@ class MotionTask(pl.LightningModule):
             resuming, which is `--ckpt_path`.
         max_displacement: d of the cost volumes, cells; the backbone's where null.
         stride: s of the cost volumes, cells; the backbone's where null.
-        max_offset: K of f_δ, how many frames ahead is predicted, at the rate of the level below.
+        max_offset: Δ, the largest δ of f_δ, frames at the rate of the level below.
         dropout: probability before the classifier.
         optimizer: `sgd` (the paper's) or `adam`.
         lr: peak learning rate per device; multiplied by the number of devices.
@@ -253,7 +253,7 @@ class MotionTask(pl.LightningModule):
     def contrast_pairs(
         self, level: int, motion: dict[int, Tensor], num_locations: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions of the level below at sampled places, their targets, and which meets which (A.2).
+        """Predictions of the level below at sampled locations, their targets, and which meets which (A.2).
 
         Args:
             level: l.

@@ -25,9 +25,12 @@ class ContrastTask(MotionTask):
     Args:
         level: l, whose motion features are trained.
         temperature: τ.
-        num_locations: N, places drawn in each clip on the grid of the level below.
+        num_locations: N, locations drawn in each clip on the grid of the level below.
         gather_negatives: whether the targets of all devices are negatives in training, and not only this one's.
         **shared: arguments of every task.
+
+    Raises:
+        ValueError: if the level has no motion block, or none below it, or a number is out of its range.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")

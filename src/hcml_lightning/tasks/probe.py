@@ -26,6 +26,9 @@ class ProbeTask(MotionTask):
         level: l, whose features are judged.
         hidden: channels of the classifier's one convolution.
         **shared: arguments of every task.
+
+    Raises:
+        ValueError: if the level has no motion block, or there are fewer than two classes.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")

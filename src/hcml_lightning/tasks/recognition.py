@@ -49,7 +49,8 @@ class RecognitionTask(MotionTask):
         **shared: arguments of every task.
 
     Raises:
-        ValueError: if there are fewer weights than contrastive levels, or a weight is below 0.
+        ValueError: if there are fewer weights than contrastive levels, fewer than two classes, or a number out of its
+            range.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")

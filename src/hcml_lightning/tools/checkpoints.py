@@ -97,7 +97,7 @@ def check_checkpoint(
         to_resume: whether training is to go on, which takes more than weights.
 
     Raises:
-        ValueError: if it cannot be read, or comes from another stage, network or data set.
+        ValueError: if it cannot be read, or comes from another stage, network or dataset.
     """
     checkpoint = read_checkpoint(path, mmap=True)
     written_by = checkpoint.get("task", type(task).__name__)
@@ -150,7 +150,7 @@ def _check_classes(path: Path, checkpoint: Mapping[str, Any], class_names: Seque
     if number != len(class_names):
         raise ValueError(
             f"{path} was written with num_classes {number}, and the data of this run has {len(class_names)} classes: "
-            "another data set, or another list of classes. Give the data that it was trained on (--data.root, -c); to "
+            "another dataset, or another list of classes. Give the data that it was trained on (--data.root, -c); to "
             "train a new classifier on this data, start from the file with --model.init_from."
         )
     if known is not None and (difference := first_difference(known, class_names)):

@@ -23,7 +23,7 @@ NOISE = (
     r"Using `DistributedSampler` with the dataloaders",
     # The first process tells of itself, and of all as if they were alike, so that none waits for another.
     r"It is recommended to use `self.log\('train/(clips_per_second|data_wait)'",
-    # True of every small data set, and the curves are drawn by epoch.
+    # True of every small dataset, and the curves are drawn by epoch.
     r"The number of training batches .* is smaller than the logging interval",
     # The number of workers is a setting of the data, with a default; the summary shows it.
     r"The '\w+_dataloader' does not have many workers",

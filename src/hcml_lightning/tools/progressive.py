@@ -89,8 +89,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Run all stages and the test, each stage from the checkpoint of the one before. Started again, "
         "it skips what is done and goes on from the last checkpoint of what was cut off.",
         epilog="Options and configs hold for all stages. An option whose first part is the name of a stage, and what "
-        "stands under that name in a config, holds for this stage alone: --flow.trainer.max_epochs 10. "
-        f"Recipes lie in {CONFIGS.resolve()}.",
+        "stands under that name in a config, holds for this stage and its test: --flow.trainer.max_epochs 10. "
+        f"Configs lie in {CONFIGS.resolve()}.",
         allow_abbrev=False,
     )
     parser.add_argument("--run_dir", type=Path, required=True, help="folder of the run")

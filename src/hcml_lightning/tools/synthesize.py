@@ -1,6 +1,6 @@
 """[known motion → **video files**]
 
-`hcml synthesize ROOT`: a corpus of shapes in known motion, in the layout of any data set we read.
+`hcml synthesize ROOT`: a corpus of shapes in known motion, in the layout of any dataset we read.
 """
 
 import argparse
@@ -19,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("root", type=Path, help="folder to write to")
-    parser.add_argument("--layout", choices=LAYOUTS, default="ucf101", help="of which data set")
+    parser.add_argument("--layout", choices=LAYOUTS, default="ucf101", help="of which dataset")
     parser.add_argument("--num_train", type=int, default=16, help="training videos of each class")
     parser.add_argument("--num_val", type=int, default=4, help="held-out videos of each class")
     parser.add_argument("--num_frames", type=int, default=24, help="frames of each video")
