@@ -20,6 +20,8 @@ def test_a_file_here_comes_before_a_recipe(tmp_path: Path, monkeypatch: pytest.M
 def test_a_missing_config_is_named_with_what_there_is():
     with pytest.raises(FileNotFoundError, match=r"no config 'x.yaml'.*stages/1_flow\.yaml"):
         find_config("x.yaml")
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'data/ucf101\.yaml'"):
+        find_config("configs/data/ucf_101.yml")
 
 
 def test_a_config_must_be_a_mapping(tmp_path: Path):

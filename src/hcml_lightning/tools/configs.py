@@ -26,9 +26,10 @@ def find_config(name: str | Path) -> Path:
     packaged = CONFIGS / (path.relative_to("configs") if path.parts[:1] == ("configs",) else path)
     if packaged.is_file():
         return packaged
-    recipes = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml"))
-    close = get_close_matches(str(path).removeprefix("configs/"), recipes, 1, 0.8)
-    guess = f"; did you mean '{close[0]}'?" if close else f": {', '.join(recipes)}"
+    recipes = {str(p.relative_to(CONFIGS)): p.stem for p in sorted(CONFIGS.rglob("*.yaml"))}
+    close = get_close_matches(path.stem, recipes.values(), 1, 0.7)
+    meant = [recipe for recipe, stem in recipes.items() if stem in close]
+    guess = f"; did you mean '{meant[0]}'?" if meant else f": {', '.join(recipes)}"
     raise FileNotFoundError(
         f"no config '{name}': neither a file here ({Path.cwd()}) nor one of the package's{guess}"
     )
