@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,14 +41,12 @@ def trained(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_names_every_command_at_once():
-    start = time.monotonic()
     answer = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "hcml_lightning", "--help"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert time.monotonic() - start < 5
     for name in (*TRAINER_COMMANDS, *TOOL_COMMANDS):
         assert f"  {name}" in answer.stdout
     assert " torch" not in answer.stderr

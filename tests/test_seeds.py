@@ -1,6 +1,8 @@
 """What a run draws depends on its seed alone, wherever it was cut off and whatever ran before it."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -9,6 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hcml_lightning.seeds import SeedEachBatch
+
+
+def test_processes_draw_their_own_in_training():
+    def drawn(rank: int) -> float:
+        trainer: Any = SimpleNamespace(current_epoch=0, global_rank=rank, world_size=2)
+        SeedEachBatch().on_train_batch_start(trainer, None, None, 0)
+        return float(torch.rand(()))
+
+    assert drawn(0) == drawn(0) != drawn(1)
 
 
 class Draws(pl.LightningModule):

@@ -292,6 +292,14 @@ def test_too_many_broken_training_videos_stop_training(layout_copy, num_workers)
         batches(data, "train")
 
 
+@pytest.mark.filterwarnings("always:left out of training")
+def test_the_second_of_eight_broken_training_videos_stops_training(layout_copy):
+    data = make("ucf101", layout_copy("ucf101"), on_error="skip", batch_size=8)
+    break_videos(data, "train", 2)
+    with pytest.raises(VideoError, match=r"2 of 8 training videos cannot be read, more than 5%"):
+        batches(data, "train")
+
+
 def test_broken_videos_of_evaluation_are_left_out_before_the_start(layout_copy):
     data = make("ucf101", layout_copy("ucf101"), on_error="skip")
     break_videos(data, "val", 2)

@@ -166,6 +166,24 @@ def test_nothing_is_converted_twice(layout_copy, tmp_path):
     assert [p.name for p in before if before[p] != after[p]] == [changed.name]
 
 
+def test_what_a_killed_run_converted_is_not_converted_again(synthetic_root, tmp_path, monkeypatch):
+    root = synthetic_root("kinetics")
+
+    def broken_off(function, items, *_, **__):
+        for item in list(items)[:5]:
+            yield item, function(item)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as cut:
+        cut.setattr("hcml_lightning.tools.prepare.run_each", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            run("kinetics", root, tmp_path / "to")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "to").rglob("*.mp4")}
+    assert len(before) == 5
+    assert run("kinetics", root, tmp_path / "to") == 0
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
 def test_parts_make_the_whole(synthetic_root, tmp_path):
     root = synthetic_root("something_v2")
     assert run("something_v2", root, tmp_path / "whole") == 0

@@ -40,10 +40,13 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
             f"there is no checkpoint {path}; give the .ckpt file that a stage wrote"
         )
     try:
+        # Files of before PyTorch 1.6 are no archives: they cannot be mapped, and have no checksums.
+        is_archive = zipfile.is_zipfile(path)
         # Said, and not left to the default: an environment variable of PyTorch turns the default around.
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        # Files of before PyTorch 1.6 are no archives, and have no checksums.
-        damaged = damaged_part(path) if zipfile.is_zipfile(path) else None
+        checkpoint = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=mmap and is_archive
+        )
+        damaged = damaged_part(path) if is_archive else None
     except Exception as error:
         raise ValueError(_what_is_wrong(path, error)) from error
     if damaged is not None:
