@@ -8,7 +8,7 @@
 # Fetches nothing: what is missing of the packages that the lines below import can lie as wheels in WHEELS. Runs go side
 # by side, as many as there are seeds and methods; what is in the tables when the time is over stays. To OUT go the
 # tables, the figures and one log.
-# A rehearsal: PROTOCOL=cpu SMALL=r2d_tiny LARGE=r2d_tiny EXTRA='--trainer.max_epochs=1 --trainer.limit_train_batches=1'.
+# A rehearsal: PROTOCOL=cpu SMALL=r2d_tiny LARGE=r2d_tiny EXTRA='--trainer.max_epochs=1 --trainer.limit_train_batches=1 --trainer.check_val_every_n_epoch=1'.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
