@@ -11,12 +11,10 @@ from typing import Any, ClassVar, Self
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
 
 from hcml_lightning.callbacks import TrainOnly
 from hcml_lightning.losses import pair_with_future, reconstruct, sample_locations
 from hcml_lightning.losses.reconstruction import FlowTerms
-from hcml_lightning.metrics import BatchMeans
 from hcml_lightning.models import MotionHierarchy, SideBranch
 from hcml_lightning.optim import (
     OptimizerName,
@@ -31,11 +29,12 @@ from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tasks.classes import check_classes
 from hcml_lightning.tasks.description import Description, describe
 from hcml_lightning.tasks.finite import FiniteNumbers
+from hcml_lightning.tasks.measured import MeasuredTask
 from hcml_lightning.tasks.ranges import refuse_negative
 from hcml_lightning.tasks.warm_start import load_warm_start
 
 
-class MotionTask(pl.LightningModule):
+class MotionTask(MeasuredTask):
     """A training stage: the whole hierarchy, and which part of it a loss trains.
 
     Args:
@@ -101,8 +100,6 @@ class MotionTask(pl.LightningModule):
         self.weight_decay, self.decay_norm_and_bias = weight_decay, decay_norm_and_bias
         self.warmup_epochs = warmup_epochs
         self.class_names: list[str] | None = None
-        self.terms: dict[str, Tensor | float] = {}
-        self.means = BatchMeans()
         self._has_weights = False
 
     @classmethod
@@ -268,42 +265,3 @@ class MotionTask(pl.LightningModule):
         locations = sample_locations(len(below), height, width, num_locations, below.device)
         predictions, targets = self.side.predictor(level)(motion[level], below, locations)
         return pair_with_future(predictions, targets)
-
-    def log_mean(self, values: dict[str, Tensor | float], indices: Tensor) -> None:
-        """Log scalars as means over the epoch in validation and test, and at each step in training.
-
-        Args:
-            values: by name.
-            indices: position of each video of the batch in its split, (B,).
-        """
-        if self.trainer.training:
-            self.terms = values
-            self.log_dict(values, batch_size=len(indices))
-        else:
-            self.means.update(values, indices)
-
-    def on_validation_epoch_start(self) -> None:
-        """Begin anew, whatever an evaluation that was cut off had measured."""
-        self._forget()
-
-    def on_test_epoch_start(self) -> None:
-        """Begin anew, whatever an evaluation that was cut off had measured."""
-        self._forget()
-
-    def _forget(self) -> None:
-        for metric in self.children():
-            if isinstance(metric, BatchMeans | MetricCollection):
-                metric.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the means over the split."""
-        self._log_means()
-
-    def on_test_epoch_end(self) -> None:
-        """Log the means over the split."""
-        self._log_means()
-
-    def _log_means(self) -> None:
-        if self.means.update_called:
-            # The same on all ranks already, which Lightning cannot know.
-            self.log_dict(self.means.compute(), sync_dist=True)
