@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
+from tests.tasks.conftest import QUIET
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -43,11 +44,7 @@ class TwoLayers(pl.LightningModule):
 def fit(task: pl.LightningModule, callback: TrainOnly, tmp_path: Any) -> None:
     trainer = pl.Trainer(
         max_epochs=2,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         callbacks=[callback],
         default_root_dir=tmp_path,
     )

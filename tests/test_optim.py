@@ -84,7 +84,7 @@ def test_optimizer_of_the_paper() -> None:
 def test_task_steps_the_schedule_every_iteration(
     options: dict[str, Any], warmup: int, total: float, tmp_path: Any
 ) -> None:
-    from tests.tasks.conftest import TINY, Drift
+    from tests.tasks.conftest import QUIET, TINY, Drift
 
     rates: list[float] = []
 
@@ -95,11 +95,7 @@ def test_task_steps_the_schedule_every_iteration(
 
     trainer = pl.Trainer(
         **options,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         callbacks=[Record()],
         limit_val_batches=0,
         default_root_dir=tmp_path,
@@ -196,7 +192,7 @@ def test_a_schedule_goes_on_in_epochs_of_any_number_of_steps(
     batch_size: int, tmp_path: Any
 ) -> None:
     """As when a run goes on with other devices: two epochs, and the two that were left, with another peak."""
-    from tests.tasks.conftest import TINY, Drift
+    from tests.tasks.conftest import QUIET, TINY, Drift
 
     rates: list[float] = []
 
@@ -212,11 +208,7 @@ def test_a_schedule_goes_on_in_epochs_of_any_number_of_steps(
         rates.clear()
         trainer = pl.Trainer(
             max_epochs=4,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
+            **QUIET,
             callbacks=[Record()],
             limit_val_batches=0,
             default_root_dir=tmp_path,

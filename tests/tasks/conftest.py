@@ -17,6 +17,16 @@ TINY: dict[str, Any] = {
 }
 
 
+# Of a trainer that runs on a CPU, says nothing and keeps nothing.
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
 class Drift(Dataset[dict[str, Any]]):
     """Smooth noise that drifts by one cell of level 0 a frame, in the direction that is its label."""
 
@@ -57,12 +67,8 @@ def fit(tmp_path: Path, loader: DataLoader[dict[str, Any]]) -> Iterator[Callable
     def run(task: pl.LightningModule, ckpt_path: str | None = None, **options: Any) -> pl.Trainer:
         pl.seed_everything(0, verbose=False)
         settings: dict[str, Any] = {
+            **QUIET,
             "max_epochs": 1,
-            "accelerator": "cpu",
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
             "default_root_dir": tmp_path,
             "log_every_n_steps": 1,
         }

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from tests.tasks.conftest import Drift
+from tests.tasks.conftest import QUIET, Drift
 from torch.utils.data import DataLoader
 
 from hcml_lightning.tasks import ContrastTask, ProbeTask, RecognitionTask
@@ -30,11 +30,7 @@ class Named(pl.LightningDataModule):
 def trainer(tmp_path: Path) -> pl.Trainer:
     return pl.Trainer(
         max_steps=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+        **QUIET,
         default_root_dir=tmp_path,
     )
 
