@@ -444,3 +444,16 @@ def test_a_dict_goes_to_lightning_as_it_is(trained: Path, tmp_path: Path):
     config["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path)
     config["trainer"]["fast_dev_run"] = True
     assert main({"subcommand": "fit", "fit": config}) == 0
+
+
+def test_the_folder_of_a_run_is_answered_with_its_checkpoint(tmp_path: Path):
+    from hcml_lightning.tools.checkpoints import no_file
+
+    last = tmp_path / "run/flow/checkpoints/last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.touch()
+    for folder in (tmp_path / "run", last.parents[1], last.parent):
+        assert (
+            no_file(folder) == f"'{folder}' is a folder; name a .ckpt in it; did you mean {last}?"
+        )
+    assert no_file(tmp_path) == f"'{tmp_path}' is a folder; name a .ckpt in it"

@@ -44,7 +44,10 @@ def load_warm_start(
     stored = _model_state(Path(path), checkpoint)
     own = model.state_dict()
     classifier = [k for k in CLASSIFIER if k in stored and k in own]
-    difference = _other_classes(stored, own, checkpoint.get("class_names"), class_names)
+    if any(stored[k].shape != own[k].shape for k in classifier):
+        difference: str | None = "has another number of classes"
+    else:
+        difference = _other_classes(checkpoint.get("class_names"), class_names)
     if difference is not None:
         stored |= {key: own[key] for key in classifier}
     wrong = [k for k in stored.keys() & own.keys() if stored[k].shape != own[k].shape]
@@ -83,15 +86,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _other_classes(
-    stored: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
-    known: Sequence[str] | None,
-    names: Sequence[str] | None,
-) -> str | None:
-    """Say why a classifier cannot be taken; None if it can."""
-    if any(k in stored and k in own and stored[k].shape != own[k].shape for k in CLASSIFIER):
-        return "has another number of classes"
+def _other_classes(known: Sequence[str] | None, names: Sequence[str] | None) -> str | None:
+    """Say how the classes of two classifiers of one size differ; None if they do not, or nobody knows."""
     if known is None or names is None or len(known) != len(names):
         return None
     difference = first_difference(known, names)

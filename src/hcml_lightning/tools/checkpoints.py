@@ -80,7 +80,10 @@ def no_file(path: str | os.PathLike[str]) -> str:
     folder = Path(path)
     if not folder.is_dir():
         return f"there is no file '{path}'"
-    found = sorted(folder.glob("**/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
+    # No deeper than a run has folders: it may be the folder of a dataset.
+    places = [f"{above}last.ckpt" for above in ("", "checkpoints/", "*/checkpoints/")]
+    files = [file for place in places for file in folder.glob(place)]
+    found = sorted(files, key=lambda file: file.stat().st_mtime)
     guess = f"; did you mean {found[-1]}?" if found else ""
     return f"'{path}' is a folder; name a .ckpt in it{guess}"
 
