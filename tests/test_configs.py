@@ -1,12 +1,16 @@
 """Every recipe that is shipped runs, with every dataset, on generated videos."""
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from hcml_lightning import ContrastTask, RecognitionTask
 from hcml_lightning.cli import main
+from hcml_lightning.losses import charbonnier, contrastive_loss
+from hcml_lightning.ops import cost_volume, cost_volume_reference
 from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.plan import PAPER, TRAINING, Plan
@@ -90,6 +94,24 @@ def test_schedules_are_those_of_the_paper(
     assert cli.datamodule.hparams["batch_size"] == batch_size
     selfsupervised = stage[0] in "123"
     assert cli.config.trainer.sync_batchnorm is selfsupervised
+
+
+def test_defaults_are_the_numbers_of_the_paper():
+    """Sec. 3.3, Sec. 4.1 and B.2; whoever gives nothing gets these."""
+    joint = RecognitionTask(backbone="r2d50")
+    assert joint.hparams["flow_weight"] == 15
+    assert joint.hparams["contrast_weights"] == (0.25, 0.25)
+    for task in (joint, ContrastTask(backbone="r2d50")):
+        assert task.hparams["temperature"] == 0.07
+        assert task.hparams["lr"] == 0.0025
+    assert default(contrastive_loss, "temperature") == 0.07
+    assert (default(charbonnier, "alpha"), default(charbonnier, "eps")) == (0.45, 1e-3)
+    for function in (cost_volume, cost_volume_reference):
+        assert (default(function, "max_displacement"), default(function, "stride")) == (6, 2)
+
+
+def default(function: Callable[..., object], name: str) -> object:
+    return inspect.signature(function).parameters[name].default
 
 
 def test_options_give_a_stage_its_own_schedule_back(

@@ -135,6 +135,8 @@ def test_all_of_the_future_can_be_predicted() -> None:
     predicted, _, positive = pair_with_future(torch.rand(1, 4, 1, 3, 2), torch.rand(1, 4, 1, 2))
     assert len(predicted) == 3 + 2 + 1
     assert positive.tolist() == [1, 2, 3, 2, 3, 3]
+    # Offsets that no clip of this length holds are left out.
+    assert len(pair_with_future(torch.rand(1, 2, 1, 3, 2), torch.rand(1, 2, 1, 2))[0]) == 1
     with pytest.raises(ValueError, match="at least 2 frames"):
         pair_with_future(torch.rand(1, 1, 1, 3, 2), torch.rand(1, 1, 1, 2))
     with pytest.raises(ValueError, match="like the predictions"):
@@ -166,13 +168,19 @@ def test_locations_are_different_cells_of_the_grid() -> None:
     assert all(len(set(row)) == 10 for row in drawn.tolist())
     assert len(set(drawn.flatten().tolist())) == 35
     assert sorted(sample_locations(1, 2, 3, 99)[0].tolist()) == list(range(6))
+    assert sample_locations(2, 5, 7, 1).shape == (2, 1)
     with pytest.raises(ValueError, match="num_locations"):
         sample_locations(1, 2, 3, 0)
 
 
 @pytest.mark.parametrize(
     ("positive", "message"),
-    [(torch.tensor([0, 9]), "got 0..9"), (torch.tensor([0]), "P = 2"), (torch.zeros(2), "int64")],
+    [
+        (torch.tensor([0, 4]), "got 0..4"),
+        (torch.tensor([-1, 0]), "got -1..0"),
+        (torch.tensor([0]), "P = 2"),
+        (torch.zeros(2), "int64"),
+    ],
 )
 def test_wrong_positives_are_refused(positive: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
