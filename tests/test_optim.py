@@ -15,6 +15,7 @@ from hcml_lightning.optim import (
     WarmupCosine,
     make_optimizer,
     parameter_groups,
+    schedule_steps,
     warmup_cosine,
 )
 from hcml_lightning.tasks import FlowTask
@@ -67,22 +68,26 @@ def test_optimizer_of_the_paper() -> None:
         True,
         1e-4,
     )
+    # Nesterov's correction is of a momentum.
+    still = parameter_groups([nn.Linear(2, 2)], 1e-4, decay_norm_and_bias=True)
+    assert make_optimizer("sgd", still, 0.1, 0.0).param_groups[0]["nesterov"] is False
     with pytest.raises(ValueError, match="sgd or adam, got 'lamb'"):
         make_optimizer("lamb", groups, 0.1, 0.9)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("options", "warmup", "total"),
+    ("options", "warmup", "total", "per_epoch"),
     [
-        ({"max_epochs": 4}, 3, 8),
-        ({"max_epochs": -1, "max_steps": 8}, 3, 8),
-        ({"max_epochs": 100, "max_steps": 8}, 3, 8),
-        ({"max_epochs": 8, "accumulate_grad_batches": 2}, 2, 8),
-        ({"max_epochs": -1, "max_time": "00:01:00:00"}, 3, math.inf),
+        ({"max_epochs": 4}, 3, 8, 2),
+        # What ends by steps goes on in steps.
+        ({"max_epochs": -1, "max_steps": 8}, 3, 8, math.inf),
+        ({"max_epochs": 100, "max_steps": 8}, 3, 8, math.inf),
+        ({"max_epochs": 8, "accumulate_grad_batches": 2}, 2, 8, 1),
+        ({"max_epochs": -1, "max_time": "00:01:00:00"}, 3, math.inf, math.inf),
     ],
 )
 def test_task_steps_the_schedule_every_iteration(
-    options: dict[str, Any], warmup: int, total: float, tmp_path: Any
+    options: dict[str, Any], warmup: int, total: float, per_epoch: float, tmp_path: Any
 ) -> None:
     from tests.tasks.conftest import QUIET, TINY, Drift
 
@@ -104,6 +109,7 @@ def test_task_steps_the_schedule_every_iteration(
     data = DataLoader(Drift(), batch_size=4)
     trainer.fit(task, data, data)
     assert rates == pytest.approx([0.01 * warmup_cosine(k, warmup, total) for k in range(8)])
+    assert schedule_steps(trainer, 1.5) == ScheduleSteps(warmup, total, per_epoch)
 
 
 class Endless(IterableDataset[dict[str, Any]]):
