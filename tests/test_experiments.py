@@ -1,6 +1,8 @@
 """Every experiment, as small as it can be, and what becomes of its numbers."""
 
 import csv
+import re
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -225,6 +227,26 @@ def test_splits_are_told_apart(tmp_path: Path, what: str):
     assert "| mine, split 2 |" in text
     # Nobody drew a picture of these.
     assert "figure4_mine" not in text
+
+
+def test_the_commands_of_the_page_have_settings_that_exist():
+    """What the shell makes of them, and what each stage makes of that; none is run."""
+    blocks = re.findall(r"```sh\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
+    script = "\n".join(['python() { echo "$@"; }', "pip() { :; }", *blocks])
+    said = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
+    commands = [line.split() for line in said.stdout.splitlines()]
+    assert [file for file, *_ in commands if file != "experiments/run.py"] == [
+        "experiments/summarise.py"
+    ]
+    given = {
+        tuple(run._parser().parse_known_args(words)[1])
+        for file, *words in commands
+        if file.endswith("run.py")
+    }
+    assert len(given) > 5
+    for words in given:
+        plan = Plan.from_words(["-c", str(FOLDER / "configs/cpu.yaml"), "--data.root", "x", *words])
+        plan.check(list(TRAINING))
 
 
 @pytest.mark.parametrize("stage", [*TRAINING.values()], ids=lambda stage: stage.name)
