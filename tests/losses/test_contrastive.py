@@ -2,10 +2,12 @@
 
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hcml_lightning.losses import (
     contrastive_accuracy,
@@ -66,6 +68,29 @@ def test_blocks_equal_the_whole(tau: float, block: int, monkeypatch: pytest.Monk
     (expected,) = torch.autograd.grad(3 * slow, predicted)
     torch.testing.assert_close(loss, slow)
     torch.testing.assert_close(actual, expected)
+
+
+def test_a_gpu_is_given_few_and_large_blocks() -> None:
+    """Launches, and not arithmetic, would fill a step: at the paper's sizes 54 blocks of what a CPU likes."""
+    predicted = torch.empty(13824, 64, device="meta", requires_grad=True)
+    targets, positive = torch.empty(4096, 64, device="meta"), torch.empty(13824, device="meta")
+    with Operations() as operations:
+        contrastive_loss(predicted, targets, positive.long()).backward()
+    # A block is multiplied twice.
+    assert operations.names.count("aten.mm.default") == 2 * 7
+    assert len(operations.names) < 300
+
+
+class Operations(TorchDispatchMode):
+    """Names of the operations that a device is asked for, views among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 def test_loss_without_gradient() -> None:
