@@ -81,13 +81,13 @@ PYTHON
     ours "ours without motion blocks" resnet50 "ours + contiguous weights" r2plus1d_18 r3d_18 \
     "ours r2plus1d101" "ours r2plus1d101 without motion blocks"
   bench 30 cost_volume --dtype float32 --repeats 25 "${volumes[@]}" --providers "ours*" localcorr
-  bench 90 train_step --dtype bfloat16 --repeats 10 --backbone "$backbone" "${clips[@]}" --providers \
-    "ours + compiled" "ours without motion blocks + compiled" "resnet50 + compiled"
+  bench 150 train_step --dtype bfloat16 --repeats 10 --backbone "$backbone" "${clips[@]}" --providers \
+    "resnet50 + compiled" "ours without motion blocks + compiled" "ours + compiled"
   bench 60 cost_volume --dtype bfloat16 --repeats 25 "${small_volumes[@]}" --providers ours "compiled*"
   if [ "$device" = cuda ] && command -v ncu >/dev/null; then
     part 50 ncu --clock-control none --kernel-name regex:cost_volume --launch-count 2 --section SpeedOfLight \
       --section MemoryWorkloadAnalysis --section WarpStateStats --section Occupancy --section InstructionStats \
-      python3 benchmarks/cost_volume.py --device cuda --dtype bfloat16 --repeats 1 --providers ours \
+      python3 benchmarks/cost_volume.py --device cuda --dtype bfloat16 --repeats 2 --providers ours \
       --shapes 8x32x16x56x56 --output /dev/null
   fi
   bench 60 tune --dtype bfloat16 --repeats 9 --contiguous "${wide[@]}"

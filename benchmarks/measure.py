@@ -220,9 +220,16 @@ def _resident(which: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(which)).split()[1])
 
 
-def ceilings(device: str, dtype: torch.dtype) -> tuple[float, float]:
-    """What the machine reaches: bytes a second of a large copy, operations a second of a large matrix product."""
+def ceilings(device: str, dtype: torch.dtype, tensor_cores: bool = False) -> tuple[float, float]:
+    """What the machine reaches: bytes a second of a large copy, operations a second of a large matrix product.
+
+    Args:
+        device: cpu or cuda.
+        dtype: of the product.
+        tensor_cores: whether float32 may be made of three products in TF32 on a GPU, as the cost volume makes it.
+    """
     large = device == "cuda"
+    thirds = large and tensor_cores and dtype == torch.float32
     size = _MATRIX if large else _MATRIX // 8
     source = torch.empty(1 << (30 if large else 27), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
@@ -231,8 +238,11 @@ def ceilings(device: str, dtype: torch.dtype) -> tuple[float, float]:
         "copy": [Work(lambda: target.copy_(source))],
         "product": [Work(lambda: a @ b)],
     }
+    torch.backends.cuda.matmul.allow_tf32 = thirds
     times = {k: min(v["forward"]) / 1e3 for k, v in measure(works, device, repeats=5).items()}
-    return 2 * source.numel() / times["copy"], 2 * size**3 / times["product"]
+    torch.backends.cuda.matmul.allow_tf32 = False
+    operations = 2 * size**3 / (3 if thirds else 1)
+    return 2 * source.numel() / times["copy"], operations / times["product"]
 
 
 def roofline_ms(floor: Floor, limits: tuple[float, float]) -> float:

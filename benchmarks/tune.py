@@ -16,7 +16,7 @@ from typing import Any
 import measure
 import report
 import torch
-from cost_volume import LEVELS, REACH, STRIDE, floors, inputs
+from cost_volume import LEVELS, REACH, STRIDE, floors, inputs, num_sets
 from torch import Tensor
 
 from hcml_lightning.ops import cost_volume_reference
@@ -34,7 +34,6 @@ SMALL_AXES = {
     "backward": {"ROWS": (1, 2, 4), "BC": (32, 64, 128)},
 }
 DIRECTIONS = ("forward", "backward")
-SETS = 5
 
 
 def candidates(level: int, direction: str) -> dict[str, Change]:
@@ -120,7 +119,7 @@ def benchmark(
     """Check and time all candidates of one shape."""
     sets = [
         drawn(subject.shape, subject.dtype, subject.device, layout, seed)
-        for seed in range(SETS if subject.device == "cuda" else 1)
+        for seed in range(num_sets(subject.shape, subject.dtype, subject.device))
     ]
     features, grad = sets[0]
     leaf = features.double().requires_grad_()
@@ -130,19 +129,22 @@ def benchmark(
     del costs, gradient, leaf
     made = []
     for direction in DIRECTIONS:
-        target = torch.empty_like(grad if direction == "forward" else features)
+        targets = [torch.empty_like(g if direction == "forward" else f) for f, g in sets]
         works: dict[str, list[measure.Work]] = {}
         for name, change in tried[direction].items():
             one = partial(launch, direction, change)
             try:
-                result = one(features, grad, target.fill_(torch.nan))
+                result = one(features, grad, targets[0].fill_(torch.nan))
                 measure.require_close(name, [result], [expected[direction]])
             except Exception as error:
                 if name == "chosen":
                     raise
                 print(f"{direction} {name} is left out: {str(error)[:100]}", file=sys.stderr)
                 continue
-            works[name] = [measure.Work(partial(one, *pair, target)) for pair in sets]
+            works[name] = [
+                measure.Work(partial(one, *pair, target))
+                for pair, target in zip(sets, targets, strict=True)
+            ]
         samples = measure.measure(works, subject.device, repeats, graphs=True)
         samples = {name: {direction: times["forward"]} for name, times in samples.items()}
         floor = measure.roofline_ms(floors(subject.shape, subject.dtype)[direction], limits)
@@ -177,7 +179,7 @@ def main() -> None:
             for change in one[direction].values()
         ]
         compile_all(jobs)
-    limits = measure.ceilings(options.device, dtype)
+    limits = measure.ceilings(options.device, dtype, tensor_cores=True)
     for shape, one in zip(shapes, tried, strict=True):
         op = "cost_volume tiling, contiguous" if options.contiguous else "cost_volume tiling"
         subject = report.Subject(op, shape, dtype, options.device)

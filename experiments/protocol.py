@@ -193,9 +193,16 @@ def _machine() -> str:
 
 
 def _commit() -> str:
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(FOLDER.parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    # A copy without its history, on a machine that is lent, say, can be told.
+    told = os.environ.get("COMMIT")
+    head = told or _git("rev-parse", "--short", "HEAD") or "unknown"
+    changed = not told and _git("status", "--short", "src", "experiments/configs")
+    return head + ("+" if changed else "")
 
-    head = git("rev-parse", "--short", "HEAD") or "unknown"
-    return head + ("+" if git("status", "--short", "src", "experiments/configs") else "")
+
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(FOLDER.parent), *words]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    except FileNotFoundError:
+        return ""

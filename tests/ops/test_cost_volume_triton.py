@@ -176,6 +176,14 @@ def test_what_the_kernels_are_made_for(
     assert kernels.suits(torch.empty(shape, dtype=dtype, device="meta"), d, s) is suited
 
 
+def test_offsets_of_more_than_32_bits_are_copied_away() -> None:
+    """A batch that is not outermost may lie between the channels."""
+    near = torch.empty(1000, 49, 16, 56, 56, device="meta")
+    assert kernels.reachable(near) is near
+    far = torch.empty(49, 1000, 16, 56, 56, device="meta").transpose(0, 1)
+    assert kernels.reachable(far).is_contiguous()
+
+
 class TestOnGPU:
     pytestmark = gpu
 

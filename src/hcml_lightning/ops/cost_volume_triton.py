@@ -138,6 +138,13 @@ def _unit(
     return unit, inverse
 
 
+def reachable(maps: Tensor) -> Tensor:
+    """Maps (B, X, T, H, W) whose offsets inside a frame fit into 32 bits, copied where theirs do not."""
+    sizes, strides = maps.shape, maps.stride()
+    farthest = sum((sizes[i] - 1) * strides[i] for i in (1, 3, 4))
+    return maps if farthest < 2**31 else maps.contiguous()
+
+
 def _strides(tensor: Tensor) -> tuple[int, ...]:
     # Kernels take the strides that are constants last.
     batch, channels, frames, height, width = tensor.stride()
@@ -149,6 +156,7 @@ def write_costs(
 ) -> None:
     """As `cost_volume_cpu.write_costs`, by two kernels."""
     batch, _, frames, height, width = features.shape
+    features = reachable(features)
     tiles = tiling(features, max_displacement, stride)
     grids = tiles.grids(height, width)
     with torch.cuda.device_of(features):
@@ -170,6 +178,7 @@ def write_gradient(
 ) -> None:
     """As `cost_volume_cpu.write_gradient`, by two kernels; without atomics, so with the same bits every time."""
     batch, channels, frames, height, width = features.shape
+    features, grad = reachable(features), reachable(grad)
     tiles = tiling(features, max_displacement, stride)
     grids = tiles.grids(height, width)
     limit = torch.finfo(torch.float16).max if features.dtype == torch.float16 else None

@@ -51,7 +51,9 @@ def step_seconds(
     Returns:
         Seconds for each step.
     """
-    batches = [random_batch(data, seed) for seed in range(2)]
+    # Training would copy the next ones, from pinned memory, while a step goes on.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batches = [random_batch(data, seed, device) for seed in range(2)]
     loader: DataLoader[VideoBatch] = DataLoader(
         [batches[i % 2] for i in range(WARM_UP + steps)],  # type: ignore[arg-type]
         batch_size=None,
@@ -75,13 +77,15 @@ def step_seconds(
     return clock.seconds / steps
 
 
-def random_batch(data: VideoDataModule, seed: int) -> VideoBatch:
+def random_batch(data: VideoDataModule, seed: int, device: str = "cpu") -> VideoBatch:
     """Make a batch of noise, of the shape that training would see."""
     draw = torch.Generator().manual_seed(seed)
     clips, frames, side = data.batch_size, *data.clip_shape
+    video = torch.randint(256, (clips, 3, frames, side, side), dtype=torch.uint8, generator=draw)
+    label = torch.randint(max(1, data.num_classes), (clips,), generator=draw)
     return VideoBatch(
-        video=torch.randint(256, (clips, 3, frames, side, side), dtype=torch.uint8, generator=draw),
-        label=torch.randint(max(1, data.num_classes), (clips,), generator=draw),
-        index=torch.arange(clips),
+        video=video.to(device),
+        label=label.to(device),
+        index=torch.arange(clips, device=device),
         video_id=[str(number) for number in range(clips)],
     )
