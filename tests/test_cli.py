@@ -196,6 +196,12 @@ def test_summary_tells_what_trains_and_what_comes_next(
     [
         (["--trainer.max_epochs=2"], "warm-up 0.5 of 2 epochs, then half a cosine", "epoch 1/2  "),
         (
+            ["--trainer.max_epochs=1", "--model.warmup_epochs=40"],
+            "only rises, since warmup_epochs=40 of 1 leaves no epoch in which it could fall: lower it "
+            "(--model.warmup_epochs)",
+            "epoch 1/1  ",
+        ),
+        (
             ["--trainer.max_epochs=-1", "--trainer.max_steps=3"],
             "warm-up 1 of 3 steps, then half a cosine",
             "epoch 1  ",

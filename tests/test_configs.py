@@ -138,10 +138,11 @@ def test_options_give_a_stage_its_own_schedule_back(
 def test_clips_and_views_are_those_of_the_paper(
     data: str, clip: int, stride: int, views: int, synthetic_root: Callable[[str], Path]
 ):
-    hparams = parsed("1_flow", data, synthetic_root(LAYOUTS[data])).datamodule.hparams
+    module = parsed("1_flow", data, synthetic_root(LAYOUTS[data])).datamodule
+    hparams = module.hparams
     assert (hparams["clip_length"], hparams["frame_stride"]) == (clip, stride)
     assert hparams["test_clips"] * hparams["test_crops"] == views
-    assert (hparams["crop_size"], hparams["test_crop_size"]) == (224, 256)
+    assert (hparams["crop_size"], module.recipe("test").crop_size) == (224, 256)
 
 
 @pytest.mark.parametrize("sweep", sorted(path.name for path in (CONFIGS / "sweeps").glob("*.yaml")))

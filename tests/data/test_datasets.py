@@ -37,7 +37,7 @@ SMALL = {
     "frame_stride": 2,
     "short_side": (40, 48),
     "crop_size": 32,
-    "test_crop_size": None,
+    "test_crop_size": 32,
     "test_clips": 2,
     "batch_size": 3,
     "num_workers": 0,
@@ -321,6 +321,11 @@ def test_loaders_before_setup_are_refused(synthetic_root):
         make("ucf101", synthetic_root("ucf101")).val_dataloader()
 
 
+def test_a_test_sees_all_of_the_shorter_side_at_the_size_that_was_trained(synthetic_root):
+    recipe = make("ucf101", synthetic_root("ucf101"), test_crop_size=None).recipe("test")
+    assert (recipe.short_side, recipe.crop_size) == ((40, 40), 40)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -328,6 +333,7 @@ def test_loaders_before_setup_are_refused(synthetic_root):
         ({"short_side": (48, 40)}, r"short_side=\(48, 40\)"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"test_crop_size": -1}, "test_crop_size must be at least 1"),
+        ({"test_crop_size": 0}, "test_crop_size must be at least 1"),
         ({"num_workers": -1}, "num_workers must be at least 0"),
     ],
 )

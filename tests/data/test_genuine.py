@@ -26,7 +26,7 @@ SMALL = {
     "clip_length": 4,
     "short_side": (64, 80),
     "crop_size": 56,
-    "test_crop_size": None,
+    "test_crop_size": 56,
     "test_clips": 2,
     "batch_size": 1,
     "num_workers": 0,

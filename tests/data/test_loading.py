@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
+from hcml_lightning import FlowTask
 from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.data.loading import EvaluationSampler
 from hcml_lightning.metrics import VideoAccuracy
@@ -162,7 +163,7 @@ class Counter(pl.LightningModule):
 
 def evaluate(root: str, file: str) -> None:
     """Run on every rank: test seven videos, three in a batch."""
-    data = make(Path(root), batch_size=3, test_clips=1, test_crops=1, test_crop_size=None)
+    data = make(Path(root), batch_size=3, test_clips=1, test_crops=1, test_crop_size=32)
     data.setup("test")
     data.dataset("test").records.pop()
     trainer = pl.Trainer(devices=2, strategy="ddp_notebook", **QUIET)
@@ -183,3 +184,27 @@ def test_two_ranks_count_each_video_once(synthetic_root, tmp_path):
     found = torch.load(tmp_path / "found.pt")
     assert found["test/count"] == 7
     assert found["test/top1"] == pytest.approx(4 / 7)
+
+
+@pytest.mark.filterwarnings("ignore:.*overfit")
+@pytest.mark.filterwarnings("ignore:the flow rebuilds frames no better")
+def test_a_trainer_may_overfit_a_few_batches(synthetic_root, tmp_path):
+    """It puts a sampler of its own into the loader, which has no epochs to go on with."""
+    seen: list[list[str]] = []
+
+    class Record(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(batch["video_id"])
+
+    trainer = pl.Trainer(
+        **QUIET,
+        overfit_batches=1,
+        max_epochs=2,
+        callbacks=[Record()],
+        default_root_dir=tmp_path,
+    )
+    task = FlowTask(backbone="r2d_tiny", num_classes=8, warmup_epochs=0)
+    trainer.fit(task, datamodule=make(synthetic_root("ucf101"), batch_size=3))
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    assert list(tmp_path.rglob("*.ckpt"))

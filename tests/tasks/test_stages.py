@@ -1,5 +1,6 @@
 """What holds for every stage: it learns, it trains what it says and nothing else, and hands its weights on."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import StochasticWeightAveraging
+from tests.tasks.conftest import QUIET, Drift
+from torch.utils.data import DataLoader
 
 from hcml_lightning.callbacks import CollapseError, StopOnCollapse, TrainOnly
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, ProbeTask, RecognitionTask
@@ -148,6 +151,30 @@ def test_a_stage_that_was_skipped_is_missed(
     fit(FlowTask(**tiny)).save_checkpoint(path)
     with pytest.warns(UserWarning, match=r"flow\.ckpt is of a FlowTask at level 0.*Run the stages"):
         fit(make(**tiny, init_from=path))
+
+
+@pytest.mark.parametrize("name", ["contrast 1", "probe"])
+def test_frozen_features_that_have_learned_nothing_are_said(
+    name: str, fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    task = STAGES[name](**tiny)
+    with pytest.warns(UserWarning, match=r"learned nothing, and stay so: give the checkpoint"):
+        trainer = fit(task)
+    # What is there by now is not untrained.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*learned nothing")
+        path = tmp_path / "end.ckpt"
+        trainer.save_checkpoint(path)
+        fit(STAGES[name](**tiny, init_from=path))
+
+
+def test_init_from_is_what_is_evaluated(fit: Fit, tiny: dict[str, Any], tmp_path: Path) -> None:
+    first = RecognitionTask(**tiny)
+    fit(first).save_checkpoint(tmp_path / "end.ckpt")
+    second = RecognitionTask(**tiny, init_from=tmp_path / "end.ckpt")
+    data = DataLoader(Drift(), batch_size=4)
+    pl.Trainer(**QUIET, default_root_dir=tmp_path).test(second, data, verbose=False)
+    assert torch.equal(second.model.network.fc.weight, first.model.network.fc.weight)
 
 
 def test_recognition_takes_a_checkpoint_with_another_class_count(

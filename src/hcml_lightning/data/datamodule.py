@@ -44,7 +44,8 @@ class VideoDataModule(ListedDataModule):
         short_side: range from which training draws the length of the scaled short side, pixels; validation and test
             scale to its lower end, test to its crop where that is larger.
         crop_size: rows and columns of the crops of training and validation, pixels.
-        test_crop_size: rows and columns of the crops of test and prediction, pixels; None for `crop_size`.
+        test_crop_size: rows and columns of the crops of test and prediction, pixels; None for the least of
+            `short_side`, the paper's 256, so that a centre crop sees all of the shorter side.
         test_clips: clips of each video in test and prediction.
         test_crops: crops of each clip in test and prediction, along the longer side.
         batch_size: videos in a batch, on each device.
@@ -71,7 +72,7 @@ class VideoDataModule(ListedDataModule):
         frame_stride: FrameStride = 2,
         short_side: tuple[int, int] = (256, 320),
         crop_size: int = 224,
-        test_crop_size: int | None = 256,
+        test_crop_size: int | None = None,
         test_clips: int = 10,
         test_crops: Literal[1, 3] = 3,
         batch_size: int = 8,
@@ -97,7 +98,7 @@ class VideoDataModule(ListedDataModule):
             raise ValueError(
                 f"short_side={low, high} must be ascending and hold crop_size={crop_size}."
             )
-        test_size = test_crop_size or crop_size
+        test_size = low if test_crop_size is None else test_crop_size
         for name, value, least in (
             ("clip_length", clip_length, 1),
             ("crop_size", crop_size, 1),

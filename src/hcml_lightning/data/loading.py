@@ -83,7 +83,10 @@ class ResumableLoader(DataLoader[VideoBatch]):
         The Trainer calls `iter` before it tells the epoch, and workers would start at once with the wrong one.
         """
         sampler = self._epoch_sampler
-        self._taken = self._batches_to_skip()
+        if sampler is None:
+            yield from super().__iter__()
+            return
+        self._taken = self._batches_to_skip(sampler)
         sampler.start = self._taken * cast(int, self.batch_size)
         try:
             batches = super().__iter__()
@@ -95,17 +98,20 @@ class ResumableLoader(DataLoader[VideoBatch]):
 
     def state_dict(self) -> dict[str, Any]:
         """What to remember for going on after the batch that was given last."""
-        return {"epoch": self._epoch_sampler.epoch, "batches": self._taken, **self._shape()}
+        sampler = self._epoch_sampler
+        if sampler is None:
+            return {}
+        return {"epoch": sampler.epoch, "batches": self._taken, **self._shape(sampler)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was called, when that epoch is asked for."""
-        self._resume = state
+        self._resume = state or None
 
-    def _batches_to_skip(self) -> int:
+    def _batches_to_skip(self, sampler: EpochSampler) -> int:
         state, self._resume = self._resume, None
-        if state is None or state["epoch"] != self._epoch_sampler.epoch:
+        if state is None or state["epoch"] != sampler.epoch:
             return 0
-        changed = {name: (state[name], new) for name, new in self._shape().items()}
+        changed = {name: (state[name], new) for name, new in self._shape(sampler).items()}
         changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
         if changed:
             rank_zero_warn(
@@ -117,9 +123,8 @@ class ResumableLoader(DataLoader[VideoBatch]):
             )
         return min(int(state["batches"]), len(self))
 
-    def _shape(self) -> dict[str, int]:
+    def _shape(self, sampler: EpochSampler) -> dict[str, int]:
         """What says which videos a number of batches holds."""
-        sampler = self._epoch_sampler
         return {
             "batch_size": cast(int, self.batch_size),
             "ranks": sampler.num_replicas,
@@ -128,5 +133,6 @@ class ResumableLoader(DataLoader[VideoBatch]):
         }
 
     @property
-    def _epoch_sampler(self) -> EpochSampler:
-        return cast(EpochSampler, self.sampler)
+    def _epoch_sampler(self) -> EpochSampler | None:
+        # The Trainer puts another in its place where it is told to overfit a few batches: nothing is shuffled then.
+        return self.sampler if isinstance(self.sampler, EpochSampler) else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 
@@ -61,6 +62,8 @@ class MotionTask(MeasuredTask):
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
+    # Whether it stands on features that it leaves as they are, so that these must have learned something.
+    ON_FROZEN: ClassVar[bool] = False
     # Whether labels matter, so that the classes of weights and data must be the same.
     CLASSIFIES: ClassVar[bool] = False
 
@@ -146,7 +149,7 @@ class MotionTask(MeasuredTask):
         return max(self.model.levels, default=-1)
 
     def setup(self, stage: str) -> None:
-        """Take the weights of the stage before, unless this run goes on from a checkpoint of its own.
+        """Take the weights of the stage before, unless there are others: of a checkpoint, or learned here.
 
         Raises:
             ValueError: if the classifier is not for the classes of the data.
@@ -154,9 +157,14 @@ class MotionTask(MeasuredTask):
         names = self._classes_of_data()
         self._check_classes(self.class_names)
         resumes = self._has_weights or self.trainer.ckpt_path is not None
-        if stage == "fit" and self.init_from is not None and not resumes:
+        if self.init_from is not None and not resumes:
             load_warm_start(self.model, self.init_from, self.lower_level(), names)
             self._has_weights = True
+        elif stage == "fit" and self.ON_FROZEN and not resumes:
+            rank_zero_warn(
+                f"{type(self).__name__} stands on frozen features that have learned nothing, and stay so: give the "
+                "checkpoint of the stage before as init_from (--model.init_from)"
+            )
         if names is not None and len(names) == self.num_classes:
             self.class_names = list(names)
 

@@ -34,6 +34,7 @@ class ContrastTask(MotionTask):
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
+    ON_FROZEN: ClassVar[bool] = True
 
     # Unstated in the paper: N.
     def __init__(

@@ -32,6 +32,7 @@ class ProbeTask(MotionTask):
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
+    ON_FROZEN: ClassVar[bool] = True
     CLASSIFIES: ClassVar[bool] = True
 
     # Unstated in the paper: the classifier. One 3×3×3 convolution over place and time, a pooling, and a linear layer.

@@ -13,7 +13,7 @@ from torch import nn
 
 from hcml_lightning.optim import schedule_steps
 from hcml_lightning.sync_batch_norm import CPUSyncBatchNorm
-from hcml_lightning.tasks import ContrastTask, MotionTask, ProbeTask
+from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tasks.description import title
 from hcml_lightning.tools.output import format_metrics
 from hcml_lightning.tools.run_folder import run_folder
@@ -58,6 +58,11 @@ def _schedule(trainer: pl.Trainer, task: MotionTask) -> str:
     if math.isinf(steps.total):
         return f"warm-up {task.warmup_epochs:g} epochs, then as it is"
     if ends_by_epochs(trainer):
+        if steps.warmup >= steps.total > 0:
+            return (
+                f"only rises, since warmup_epochs={task.warmup_epochs:g} of {trainer.max_epochs} leaves no epoch "
+                "in which it could fall: lower it (--model.warmup_epochs)"
+            )
         return f"warm-up {task.warmup_epochs:g} of {trainer.max_epochs} epochs, then half a cosine"
     return f"warm-up {steps.warmup} of {steps.total} steps, then half a cosine"
 
@@ -68,7 +73,7 @@ def _weights(trainer: pl.Trainer, task: MotionTask) -> str:
         return f"go on from {trainer.ckpt_path}"
     if task.init_from is not None:
         return f"from {task.init_from}"
-    if task.describe()["frozen"] and isinstance(task, ContrastTask | ProbeTask):
+    if task.ON_FROZEN:
         return (
             "UNTRAINED, and the frozen ones stay so: name the stage before with --model.init_from"
         )
