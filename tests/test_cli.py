@@ -259,7 +259,11 @@ def test_saved_config_tests_its_own_checkpoint(
     assert set(record["metrics"]) >= {"test/top1", "test/top5"}
     # Nor those of the training that the checkpoint holds.
     assert {name.partition("/")[0] for name in record["metrics"]} == {"test"}
-    assert "epochs" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "epochs" not in said
+    views = record["views"]
+    assert views["videos"] > 1
+    assert f"{views['clips']} clips x {views['crops']} crops, 4 frames of 32 x 32; " in said
     assert main(["validate", *words[1:], f"--trainer.logger.init_args.save_dir={tmp_path}"]) == 0
     record = json.loads((tmp_path / "validate.json").read_text())
     assert {name.partition("/")[0] for name in record["metrics"]} == {"val"}

@@ -88,6 +88,11 @@ def after(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[
         ("time", f"{record['seconds']:.0f} s{epochs}"),
         ("metrics", format_metrics(record["metrics"])),
     ]
+    if v := record.get("views"):
+        view = f"{v['frames']} frames of {v['size']} x {v['size']}"
+        rows.append(
+            ("views", f"{v['clips']} clips x {v['crops']} crops, {view}; {v['videos']} videos")
+        )
     if command == "fit" and record["checkpoint"]:
         rows.append(("checkpoint", record["checkpoint"]))
     return rows

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from hcml_lightning._version import __version__
+from hcml_lightning.data import VideoDataModule
 from hcml_lightning.resume import LastCheckpoint
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools import screens
@@ -97,6 +98,8 @@ class StageSummary(pl.Callback):
             "checkpoint": trainer.ckpt_path if command != "fit" else None,
             "environment": environment(trainer),
         }
+        if command == "test":
+            record["views"] = _views(trainer, task)
         if folder is not None:
             if command == "fit":
                 last = _last(trainer)
@@ -121,6 +124,21 @@ def environment(trainer: pl.Trainer) -> dict[str, str]:
         "python": platform.python_version(),
         "device": f"{trainer.world_size} x {name or platform.machine()}",
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _views(trainer: pl.Trainer, task: MotionTask) -> dict[str, int] | None:
+    """What a test of a task that classifies takes the mean of; None where nobody knows."""
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, VideoDataModule) or not task.CLASSIFIES:
+        return None
+    recipe = data.recipe("test")
+    return {
+        "videos": len(data.dataset("test")),
+        "clips": recipe.num_clips,
+        "crops": recipe.num_crops,
+        "frames": recipe.clip_length,
+        "size": recipe.crop_size,
     }
 
 
