@@ -1,8 +1,13 @@
 """One reader of the numbers of a run, and what is drawn of them."""
 
 from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import Logger
 
 from hcml_lightning.tools.curves import Curve, Point, by_epoch, by_step, files_of, read_points
+from hcml_lightning.tools.run_folder import keep_curves
 
 
 def test_curves_of_a_resumed_run_are_the_later_ones(tmp_path: Path):
@@ -28,3 +33,39 @@ def test_curves_of_a_resumed_run_are_the_later_ones(tmp_path: Path):
 def test_a_run_without_curves_has_none(tmp_path: Path):
     assert read_points(tmp_path) == {}
     assert by_step({}) == {}
+
+
+class Elsewhere(Logger):
+    """A logger that keeps no table, as that of TensorBoard."""
+
+    def __init__(self, save_dir: Path) -> None:
+        super().__init__()
+        self._save_dir = str(save_dir)
+
+    @property
+    def name(self) -> str:
+        return "flow"
+
+    @property
+    def version(self) -> int:
+        return 3
+
+    @property
+    def save_dir(self) -> str:
+        return self._save_dir
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def test_a_run_that_is_logged_elsewhere_keeps_its_curves(tmp_path: Path):
+    trainer = pl.Trainer(logger=Elsewhere(tmp_path), accelerator="cpu", enable_model_summary=False)
+    keep_curves(trainer)
+    keep_curves(trainer)
+    trainer.loggers[-1].log_metrics({"train/loss": 0.5}, step=1)
+    trainer.loggers[-1].save()
+    (file,) = files_of(tmp_path / "flow" / "version_3", "metrics.csv")
+    assert "train/loss" in file.read_text()

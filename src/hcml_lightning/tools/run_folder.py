@@ -51,10 +51,11 @@ class RunConfigCallback(SaveConfigCallback):
         for logger in trainer.loggers:
             # Under one key, which no parameter of a sweep can meet.
             logger.log_hyperparams({"cli": config})
-        own = run_folder(trainer)
-        folders = [own] if own else [_folder_of(logger, trainer) for logger in trainer.loggers]
-        for folder in folders or [Path(trainer.default_root_dir)]:
-            write_whole(folder / "config.yaml", text.encode())
+        folder = run_folder(trainer)
+        if folder is None and trainer.loggers:
+            # There the checkpoints will lie.
+            folder = _folder_of(trainer.loggers[0], trainer)
+        write_whole((folder or Path(trainer.default_root_dir)) / "config.yaml", text.encode())
 
 
 class WandbNote(pl.Callback):
@@ -77,14 +78,15 @@ def run_folder(trainer: pl.Trainer) -> Path | None:
 
 
 def keep_curves(trainer: pl.Trainer) -> None:
-    """Let a run that is logged to W&B write its metrics.csv too, into its own folder."""
-    first = trainer.loggers[0] if trainer.loggers else None
-    if not isinstance(first, WandbLogger) or any(isinstance(x, CSVLogger) for x in trainer.loggers):
+    """Let a run that is logged to W&B, TensorBoard or another write its metrics.csv too, into its own folder."""
+    if not trainer.loggers or any(isinstance(x, CSVLogger) for x in trainer.loggers):
         return
+    first = trainer.loggers[0]
     folder = run_folder(trainer)
-    if folder is None:
-        run_id = first.version or os.environ[RUN_ID]
+    if folder is None and isinstance(first, WandbLogger):
+        run_id = str(first.version or os.environ[RUN_ID])
         folder = Path(first.save_dir or trainer.default_root_dir, str(first.name), run_id)
+    folder = folder or _folder_of(first, trainer)
     trainer.loggers = [*trainer.loggers, CSVLogger(folder.parent, folder.name)]
 
 

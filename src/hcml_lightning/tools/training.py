@@ -216,7 +216,7 @@ class MotionCLI(LightningCLI):
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             callbacks.append(WandbNote())
-            keep_curves(trainer)
+        keep_curves(trainer)
         return trainer
 
     def _plugins(self) -> list[Any]:
