@@ -18,7 +18,6 @@ out=${OUT:-benchmarks/results}
 end=$((SECONDS + ${SECONDS_LEFT:-530}))
 mkdir -p "$out"
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-export COMMIT=${COMMIT:-$(git rev-parse --short HEAD 2>/dev/null)}
 if [ -n "${WHEELS:-}" ]; then
   packages=$(mktemp -d)
   trap 'rm -rf "$packages"' EXIT

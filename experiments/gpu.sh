@@ -25,7 +25,6 @@ logs=$out/logs_$part
 mkdir -p "$logs"
 packages=$(mktemp -d)
 trap 'rm -rf "$packages"' EXIT
-export COMMIT=${COMMIT:-$(git rev-parse --short HEAD 2>/dev/null)}
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 if [ -n "${WHEELS:-}" ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --target "$packages" "$WHEELS"/*.whl || exit

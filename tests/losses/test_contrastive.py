@@ -71,7 +71,7 @@ def test_blocks_equal_the_whole(tau: float, block: int, monkeypatch: pytest.Monk
 
 
 def test_a_gpu_is_given_few_and_large_blocks() -> None:
-    """Launches, and not arithmetic, would fill a step: at the paper's sizes 54 blocks of what a CPU likes."""
+    """Each is two dozen launches; at the paper's sizes there would be 54 of what a CPU likes."""
     predicted = torch.empty(13824, 64, device="meta", requires_grad=True)
     targets, positive = torch.empty(4096, 64, device="meta"), torch.empty(13824, device="meta")
     with Operations() as operations:

@@ -97,8 +97,8 @@ def suits(features: Tensor, max_displacement: int, stride: int) -> bool:
     """Whether the kernels are made for features of shape (B, C, T, H, W), and not the matrix products of the CPU.
 
     Windows that are very wide, or wide in float32, and many channels want more registers and shared memory than there
-    are, and minutes of a compiler; offsets inside a sample are 32 bits wide. Near these limits some registers spill:
-    768 bytes for 13 × 13 displacements and 256 channels in bfloat16, 40 for 7 × 7 and 256 in float32.
+    are, and minutes of a compiler; offsets inside a sample are 32 bits wide. Near these limits registers may spill,
+    which is slower, and right.
     """
     _, channels, frames, height, width = features.shape
     pixels = tiling(features, max_displacement, stride).constants["NX"]
