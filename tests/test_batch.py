@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from hcml_lightning.batch import VideoBatch, middle_view
@@ -12,3 +13,17 @@ def test_the_middle_view_stands_for_all_of_them() -> None:
     assert middle["label"] is labels
     assert batch["video"] is views
     assert middle_view(middle) is middle
+
+
+@pytest.mark.parametrize(
+    ("clips", "crops", "clip", "crop"),
+    [(10, 3, 5, 1), (5, 3, 2, 1), (2, 3, 1, 1), (1, 3, 0, 1), (10, 1, 5, 0), (1, 1, 0, 0)],
+)
+def test_of_three_crops_the_middle_view_is_the_centre(
+    clips: int, crops: int, clip: int, crop: int
+) -> None:
+    # As a dataset stacks them: the crops of a clip beside each other.
+    views = torch.arange(clips * crops).view(1, -1, 1, 1, 1, 1)
+    label = torch.zeros(1, dtype=torch.int64)
+    batch: VideoBatch = {"video": views, "label": label, "index": label, "video_id": ["a"]}
+    assert divmod(middle_view(batch)["video"].item(), crops) == (clip, crop)

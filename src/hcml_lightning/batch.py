@@ -34,4 +34,9 @@ class VideoBatch(TypedDict):
 def middle_view(batch: VideoBatch) -> VideoBatch:
     """The batch of a multi-view test with the middle one of its views alone; any other batch as it is."""
     clip = batch["video"]
-    return {**batch, "video": clip[:, clip.shape[1] // 2]} if clip.ndim == 6 else batch
+    if clip.ndim < 6:
+        return batch
+    views = clip.shape[1]
+    # Half of an even number of clips with three crops each is the first crop of a clip; the next one is its centre.
+    middle = views // 2 + (views % 6 == 0)
+    return {**batch, "video": clip[:, middle]}

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hcml_lightning.tools.configs import find_config, order_words, read_config
+from hcml_lightning.tools.configs import find_config, order_words, read_config, typed_num_classes
 
 
 def test_recipes_are_found_without_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -42,3 +42,24 @@ def test_options_come_last_and_classes_first(tmp_path: Path):
 def test_a_config_option_needs_a_value():
     with pytest.raises(ValueError, match="expected the path of a config"):
         order_words(["-c"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model.num_classes=7"],
+        ["--model.init_args.num_classes", "7"],
+        ["--model", "{class_path: FlowTask, init_args: {num_classes: 7}}"],
+        ["--model.init_args={num_classes: 7}"],
+        ["-c", "{model: {init_args: {num_classes: 7}}}"],
+        ["-c", "{model.init_args.num_classes: 7}"],
+        ["--model.num_classes=8", "--model", "{init_args: {num_classes: 7}}"],
+    ],
+)
+def test_a_number_of_classes_is_found_however_it_is_spelt(words: list[str]):
+    assert typed_num_classes(words) == 7
+
+
+def test_no_number_of_classes_is_read_into_other_words():
+    assert typed_num_classes(["--data.num_classes=7", "--model={lr: 1", "--seed_everything=1"]) is None
+    assert typed_num_classes(["--model={num_classes: 7"]) is None

@@ -3,6 +3,7 @@
 import errno
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def from_worker(call: Callable[[], Any]) -> None:
         (lambda: wrapped(CollapseError("all point in one direction")), "all point in one"),
         (lambda: wrapped(PermissionError(errno.EACCES, "Permission denied", "a")), "denied: 'a'"),
         (lambda: wrapped(MisconfigurationException("devices=-3")), "devices=-3"),
+        (lambda: wrapped(ModuleNotFoundError("install `tensorboard`")), "install `tensorboard`"),
         (lambda: torch.nn.BatchNorm2d(2)(torch.ones(1, 2, 1, 1)), "--data.batch_size"),
     ],
 )
@@ -73,6 +75,7 @@ def test_expected_trouble_becomes_a_message(call: Callable[[], Any], said: str):
         lambda: from_worker(lambda: format_metrics({"val/top1": "much"})),  # type: ignore[dict-item]
         lambda: wrapped(ZeroDivisionError("division by zero")),
         lambda: wrapped(ValueError("of a library")),
+        lambda: wrapped(raised(lambda: import_module("nowhere"))),
         lambda: wrapped(OSError(errno.ECHILD, "No child processes")),
     ],
 )

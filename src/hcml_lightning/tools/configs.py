@@ -204,21 +204,31 @@ def typed_num_classes(words: Sequence[str]) -> int | None:
     """Return the number of classes that configs or options ask of the model, if they do.
 
     Example:
-        >>> typed_num_classes(["--model.num_classes", "7"])
+        >>> typed_num_classes(["--model", "{class_path: ProbeTask, init_args: {num_classes: 7}}"])
         7
 
     Raises:
         ValueError: if it is no number.
     """
     configs, rest = split_words(words)
+    given = [flatten(read_config(config)) for config in configs]
+    for name, said in option_pairs(rest):
+        value = said[0].partition("=")[2] or " ".join(said[1:])
+        if "num_classes" in name + value:
+            given.append(flatten({name: _parsed(value)}))
     typed = None
-    for config in configs:
-        init_args = (read_config(config).get("model") or {}).get("init_args") or {}
-        typed = init_args.get("num_classes", typed)
-    for name, given in option_pairs(rest):
-        if name in ("model.num_classes", "model.init_args.num_classes"):
-            value = given[-1].split("=")[-1]
-            if not value.isdecimal():
-                raise ValueError(f"--model.num_classes: expected a whole number, got {value!r}")
-            typed = int(value)
+    for settings in given:
+        for name, value in settings.items():
+            if name.replace(".init_args", "") == "model.num_classes":
+                typed = value
+    if typed is not None and type(typed) is not int:
+        raise ValueError(f"--model.num_classes: expected a whole number, got {typed!r}")
     return typed
+
+
+def _parsed(value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        # The parser of the command line is about to say so.
+        return value

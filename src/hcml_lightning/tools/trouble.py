@@ -56,7 +56,7 @@ def explain(error: BaseException) -> str | None:
         The message for the user, or None for what may be a bug and needs its traceback.
     """
     for link in _chain(error):
-        for explanation in (_memory, _batch_norm, _wandb, _worker, _own_words, _lightning, _file):
+        for explanation in (_memory, _batch_norm, _wandb, _worker, _own_words, _lightning, _package, _file):
             message = explanation(link)
             if message is not None:
                 return message
@@ -108,6 +108,13 @@ def _own_words(error: BaseException) -> str | None:
 def _lightning(error: BaseException) -> str | None:
     """Options that Lightning's Trainer refuses."""
     return str(error) if type(error).__name__ == "MisconfigurationException" else None
+
+
+def _package(error: BaseException) -> str | None:
+    """What a library asks to be installed for an option of it; an import that fails by itself has a name."""
+    if isinstance(error, ModuleNotFoundError) and error.name is None:
+        return str(error)
+    return None
 
 
 def _worker(error: BaseException) -> str | None:
