@@ -61,5 +61,7 @@ def test_a_number_of_classes_is_found_however_it_is_spelt(words: list[str]):
 
 
 def test_no_number_of_classes_is_read_into_other_words():
-    assert typed_num_classes(["--data.num_classes=7", "--model={lr: 1", "--seed_everything=1"]) is None
+    assert (
+        typed_num_classes(["--data.num_classes=7", "--model={lr: 1", "--seed_everything=1"]) is None
+    )
     assert typed_num_classes(["--model={num_classes: 7"]) is None

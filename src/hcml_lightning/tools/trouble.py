@@ -56,7 +56,16 @@ def explain(error: BaseException) -> str | None:
         The message for the user, or None for what may be a bug and needs its traceback.
     """
     for link in _chain(error):
-        for explanation in (_memory, _batch_norm, _wandb, _worker, _own_words, _lightning, _package, _file):
+        for explanation in (
+            _memory,
+            _batch_norm,
+            _wandb,
+            _worker,
+            _own_words,
+            _lightning,
+            _package,
+            _file,
+        ):
             message = explanation(link)
             if message is not None:
                 return message
