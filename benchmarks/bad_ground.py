@@ -18,7 +18,6 @@ CLIP = {
     "frame_stride": 1,
     "short_side": (32, 32),
     "crop_size": 32,
-    "test_crop_size": 32,
     "test_clips": 1,
     "test_crops": 1,
 }

@@ -23,12 +23,7 @@ FRAMES = "something-something-frames"
 SUFFIXES = (".avi", ".mp4", ".mkv", ".webm")
 TINY = [
     *("--data.clip_length=4", "--data.short_side=[32, 40]", "--data.crop_size=32"),
-    *(
-        "--data.test_crop_size=32",
-        "--data.batch_size=2",
-        "--data.num_workers=0",
-        "--data.flip=none",
-    ),
+    *("--data.batch_size=2", "--data.num_workers=0", "--data.flip=none"),
     *("--model.backbone=r2d_tiny", "--trainer.accelerator=cpu", "--trainer.logger=false"),
     *("--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"),
 ]

@@ -200,8 +200,9 @@ class MotionTask(MeasuredTask):
         task = checkpoint.get("task", cls.__name__)
         if task != cls.__name__:
             raise ValueError(
-                f"this checkpoint was made by {task}, not by {cls.__name__}: to start a new stage from it, "
-                "give it as init_from (--model.init_from); ckpt_path only goes on with, or evaluates, the same stage"
+                f"this checkpoint was made by {task}, not by {cls.__name__}: {task}.load_from_checkpoint reads it; to "
+                "start a new stage from it, give it as init_from (--model.init_from); ckpt_path only goes on with, or "
+                "evaluates, the same stage"
             )
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
