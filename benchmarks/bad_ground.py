@@ -1,7 +1,7 @@
 """A folder with a good small dataset, a good checkpoint, and everything bad that can be made of them."""
 
-import shutil
 import wave
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -139,14 +139,6 @@ class Ground:
         content = bytearray((folder / "0.png").read_bytes())
         content[16:24] = (30000).to_bytes(4, "big") * 2
         # The sum of the header, which some readers check.
-        content[29:33] = __import__("zlib").crc32(bytes(content[12:29])).to_bytes(4, "big")
+        content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
         (folder / "0.png").write_bytes(content)
         return folder
-
-    def without(self, name: str, part: str) -> Path:
-        """A copy of the good dataset without a part of it."""
-        root = self.folder / name
-        shutil.copytree(self.ucf, root)
-        target = root / part
-        shutil.rmtree(target) if target.is_dir() else target.unlink()
-        return root

@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "bad_inputs.md"
 # One of them stands in every message that says what to do.
 NEXT = re.compile(
     r"expected|give|name|choose|use |set |lower|remove|get |run |allow|save|take|link|train|there are|must|needs|"
-    r"hcml|mend|leave|invalid choice|required|look|wait|fetch|delete|--\w|at least|one of",
+    r"hcml \w|mend|leave|invalid choice|required|look|wait|fetch|delete|--\w|at least|one of",
     re.IGNORECASE,
 )
 LONGEST = 420
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
     Attributes:
         case: the case.
         status: exit status; None if an error came through.
-        said: the last that was said, without names of folders.
+        said: the last that was said, without the command before it and names of folders.
     """
 
     case: Case
@@ -81,7 +81,7 @@ def ask(case: Case, folder: Path) -> Answer:
         except Exception as error:
             status, told = None, f"{type(error).__name__}: {error}"
     said = told or _last(errors.getvalue()) or output.getvalue()
-    return Answer(case, status, normalised(said, folder))
+    return Answer(case, status, re.sub(r"^hcml[\w ]*: (error: )?", "", normalised(said, folder)))
 
 
 def _last(text: str) -> str:
@@ -118,8 +118,7 @@ def page(answers: Sequence[Answer]) -> str:
         ]
         for answer in answers:
             if answer.case.kind == kind:
-                said = re.sub(r"^hcml[\w ]*: (error: )?", "", answer.said)
-                said = said.replace("|", "\\|").replace("`", "'")
+                said = answer.said.replace("|", "\\|").replace("`", "'")
                 lines.append(f"| {answer.case.what} | `{said}` |")
     return "\n".join([*lines, f"\n{len(answers)} cases.\n"])
 

@@ -134,7 +134,7 @@ def table1(rows: Sequence[Row]) -> str:
         "Efficacy score = training / (training − test accuracy), both means over seeds, of a light classifier on "
         "frozen P^l; its accuracies beside it. Action: labels; preliminary: reconstruction, for as many epochs as the "
         "chain has; hierarchical: reconstruction at level 0, contrast above it. Levels 0, 1, 2 are levels 1, 2, 3 "
-        "of the paper's Table 1, and of its Figure 3. The paper shows the same as a bar chart, without numbers.\n",
+        "of the paper's Table 1, and of its Figure 3. The paper's own values were not at hand.\n",
         "| data | supervision | level | efficacy | test top-1 | training top-1 | seeds |",
         "|---|---|---|---|---|---|---|",
     ]

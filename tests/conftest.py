@@ -1,6 +1,7 @@
 """What all tests share: an interpreter for the GPU kernels, few threads, and generated videos."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,3 +56,9 @@ def synthetic_root(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
         return roots[layout]
 
     return root
+
+
+@pytest.fixture
+def layout_copy(synthetic_root: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Give a copy of such a dataset that a test may change."""
+    return lambda layout: shutil.copytree(synthetic_root(layout), tmp_path / layout)

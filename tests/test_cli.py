@@ -97,6 +97,7 @@ def test_public_names_are_there():
         (["--model.lr=abc"], "--model.lr: expected a number, got 'abc'"),
         (["--data.flip=mirro"], "expected one of none, plain, mirror, got 'mirro'; did you mean"),
         (["--trainer.max_epochs=1.5"], "expected a whole number or null, got '1.5'"),
+        (["--trainer.enable_checkpointing=false"], "leave it out (--trainer.fast_dev_run true"),
         (["--trainer.strategy=dp"], "--trainer: You selected an invalid strategy name"),
         (
             ["-c", "configs/data/something_v1.yaml", "-c", "configs/stages/1_flow.yaml"],
@@ -195,6 +196,11 @@ def test_summary_tells_what_trains_and_what_comes_next(
     ("end", "schedule", "epoch"),
     [
         (["--trainer.max_epochs=2"], "warm-up 0.5 of 2 epochs, then half a cosine", "epoch 1/2  "),
+        (
+            ["--trainer.max_epochs=1", "--trainer.max_steps=1000"],
+            "warm-up 0.5 of 1 epochs, then half a cosine",
+            "epoch 1  ",
+        ),
         (
             ["--trainer.max_epochs=1", "--model.warmup_epochs=40"],
             "only rises, since warmup_epochs=40 of 1 leaves no epoch in which it could fall: lower it "

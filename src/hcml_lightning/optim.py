@@ -59,7 +59,8 @@ def make_optimizer(
         ValueError: if the name is unknown.
     """
     optimizer: torch.optim.Optimizer
-    # Unstated in the paper: momentum and weight decay. 0.9 with Nesterov's correction, and 1e-4, as in [9] and [14].
+    # Unstated in the paper: momentum and weight decay, and what decays. 0.9 with Nesterov's correction and 1e-4, as
+    # in [9] and [14]; of all parameters, where [14] leaves out those of batch norm (`decay_norm_and_bias`).
     if name == "sgd":
         optimizer = torch.optim.SGD(
             groups, lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None

@@ -73,14 +73,6 @@ def same(first: list[dict], second: list[dict]) -> bool:
     )
 
 
-@pytest.fixture
-def layout_copy(synthetic_root, tmp_path):
-    def copy(layout: str) -> Path:
-        return shutil.copytree(synthetic_root(layout), tmp_path / layout)
-
-    return copy
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 class TestLayouts:
     def test_classes_are_known_at_once(self, synthetic_root, layout):
@@ -332,6 +324,7 @@ def test_a_test_sees_all_of_the_shorter_side_at_the_size_that_was_trained(synthe
         ({"crop_size": 48}, r"short_side=\(40, 48\) must .* crop_size=48"),
         ({"short_side": (48, 40)}, r"short_side=\(48, 40\)"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0, but is -1"),
         ({"test_crop_size": -1}, "test_crop_size must be at least 1"),
         ({"test_crop_size": 0}, "test_crop_size must be at least 1"),
         ({"num_workers": -1}, "num_workers must be at least 0"),
@@ -427,6 +420,13 @@ class TestKinetics:
         with pytest.raises(ValueError, match=r"train\.csv: the columns .*youtube_id"):
             make("kinetics", tmp_path)
 
+    def test_a_list_of_training_without_classes_is_named(self, layout_copy):
+        root = layout_copy("kinetics")
+        rows = (root / "val.csv").read_text().splitlines()
+        (root / "val.csv").write_text("\n".join(row.partition(",")[2] for row in rows))
+        with pytest.raises(ValueError, match=r"val\.csv: the columns label are missing"):
+            make("kinetics", root).setup("fit")
+
 
 class TestSomething:
     def test_paper_values_are_the_defaults(self, synthetic_root):
@@ -441,6 +441,15 @@ class TestSomething:
         path.write_text(path.read_text() + "99;Sneezing\n")
         with pytest.raises(ValueError, match=r"train\.csv: the class 'Sneezing' of video 99"):
             make("something_v1", root).setup("fit")
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_a_video_without_a_class_is_named(self, layout_copy, version):
+        root = layout_copy(f"something_v{version}")
+        suffix = "csv" if version == 1 else "json"
+        path = root / f"something-something-v{version}-validation.{suffix}"
+        path.write_text("3\n" if version == 1 else '[{"id": "3"}]')
+        with pytest.raises(ValueError, match=rf"validation\.{suffix}: video 3 has no class"):
+            make(f"something_v{version}", root).setup("fit")
 
     def test_a_missing_folder_is_named(self, layout_copy):
         root = layout_copy("something_v2")

@@ -160,6 +160,11 @@ def test_left_and_right_and_the_two_turns_are_mirror_classes():
     assert mirror_classes(list(CLASSES)) == {0: 1, 1: 0, 4: 5, 5: 4}
 
 
+def test_a_class_that_cannot_be_told_from_another_mirrors_none():
+    names = ["wave left", "WaveLeft", "wave right", "turn left", "turn right"]
+    assert mirror_classes(names) == {3: 4, 4: 3}
+
+
 def test_what_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(ValueError, match="layout must be one of ucf101"):
         write_synthetic(tmp_path, "imagenet")  # type: ignore[arg-type]

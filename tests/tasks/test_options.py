@@ -65,6 +65,7 @@ def test_smoothness_in_joint_training(
     assert losses[1] - losses[0] == pytest.approx(0.5 * 4 * 1e-6**0.45, rel=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_settings_of_the_optimizer_reach_it(
     name: str, fit: Callable[..., Any], tiny: dict[str, Any]
@@ -109,7 +110,10 @@ def test_the_probe_averages_its_views(
     generator = torch.Generator().manual_seed(0)
     video = torch.randint(256, (2, 5, 3, 4, 32, 32), generator=generator, dtype=torch.uint8)
     batch: Any = {"video": video, "label": torch.tensor([0, 1]), "index": torch.arange(2)}
+    batch["video_id"] = ["a", "b"]
     with torch.no_grad():
-        task.test_step(batch, 0)
+        found = task.test_step(batch, 0)
         expected = torch.stack([task(views).softmax(1).mean(0) for views in video])
     torch.testing.assert_close(task.test_accuracy["top1"].scores[0], expected)
+    torch.testing.assert_close(found["probability"], expected)
+    assert found["video_id"] == ["a", "b"]

@@ -22,7 +22,7 @@ def no_gpu(monkeypatch):
 
 
 def test_it_tells_rates_shares_and_cores(synthetic_root, capsys):
-    given = words(synthetic_root("ucf101"), "--workers=[0, 1]", "--step_ms=[100]")
+    given = words(synthetic_root("ucf101"), "--workers=[0, 1]", "--step_ms=100")
     assert main(given) == 0
     said = capsys.readouterr().out
     assert "workers  clips/s" in said
@@ -87,3 +87,21 @@ def test_cores_are_rounded_up():
     assert cores_needed(step_ms=100, batch_size=8, clips_per_core=25) == 4
     assert cores_needed(step_ms=99, batch_size=8, clips_per_core=25) == 4
     assert cores_needed(step_ms=50, batch_size=8, clips_per_core=25) == 7
+
+
+def test_videos_that_are_skipped_are_not_timed(layout_copy, capsys):
+    root = layout_copy("ucf101")
+    video = next(root.rglob("*.avi"))
+    video.write_bytes(video.read_bytes()[:2000])
+    given = words(root, "--data.on_error=skip", "--workers=0", "--step_ms=100")
+    with pytest.warns(UserWarning, match="left out of training"):
+        assert main(given) == 0
+    assert "a GPU whose step takes 100 ms needs" in capsys.readouterr().out
+
+
+def test_with_a_cache_there_are_no_workers(synthetic_root, capsys):
+    given = words(synthetic_root("ucf101"), "--data.cache=true", "--data.num_workers=0")
+    assert main([*given, "--workers=[0, 1]", "--step_ms=100"]) == 0
+    said = capsys.readouterr().out
+    assert "\n0 " in said
+    assert "\n1 " not in said

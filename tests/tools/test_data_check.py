@@ -17,6 +17,8 @@ from hcml_lightning.cli import main
 from hcml_lightning.data.manifest import MANIFEST_NAME, ManifestRow, digest_of, read_manifest
 from hcml_lightning.data.video_file import VideoError
 from hcml_lightning.data.video_index import index_video
+from hcml_lightning.tools import check as check_tool
+from hcml_lightning.tools.check import UNREAD
 from hcml_lightning.tools.check_report import by_kind
 from hcml_lightning.tools.journal import Journal
 from hcml_lightning.tools.pool import Lost, run_each
@@ -37,11 +39,6 @@ def words(layout: str, root: Path) -> list[str]:
 
 def check(layout: str, root: Path, *more: str) -> int:
     return main(["data", "check", *words(layout, root), "--num_workers=1", *more])
-
-
-@pytest.fixture
-def layout_copy(synthetic_root, tmp_path):
-    return lambda layout: shutil.copytree(synthetic_root(layout), tmp_path / layout)
 
 
 @pytest.mark.parametrize("layout", CLASSES)
@@ -138,6 +135,26 @@ def test_content_that_changed_in_silence_is_named(layout_copy, layout, pattern, 
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert check(layout, root, "--verify") == 0
     assert "looked at 1 of 16" in capsys.readouterr().out
+    assert (root / MANIFEST_NAME).read_bytes() == sound
+
+
+@pytest.mark.parametrize(
+    ("lost", "why"), [("", ""), (Lost("no answer in 1 s"), " (no answer in 1 s)")]
+)
+def test_a_file_that_cannot_be_compared_is_not_called_changed(
+    layout_copy, lost, why, capsys, monkeypatch
+):
+    root = layout_copy("something_v2")
+    assert check("something_v2", root) == 0
+    sound = (root / MANIFEST_NAME).read_bytes()
+    with monkeypatch.context() as cut:
+        cut.setattr(check_tool, "run_each", lambda _, paths, *__: ((p, lost) for p in paths))
+        assert check("something_v2", root, "--verify") == 1
+    said = capsys.readouterr().out
+    assert f"{UNREAD}{why}" in said
+    assert "16 could not be compared:" in said
+    assert "is not the one that was checked" not in said
+    assert check("something_v2", root, "--verify") == 0
     assert (root / MANIFEST_NAME).read_bytes() == sound
 
 

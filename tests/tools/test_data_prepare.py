@@ -58,11 +58,6 @@ def rows(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-@pytest.fixture
-def layout_copy(synthetic_root, tmp_path):
-    return lambda layout: shutil.copytree(synthetic_root(layout), tmp_path / "from" / layout)
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_copy_is_the_same_dataset(synthetic_root, tmp_path, layout, capsys):
     root = synthetic_root(layout)
@@ -199,6 +194,15 @@ def test_parts_make_the_whole(synthetic_root, tmp_path):
     assert {n: c for n, c in whole.items() if not n.startswith("hcml_prepared")} == {
         n: c for n, c in parts.items() if not n.startswith("hcml_prepared")
     }
+
+
+def test_a_part_that_was_killed_is_left_alone_by_the_whole(synthetic_root, tmp_path):
+    part = tmp_path / "to" / ".hcml_prepare" / "part_1-of-8"
+    root = synthetic_root("kinetics")
+    assert run("kinetics", root, tmp_path / "to", "--shard=1/8") == 0
+    part.mkdir(parents=True)
+    assert run("kinetics", root, tmp_path / "to") == 0
+    assert part.is_dir()
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(synthetic_root, tmp_path):

@@ -201,10 +201,17 @@ def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
         [f"--model.init_from={tmp_path}/contrast1.ckpt"],
     )
     assert "recognition: starts from contrast1, done before\n" in capsys.readouterr().out
-    # What is not of the paper's row of stages starts from nothing, or from what is given.
+    assert start("probe", words) == (
+        "contrast1 contrast1con",
+        [f"--model.init_from={tmp_path}/contrast1.ckpt"],
+    )
+    assert start("test", words)[0] == "contrast1 contrast1con"
+    said = capsys.readouterr().out
+    for name in ("probe", "test"):
+        assert f"{name}: starts from contrast1, done before\n" in said
+    # What is compared with the paper's row of stages starts from nothing, or from what is given.
     assert start("baseline", words) == ("", [])
     assert start("motion_only", words) == ("", [])
-    assert start("probe", words) == ("", [])
     (tmp_path / "recognition" / "settings.json").unlink()
     assert start("recognition", given) == ("", ["--model.init_from=mine.ckpt"])
     assert "starts from" not in capsys.readouterr().out
@@ -258,6 +265,16 @@ def test_what_learns_by_labels_alone_gets_no_weights_of_the_stages_before_it(tmp
 def test_there_is_no_test_without_training(words: list[str], tmp_path: Path):
     with pytest.raises(StageError, match="no stage before it"):
         run_plan(Plan.from_words(words), ["test"], tmp_path, Recorder())
+
+
+def test_there_is_no_probe_of_nothing(words: list[str], tmp_path: Path):
+    launch = Recorder(fail_at="--checkpoint.dirpath")
+    with pytest.raises(StageError, match=r"no stage before it .*--stages flow,probe"):
+        run_plan(Plan.from_words(words), ["probe"], tmp_path, launch)
+    given = Plan.from_words([*words, "--probe.model.init_from=mine.ckpt"])
+    with pytest.raises(StageError, match="did not end"):
+        run_plan(given, ["probe"], tmp_path, launch)
+    assert "--probe" not in " ".join(launch.calls[0])
 
 
 def test_a_stage_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]):

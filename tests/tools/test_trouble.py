@@ -15,6 +15,7 @@ from torch._utils import ExceptionWrapper
 from hcml_lightning.callbacks import CollapseError
 from hcml_lightning.cli import main
 from hcml_lightning.data.decode import VideoError, probe
+from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.tasks import RecognitionTask
 from hcml_lightning.tools.configs import read_config
 from hcml_lightning.tools.output import format_metrics
@@ -138,3 +139,10 @@ def test_a_video_error_keeps_its_words_through_a_worker():
     assert isinstance(error, VideoError)
     assert "Original Traceback" in str(error)
     assert explain(error) == str(raised(lambda: probe("nowhere.mp4")))
+
+
+def test_a_cache_that_is_too_small_says_so(synthetic_root: Callable[[str], Path]):
+    video = next(synthetic_root("ucf101").rglob("*.avi"))
+    message = explain(raised(lambda: FrameCache(limit=1).probe(str(video))))
+    assert message is not None
+    assert "--data.cache false" in message

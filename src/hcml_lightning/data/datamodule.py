@@ -106,6 +106,7 @@ class VideoDataModule(ListedDataModule):
             ("test_clips", test_clips, 1),
             ("batch_size", batch_size, 1),
             ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, but is {value}.")
@@ -122,6 +123,8 @@ class VideoDataModule(ListedDataModule):
         self._keeps = cache
         self._cache: FrameCache | None = None
         self._clip = ClipRecipe(clip_length, frame_stride, (low, high), crop_size)
+        # Unstated in the paper: what its 30 and 9 views are, and what is averaged. 10 and 3 clips of three crops, as in
+        # [57], and of their class probabilities the mean.
         self._test_clip = ClipRecipe(
             clip_length,
             frame_stride,

@@ -121,8 +121,8 @@ class VideoDataset(Dataset[Sample | None]):
         self.seed = seed
         self.skip_broken = skip_broken
         self.skip_limit = skip_limit
-        self._probe = probe if cache is None else cache.probe
-        self._read_frames = read_frames if cache is None else cache.read_frames
+        self.probe = probe if cache is None else cache.probe
+        self.read_frames = read_frames if cache is None else cache.read_frames
         # In shared memory, so that all workers count together.
         self.broken = torch.zeros(len(self.records), dtype=torch.uint8)
         self.broken.share_memory_()  # type: ignore[no-untyped-call]
@@ -148,13 +148,13 @@ class VideoDataset(Dataset[Sample | None]):
     def _read(self, epoch: int, index: int) -> Sample:
         record, recipe = self.records[index], self.recipe
         rng = np.random.default_rng((self.seed, epoch, index)) if recipe.random else None
-        info = self._probe(record.path, record.stored)
+        info = self.probe(record.path, record.stored)
         clips = clip_frames(
             info.num_frames, recipe.clip_length, recipe.frame_stride, rng, recipe.num_clips
         )
         views = self._views(info, rng)
         numbers = [number for clip in clips for number in clip]
-        frames = self._read_frames(record.path, numbers, record.stored)
+        frames = self.read_frames(record.path, numbers, record.stored)
         videos = [apply_view(clip, view) for clip in frames.chunk(len(clips)) for view in views]
         flow = None
         if recipe.true_flow:

@@ -55,13 +55,14 @@ class KineticsDataModule(VideoDataModule):
 
         Raises:
             FileNotFoundError: if the list is missing.
-            ValueError: if a class is not in the list of training, a video is there twice, or a name leads out of root.
+            ValueError: if the list has no classes, or one that is not in the list of training, a video is there twice,
+                or a name leads out of root.
         """
         side = "val" if split == "test" else split
         path = self.find_list(_LISTS[side], f"the list of the {side} split")
         label = {name: i for i, name in enumerate(self.class_names)}
         records = []
-        for row in read_table(path, _COLUMNS):
+        for row in read_table(path, _COLUMNS if side == "predict" else {*_COLUMNS, "label"}):
             name = row.get("label")
             if name is not None and name not in label:
                 self.refuse(f"{path} names the class {name!r}, which no other list has.")

@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from hcml_lightning.data.annotations import find_list
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.links import refuse_links
-from hcml_lightning.data.lists import check_classes, what_is_wrong_with
+from hcml_lightning.data.lists import check_names, what_is_wrong_with
 from hcml_lightning.data.mirror import mirror_classes
 from hcml_lightning.data.usable import usable_records
 
@@ -55,7 +55,7 @@ class ListedDataModule(pl.LightningDataModule):
         Raises:
             ValueError: if a name stands twice, or is none.
         """
-        check_classes(self.root, class_names)
+        check_names(self.root, class_names)
         self.class_names = class_names
         self.mirror_classes = mirror_classes(class_names)
 

@@ -119,7 +119,7 @@ def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
     return rows
 
 
-def check_classes(root: str, names: list[str]) -> None:
+def check_names(root: str, names: list[str]) -> None:
     """Look at the names of classes.
 
     Raises:

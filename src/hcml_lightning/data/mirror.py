@@ -23,14 +23,17 @@ def mirror_classes(class_names: list[str]) -> dict[int, int]:
         {0: 2, 2: 0}
         >>> mirror_classes(["DrawCircleCW", "DrawCircleCCW", "TurnRight"])
         {0: 1, 1: 0}
+        >>> mirror_classes(["跑 left", "跳 left", "跳 right"])
+        {1: 2, 2: 1}
     """
     words = [_words(name) for name in class_names]
-    label = {name: i for i, name in enumerate(words)}
+    # Of names with the same words nobody can tell which one is meant.
+    label = {name: i for i, name in enumerate(words) if words.count(name) == 1}
     mirrored = [tuple(_OPPOSITES.get(word, word) for word in name) for name in words]
     return {
         i: label[other]
         for i, (name, other) in enumerate(zip(words, mirrored, strict=True))
-        if other != name and other in label
+        if other != name and name in label and other in label
     }
 
 
@@ -50,4 +53,6 @@ def unpaired_classes(class_names: list[str]) -> list[str]:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    return tuple(w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name))
+    # The last part is of other scripts, where capitals part nothing.
+    found = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+", name)
+    return tuple(word.lower() for word in found)

@@ -85,7 +85,7 @@ class SomethingDataModule(VideoDataModule):
 
         Raises:
             FileNotFoundError: if the list is missing.
-            ValueError: if an entry names an unknown class, or leads out of the folder.
+            ValueError: if an entry has no class, or an unknown one, or leads out of the folder.
         """
         side = _SIDES[split]
         suffix = "csv" if self.version == 1 else "json"
@@ -96,6 +96,9 @@ class SomethingDataModule(VideoDataModule):
         names = VideoNames()
         records = []
         for video, name in _entries(path):
+            if name is None and side != "test":
+                self.refuse(f"{path}: video {video} has no class; get the list anew.")
+                continue
             if name is not None and name not in label:
                 self.refuse(
                     f"{path}: the class {name!r} of video {video} is not in the list of classes."

@@ -10,16 +10,16 @@ frames.
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import av
 import numpy as np
 import numpy.typing as npt
 import torch
-from av.video.stream import VideoStream
 from PIL import Image
 from torch import Tensor
 
+from hcml_lightning.data.encode import encode
 from hcml_lightning.data.moving_shapes import CLASSES, Motion, render
 from hcml_lightning.data.synthetic_layouts import LAYOUTS, SyntheticVideo
 from hcml_lightning.storage import whole
@@ -148,10 +148,4 @@ def _write_frames(path: Path, frames: npt.NDArray[np.uint8], fps: int = 25) -> N
         whole(path, f".part{path.suffix}") as new,
         av.open(str(new), "w", options=exact) as container,
     ):
-        stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for picture in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
+        encode(container, codec, frames, fps, options)

@@ -93,7 +93,9 @@ class VideoFolderDataModule(VideoDataModule):
                 for path in walk_videos(folder / name, None if self.follow_links else self.root)
             ]
             if not videos:
-                self.refuse(f"{folder / name}: the folder of the class holds no videos.")
+                self.refuse(
+                    f"{folder / name}: the folder of the class holds no videos; put some there, or remove it."
+                )
             records += self._share(videos, split) if folder == self._folder("both") else videos
         return records
 

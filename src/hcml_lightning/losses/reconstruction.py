@@ -62,6 +62,8 @@ def photometric_loss(frames: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
             f"got {tuple(frames.shape)}, {tuple(warped.shape)} and {tuple(valid.shape)}"
         )
     # Unstated in the paper: what ρ does with colours. It penalises each channel, and the mean is taken.
+    # Unstated in the paper: which value of m is which. It marks invalid pixels, and Eq. 3 has those with m = 1; the
+    # text says that invalid ones are left out.
     return torch.where(valid, charbonnier(frames - warped), 0.0).mean()
 
 

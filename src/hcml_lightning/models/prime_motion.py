@@ -71,6 +71,8 @@ class MotionProjection(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        # Departure: A.3 has a ReLU after each convolution. None follows here, as none ends the branch of a residual
+        # block: at the zero start it would pass no gradient, and later it could add but never take away.
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, motion: Tensor) -> Tensor:
@@ -113,5 +115,5 @@ class PrimeMotionBlock(nn.Module):
     def start_as_identity_(self) -> None:
         """Let Z^l start as F^l."""
         # Unstated in the paper: how g^l starts. Its batch norm's weight starts at zero, so that an untrained block
-        # never disturbs the backbone above it; and no ReLU follows, which would pass no gradient at zero.
+        # never disturbs the backbone above it.
         nn.init.zeros_(self.project.bn.weight)

@@ -31,7 +31,7 @@ from hcml_lightning.tasks.classes import check_classes
 from hcml_lightning.tasks.description import Description, describe
 from hcml_lightning.tasks.finite import FiniteNumbers
 from hcml_lightning.tasks.measured import MeasuredTask
-from hcml_lightning.tasks.ranges import refuse_negative
+from hcml_lightning.tasks.ranges import refuse_negative, refuse_one
 from hcml_lightning.tasks.warm_start import load_warm_start
 
 
@@ -87,6 +87,7 @@ class MotionTask(MeasuredTask):
     ) -> None:
         super().__init__()
         refuse_negative(lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs)
+        refuse_one(momentum=momentum, dropout=dropout)
         if self.CLASSIFIES and num_classes < 2:
             raise ValueError(
                 f"num_classes must be at least 2 to tell classes apart, but is {num_classes}; from the command line it "

@@ -81,10 +81,20 @@ class FlowTask(MotionTask):
     def on_train_end(self) -> None:
         """Say that nothing was learned, where flow rebuilds no frame better than standing still does."""
         values = self.trainer.callback_metrics
-        error, zero = values.get("val/photometric"), values.get("val/photometric_zero")
-        if error is not None and zero is not None and error >= 0.98 * zero:
+        names = ("photometric", "photometric_zero", "valid")
+        if any(f"val/{name}" not in values for name in names):
+            return
+        error, zero, valid = (values[f"val/{name}"] for name in names)
+        if valid < 0.5:
             rank_zero_warn(
-                f"the flow rebuilds frames no better (photometric error {error:.4g}) than no flow at all ({zero:.4g}), "
+                f"the flow leads out of the frame for {1 - valid:.0%} of the pixels, which Eq. 3 does not count, so "
+                "that its error is low and says nothing. Lower lr, raise smoothness_weight, or give frames that are "
+                "closer in time (frame_stride)."
+            )
+        elif error >= 0.98 * valid * zero:
+            rank_zero_warn(
+                f"the flow rebuilds frames no better (photometric error {error / valid:.4g} of the pixels that it can "
+                f"rebuild) than no flow at all ({zero:.4g}), "
                 "so the stages above would learn from features that hold no motion. Lower smoothness_weight, give "
                 "frames that are closer in time (frame_stride), train longer, or raise lr."
             )

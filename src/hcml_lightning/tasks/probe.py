@@ -17,6 +17,8 @@ from hcml_lightning.metrics import VideoAccuracy, efficacy_score
 from hcml_lightning.models.backbones import backbone_spec, initialise_
 from hcml_lightning.tasks.base import MotionTask
 from hcml_lightning.tasks.counts import TrainCounts
+from hcml_lightning.tasks.ranges import refuse_zero
+from hcml_lightning.tasks.views import VideoPrediction, mean_probability
 
 
 class ProbeTask(MotionTask):
@@ -28,7 +30,7 @@ class ProbeTask(MotionTask):
         **shared: arguments of every task.
 
     Raises:
-        ValueError: if the level has no motion block, or there are fewer than two classes.
+        ValueError: if the level has no motion block, there are fewer than two classes, or a number is out of its range.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
@@ -38,6 +40,7 @@ class ProbeTask(MotionTask):
     # Unstated in the paper: the classifier. One 3×3×3 convolution over place and time, a pooling, and a linear layer.
     def __init__(self, level: int = 0, hidden: int = 64, **shared: Any) -> None:
         super().__init__(**shared)
+        refuse_zero(hidden=hidden)
         if level not in self.model.levels:
             raise ValueError(f"level must be one of the levels {self.model.levels}, got {level}")
         self.level = level
@@ -101,9 +104,10 @@ class ProbeTask(MotionTask):
             score = efficacy_score(train, test)
             self.log_dict({"train/top1": train, "val/efficacy": score}, sync_dist=True)
 
-    def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
+    def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
         """Mean probability over all views of a video."""
-        clips = batch["video"] if batch["video"].ndim == 6 else batch["video"][:, None]
-        probability = torch.stack([self(view).softmax(dim=1) for view in clips.unbind(1)]).mean(0)
+        # As many clips at a time as in training.
+        probability = mean_probability(self, batch, len(batch["video"]))
         self.test_accuracy.update(probability, batch["label"], batch["index"])
         self.log_dict(self.test_accuracy)
+        return {"video_id": batch["video_id"], "probability": probability}

@@ -27,3 +27,14 @@ def refuse_zero(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} must be above 0, but is {value}")
+
+
+def refuse_one(**values: float) -> None:
+    """Refuse what is no share below one, by the names that they have as arguments.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, but is {value}")

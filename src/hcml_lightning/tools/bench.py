@@ -8,13 +8,14 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.data.dataset import Sample, VideoDataset, collate
-from hcml_lightning.data.decode import probe, read_frames
+from hcml_lightning.data.decode import VideoError
 from hcml_lightning.data.sampling import clip_frames
 from hcml_lightning.data.transforms import apply_view, random_view
 from hcml_lightning.tasks import MotionTask
@@ -22,6 +23,8 @@ from hcml_lightning.tools.data_options import DataParser, data_parser
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.output import print_table
 from hcml_lightning.tools.step_time import step_seconds
+
+T = TypeVar("T")
 
 
 def clips_per_second(data: VideoDataModule, num_workers: int, seconds: float) -> float:
@@ -58,10 +61,18 @@ def shares(data: VideoDataModule, seconds: float) -> dict[str, float]:
     """
     dataset = data.dataset("train")
     spent = dict.fromkeys(("find frames", "decode", "crop, resize, flip", "collate"), 0.0)
-    clips = 0
+    clips, number = 0, 0
     start = time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for name, value in _one_clip(dataset, clips).items():
+    while clips == 0 or time.perf_counter() - start < seconds:
+        number += 1
+        try:
+            parts = _one_clip(dataset, number)
+        except VideoError:
+            # The loader has named it, and has given up by itself where these are too many.
+            if not dataset.skip_broken:
+                raise
+            continue
+        for name, value in parts.items():
             spent[name] += value
         clips += 1
     return {name: value / clips for name, value in spent.items()}
@@ -106,12 +117,15 @@ def make_parser() -> DataParser:
     parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
     cores = os.cpu_count() or 1
     parser.add_argument(
-        "--workers", type=list[int], default=sorted({0, 1, 2, cores // 2, cores}), help="to try"
+        "--workers",
+        type=int | list[int],
+        default=sorted({0, 1, 2, cores // 2, cores}),
+        help="to try, as in 4 or [0, 4]; with a cache there are none",
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="for each measurement")
     parser.add_argument(
         "--step_ms",
-        type=list[float],
+        type=float | list[float],
         default=[],
         help="of a GPU, for a batch; measured if not given",
     )
@@ -140,7 +154,7 @@ def main(words: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     rows = [["workers", "clips/s", "clips/s per worker"]]
-    for workers in options.workers:
+    for workers in [0] if data.hparams["cache"] else _listed(options.workers):
         rate = clips_per_second(data, workers, options.seconds)
         rows.append([str(workers), f"{rate:.1f}", f"{rate / max(1, workers):.1f}"])
     print(f"{data.root}: batches of {data.batch_size}, {cores} cores\n")
@@ -156,7 +170,7 @@ def main(words: Sequence[str]) -> int:
         + ("no GPU here" if transfer is None else f"{1e3 * transfer:7.2f} ms")
     )
     print()
-    for step in options.step_ms or measured_step(options.model, data, options.precision):
+    for step in _listed(options.step_ms) or measured_step(options.model, data, options.precision):
         needed = cores_needed(step, data.batch_size, 1 / total)
         print(f"a GPU whose step takes {step:.4g} ms needs {needed} cores like these")
     return 0
@@ -176,18 +190,22 @@ def measured_step(task: MotionTask | None, data: VideoDataModule, precision: str
     if not torch.cuda.is_available():
         print(
             "how many cores does a GPU need? There is none here to measure the step of: give the milliseconds that a "
-            "batch takes on yours, --step_ms '[250]'"
+            "batch takes on yours, --step_ms 250"
         )
         return []
     if task is None:
         print(
             "how many cores does this GPU need? Name the stage whose step is to be measured, "
-            "-c configs/stages/4_recognition.yaml, or give --step_ms '[250]'"
+            "-c configs/stages/4_recognition.yaml, or give --step_ms 250"
         )
         return []
     step = 1e3 * step_seconds(task, data, precision=precision)
     print(f"a step of {type(task).__name__} takes {step:.1f} ms on {torch.cuda.get_device_name()}")
     return [step]
+
+
+def _listed(given: T | list[T]) -> list[T]:
+    return given if isinstance(given, list) else [given]
 
 
 def _one_clip(dataset: VideoDataset, number: int) -> dict[str, float]:
@@ -197,11 +215,12 @@ def _one_clip(dataset: VideoDataset, number: int) -> dict[str, float]:
     recipe = dataset.recipe
     rng = np.random.default_rng((dataset.seed, number, index))
     marks = [time.process_time()]
-    info = probe(record.path, record.stored)
+    info = dataset.probe(record.path, record.stored)
     numbers = clip_frames(info.num_frames, recipe.clip_length, recipe.frame_stride, rng)[0]
-    view = random_view(info.height, info.width, recipe.short_side, recipe.crop_size, True, rng)
+    flip = recipe.flip != "none"
+    view = random_view(info.height, info.width, recipe.short_side, recipe.crop_size, flip, rng)
     marks.append(time.process_time())
-    frames = read_frames(record.path, numbers, record.stored)
+    frames = dataset.read_frames(record.path, numbers, record.stored)
     marks.append(time.process_time())
     video = apply_view(frames, view)
     marks.append(time.process_time())

@@ -36,6 +36,7 @@ CHANGED = (
     "the content is not the one that was checked, though size and time are the same: copy the file again, or `touch` "
     "it if the new content is right"
 )
+UNREAD = "could not be read to compare it with what was checked; mend that, and give --verify again"
 
 
 def examine(path: str) -> ManifestRow:
@@ -144,9 +145,12 @@ def verified(
     results = run_each(digest_of, read, num_processes, limit_s)
     for path, digest in tqdm(results, "verify", len(read), unit=" videos", disable=None):
         row = rows[path]
-        if digest != row.digest:
-            kept[path] = replace(row, info=None, index="", note="", error=CHANGED)
-        elif row.error == CHANGED:
+        unread = digest == "" or isinstance(digest, Lost)
+        if unread or digest != row.digest:
+            why = f" ({digest.reason})" if isinstance(digest, Lost) else ""
+            error = UNREAD + why if unread else CHANGED
+            kept[path] = replace(row, info=None, index="", note="", error=error)
+        elif row.error.startswith((CHANGED, UNREAD)):
             back[path] = row
         else:
             kept[path] = row

@@ -17,6 +17,7 @@ KINDS = (
     ("missing", "there is no such file"),
     ("empty", "is empty|holds no frames|has no frames"),
     ("no video stream", "no video stream"),
+    ("could not be compared", "^could not be read to compare"),
     ("not a video", "git-LFS|is text"),
     ("cut short", "cut short: |promises"),
     ("gave no answer", "^decoding it"),

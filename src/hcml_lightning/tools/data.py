@@ -40,5 +40,5 @@ def main(words: Sequence[str]) -> int:
         print("\n".join(lines))
         raise SystemExit(0)
     print("\n".join(lines), file=sys.stderr)
-    print(f"\nhcml data: no tool '{name}'", file=sys.stderr)
+    print(f"\nhcml data: no tool '{name}'; there are {', '.join(TOOLS)}", file=sys.stderr)
     raise SystemExit(2)

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tools.configs import inline, read_config, split_words
+from hcml_lightning.tools.parser import in_short
 
 
 class DataParser(ArgumentParser):
@@ -23,7 +24,7 @@ class DataParser(ArgumentParser):
         """Print the message and exit with status 2."""
         if not self.exit_on_error:
             super().error(message, ex)
-        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        sys.stderr.write(f"{self.prog}: error: {in_short(message, self)}\n")
         raise SystemExit(2)
 
     def read(self, words: Sequence[str]) -> tuple[VideoDataModule, Namespace]:

@@ -16,6 +16,7 @@ from torchvision.utils import flow_to_image, make_grid
 
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.data import VideoDataModule
+from hcml_lightning.data.encode import encode
 from hcml_lightning.ops import warp
 from hcml_lightning.tasks import FlowTask, MotionTask, RecognitionTask
 from hcml_lightning.tasks.flow import at_grid
@@ -146,15 +147,8 @@ def write_mp4(path: Path, clip: Tensor, fps: int = 8) -> None:
         fps: frames per second.
     """
     frames = clip[:, :, : clip.shape[2] // 2 * 2, : clip.shape[3] // 2 * 2]
-    pictures = frames.movedim(0, -1).cpu().contiguous().numpy()
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.height, stream.width = pictures.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
+        encode(container, "libx264", frames.movedim(0, -1).cpu().contiguous().numpy(), fps)
 
 
 def _side_by_side(images: Tensor | Sequence[Tensor], columns: int | None = None) -> Tensor:

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+from jsonargparse import ArgumentParser
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.loggers import Logger
 
@@ -35,6 +36,7 @@ KINDS = {
     "<class 'bool'>": "true or false",
     "<class 'str'>": "a text",
     "<class 'tuple'>": "a list such as [0, 1]",
+    "<class 'list'>": "a list such as [0, 1]",
     "<class 'NoneType'>": "null",
 }
 
@@ -55,7 +57,7 @@ class HcmlParser(LightningArgumentParser):
         self.exit(2)
 
 
-def in_short(message: str, parser: LightningArgumentParser) -> str:
+def in_short(message: str, parser: ArgumentParser) -> str:
     """Say a message of jsonargparse in a line or two, with the nearest name where one was mistyped.
 
     Args:
@@ -145,7 +147,7 @@ def subclasses(base: type) -> set[type]:
     return {base}.union(*(subclasses(cls) for cls in below))
 
 
-def _unknown_option(word: str, parser: LightningArgumentParser) -> str:
+def _unknown_option(word: str, parser: ArgumentParser) -> str:
     name = word.partition("=")[0].lstrip("-")
     names = {f"--{known}" for known in option_names(parser)}
     # The part of it that is not right is most often the one before the last.
@@ -155,7 +157,7 @@ def _unknown_option(word: str, parser: LightningArgumentParser) -> str:
     return f"no option '{word}'{dashes}{guess}"
 
 
-def option_names(parser: LightningArgumentParser) -> list[str]:
+def option_names(parser: ArgumentParser) -> list[str]:
     """Names of all long options, those of all tasks and data among them, without dashes."""
     names = [
         string[2:]

@@ -150,8 +150,8 @@ def _is_done(job: Job, row: list[str] | None) -> bool:
 
 def _finish(scratch: Path, shard: Shard) -> None:
     shutil.rmtree(scratch)
-    # Another part may be about to start in it.
-    if shard.total == 1:
+    # Another part may be about to start in it, or was cut off there.
+    if shard.total == 1 and not any(scratch.parent.iterdir()):
         scratch.parent.rmdir()
 
 

@@ -21,8 +21,8 @@ def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) ->
     """Run stages in order, or what of them is not done yet.
 
     A stage of the paper starts from the newest of those before it, among the names or done in the folder; the probe
-    judges, and the test tests, what stands before it; and those that are from scratch start from nothing. Weights that
-    a stage's own options name win.
+    judges, and the test tests, what stands before it, or else the newest of the paper's that is done in the folder; and
+    those that are from scratch start from nothing. Weights that a stage's own options name win.
 
     Args:
         plan: their settings.
@@ -41,9 +41,15 @@ def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) ->
     for name in names:
         if name != "test":
             recipe = TRAINING[name]
-        if recipe is None:
-            raise StageError("test: there is no stage before it whose weights could be tested")
-        previous = records[-1] if name == "test" else _source(plan, recipe, records, run_dir)
+            previous = _source(plan, recipe, records, run_dir)
+        else:
+            previous = records[-1] if records else _done(PAPER, run_dir, name)
+            if previous is None:
+                raise StageError(
+                    "test: there is no stage before it whose weights could be tested: name it too, as in --stages "
+                    "baseline,test (what is done is not trained again)"
+                )
+            recipe = recipe or TRAINING[previous.stage]
         records.append(StageFolder(plan, name, recipe, previous, run_dir / name).finish(launch))
     return records
 
@@ -52,16 +58,26 @@ def _source(plan: Plan, stage: Stage, records: Sequence[Done], run_dir: Path) ->
     """The stage whose weights another one starts from, if it does."""
     if stage.from_scratch or plan.names_weights(stage):
         return None
-    if stage.name not in PAPER:
-        return records[-1] if records else None
-    below = PAPER[: PAPER.index(stage.name)]
-    if own := [record for record in records if record.stage in below]:
+    judges = stage.name not in PAPER
+    below = PAPER if judges else PAPER[: PAPER.index(stage.name)]
+    if own := [record for record in records if judges or record.stage in below]:
         return own[-1]
     if plan.settings(stage).get(INIT_FROM) is not None:
         return None
-    for name in reversed(below):
-        if (record := done_before(run_dir / name)) is not None:
-            print(f"{stage.name}: starts from {name}, done before", flush=True)
+    found = _done(below, run_dir, stage.name)
+    if judges and found is None:
+        raise StageError(
+            f"{stage.name}: there is no stage before it whose features could be judged: name it too, as in --stages "
+            f"flow,{stage.name}, or give --{stage.name}.model.init_from"
+        )
+    return found
+
+
+def _done(names: Sequence[str], run_dir: Path, wanted_by: str) -> Done | None:
+    """The last of some stages that is done in the folder of the run."""
+    for name in reversed(names):
+        if name in TRAINING and (record := done_before(run_dir / name)) is not None:
+            print(f"{wanted_by}: starts from {name}, done before", flush=True)
             return record
     return None
 

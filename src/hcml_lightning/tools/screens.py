@@ -47,17 +47,12 @@ def before(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
     ]
 
 
-def ends_by_epochs(trainer: pl.Trainer) -> bool:
-    """Whether a number of epochs ends training, and neither one of steps nor the time."""
-    return trainer.max_steps < 0 < (trainer.max_epochs or 0)
-
-
 def _schedule(trainer: pl.Trainer, task: MotionTask) -> str:
     """Say how the learning rate rises and falls, in what the end of the run is given in."""
     steps = schedule_steps(trainer, task.warmup_epochs)
     if math.isinf(steps.total):
         return f"warm-up {task.warmup_epochs:g} epochs, then as it is"
-    if ends_by_epochs(trainer):
+    if math.isfinite(steps.per_epoch):
         if steps.warmup >= steps.total > 0:
             return (
                 f"only rises, since warmup_epochs={task.warmup_epochs:g} of {trainer.max_epochs} leaves no epoch "

@@ -52,7 +52,8 @@ class StageSummary(pl.Callback):
             # Lightning goes on naming the numbers of the last validation.
             validated = self._validated_epoch == trainer.current_epoch + 1
             shown = {k: v for k, v in _metrics(trainer).items() if validated or k[:4] != "val/"}
-            of = f"/{trainer.max_epochs}" if screens.ends_by_epochs(trainer) else ""
+            by_epochs = trainer.max_steps < 0 < (trainer.max_epochs or 0)
+            of = f"/{trainer.max_epochs}" if by_epochs else ""
             print(
                 f"epoch {trainer.current_epoch + 1}{of}  {seconds:.1f} s  {format_metrics(shown)}",
                 flush=True,

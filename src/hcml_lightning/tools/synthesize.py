@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+# Said once more: what has them imports PyTorch, which `--help` does not wait for.
 LAYOUTS = ("ucf101", "kinetics", "something_v1", "something_v2", "folder")
 
 

@@ -133,7 +133,12 @@ class MotionCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Refuse what would run and mean something else than was asked for."""
-        self._check_classes()
+        self._check_kinds()
+        if self._get(self.config, "trainer.enable_checkpointing") is False:
+            raise ValueError(
+                "--trainer.enable_checkpointing false: without checkpoints a run can neither go on nor be tested; "
+                "leave it out (--trainer.fast_dev_run true tries a few batches and writes none)"
+            )
         trains = self.subcommand == "fit"
         path = self._get(self.config, "ckpt_path")
         if trains and path:
@@ -159,7 +164,7 @@ class MotionCLI(LightningCLI):
             module, _, name = self._get(self.config, "model.class_path").rpartition(".")
             checkpoint.monitor, checkpoint.mode = getattr(import_module(module), name).MONITOR
 
-    def _check_classes(self) -> None:
+    def _check_kinds(self) -> None:
         # A config of data may say something about the model, which then is taken for one of the base class.
         for key, base in BASES.items():
             path = str(self._get(self.config, f"{key}.class_path"))

@@ -104,7 +104,9 @@ def _own_words(error: BaseException) -> str | None:
     """What this package refuses itself, by a `raise` of its own: not what it stumbles over in the same place."""
     if type(error).__module__.partition(".")[0] == PACKAGE.name:
         return str(error)
-    if not isinstance(error, ValueError | TypeError | OSError | ImportError | RuntimeError):
+    if not isinstance(
+        error, ValueError | TypeError | OSError | ImportError | RuntimeError | MemoryError
+    ):
         return None
     if isinstance(error, NotImplementedError):
         return None

@@ -1,0 +1,43 @@
+"""[views of a video → **one probability** → metric, predictions.csv]
+
+What a task that classifies says of a video of which it sees several clips and crops (Sec. 4.3).
+"""
+
+from collections.abc import Callable
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from hcml_lightning.batch import VideoBatch
+
+
+class VideoPrediction(TypedDict):
+    """Class probabilities of videos.
+
+    Attributes:
+        video_id: names, length B.
+        probability: mean over the views of each video, (B, K).
+    """
+
+    video_id: list[str]
+    probability: Tensor
+
+
+def mean_probability(
+    classify: Callable[[Tensor], Tensor], batch: VideoBatch, views_per_forward: int
+) -> Tensor:
+    """Mean of the class probabilities over all views of each video.
+
+    Args:
+        classify: RGB in 0..255, (B, 3, T, H, W) → logits (B, K).
+        batch: of clips (B, V, 3, T, H, W), or of single ones, (B, 3, T, H, W).
+        views_per_forward: clips that are classified at a time: fewer take less memory.
+
+    Returns:
+        float32, (B, K).
+    """
+    clips = batch["video"] if batch["video"].ndim == 6 else batch["video"][:, None]
+    views = torch.split(clips.flatten(0, 1), views_per_forward)
+    probability = torch.cat([classify(view).float().softmax(dim=1) for view in views])
+    return torch.unflatten(probability, 0, clips.shape[:2]).mean(dim=1)
