@@ -178,6 +178,7 @@ def test_run_leaves_config_checkpoint_metrics_and_summary(trained: Path):
     assert len(checkpoint["class_names"]) == 8
 
 
+@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_summary_tells_what_trains_and_what_comes_next(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -237,6 +238,7 @@ def test_the_summary_counts_in_what_ends_the_run(
     assert f"\n{epoch}" in said
 
 
+@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_an_epoch_without_validation_repeats_no_numbers_of_the_last(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

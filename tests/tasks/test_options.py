@@ -65,7 +65,6 @@ def test_smoothness_in_joint_training(
     assert losses[1] - losses[0] == pytest.approx(0.5 * 4 * 1e-6**0.45, rel=1e-2)
 
 
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_settings_of_the_optimizer_reach_it(
     name: str, fit: Callable[..., Any], tiny: dict[str, Any]

@@ -43,6 +43,7 @@ class Recorder:
         return main(words)
 
 
+@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_all_stages_hand_over_and_are_done_once(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -118,6 +119,7 @@ def test_checkpoints_of_another_run_are_not_replaced(
     assert (folder / "last.ckpt").read_bytes() == content
 
 
+@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_what_failed_before_it_learned_may_be_begun_otherwise(words: list[str], tmp_path: Path):
     failing = Recorder(fail_at="1_flow")
     with pytest.raises(StageError):
@@ -140,6 +142,7 @@ def test_data_that_was_forgotten_is_asked_for(tmp_path: Path, capsys: pytest.Cap
     assert "no --data; name the data: -c configs/data/" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_a_stage_that_ended_unrecorded_is_not_run_again(words: list[str], tmp_path: Path):
     plan, run_dir = Plan.from_words(words), tmp_path / "run"
     records = run_plan(plan, ["flow"], run_dir, Recorder())
