@@ -1,7 +1,9 @@
 """The command line: what it says, what it refuses, what it writes."""
 
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -257,6 +259,20 @@ def test_an_epoch_without_validation_repeats_no_numbers_of_the_last(
     assert "val/ after epoch 2" in (folder / "report.html").read_text()
 
 
+def test_an_epoch_tells_its_own_accuracy(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    save = [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.max_epochs=3"]
+    main(["fit", "-c", "configs/stages/baseline.yaml", *words, *save, "--model.lr=0.1"])
+    said = [
+        re.search(r"^epoch .* train/top1 (\S+)", x) for x in capsys.readouterr().out.split("\n")
+    ]
+    with next(tmp_path.rglob("metrics.csv")).open() as file:
+        logged = [float(row["train/top1"]) for row in csv.DictReader(file) if row["train/top1"]]
+    assert len(logged) == 3
+    assert [float(found[1]) for found in said if found] == pytest.approx(logged, rel=1e-3)
+
+
 def test_saved_config_tests_its_own_checkpoint(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -270,11 +286,16 @@ def test_saved_config_tests_its_own_checkpoint(
     said = capsys.readouterr().out
     assert "epochs" not in said
     views = record["views"]
-    assert views["videos"] > 1
-    assert f"{views['clips']} clips x {views['crops']} crops, 4 frames of 32 x 32; " in said
-    assert main(["validate", *words[1:], f"--trainer.logger.init_args.save_dir={tmp_path}"]) == 0
+    assert f"{views['clips']} clips x {views['crops']} crops, 4 frames of 32 x 32\n" in said
+    assert record["videos"] == {"seen": 8, "in_split": 8}
+    assert "videos         8\n" in said
+    assert f"written        {tmp_path / 'test.json'}\n" in said
+    limited = [*words[1:], "--trainer.limit_val_batches=1", "--data.batch_size=3"]
+    assert main(["validate", *limited, f"--trainer.logger.init_args.save_dir={tmp_path}"]) == 0
     record = json.loads((tmp_path / "validate.json").read_text())
     assert {name.partition("/")[0] for name in record["metrics"]} == {"val"}
+    assert record["videos"] == {"seen": 3, "in_split": 8}
+    assert "3 of 8: a limit of batches leaves out 5\n" in capsys.readouterr().out
 
 
 def test_command_line_wins_over_checkpoint_and_config(

@@ -62,7 +62,9 @@ def test_the_command_line_answers_without_any_other_package(words: list[str]) ->
     assert len(modules) < 100
 
 
-@pytest.mark.parametrize("tool", ["progressive", "demo", "synthesize", "flops", "predict"])
+@pytest.mark.parametrize(
+    "tool", ["progressive", "demo", "synthesize", "flops", "predict", "export"]
+)
 def test_the_help_of_a_tool_does_not_wait_for_pytorch(tool: str) -> None:
     assert not packages(imported(command(tool, "--help"))) & HEAVY
 

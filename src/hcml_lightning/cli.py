@@ -5,6 +5,7 @@ a command is chosen, so `hcml --help` answers at once.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,8 @@ def main(args: "ArgsType" = None) -> int:
         Exit status; 0 means that the command did its work.
 
     Raises:
-        SystemExit: for `--help`; with status 2 for arguments that make no sense; with a message for expected trouble,
+        SystemExit: for `--help`; with status 2 for arguments that make no sense; with status 130 where the shell's
+            command is interrupted (Ctrl-C); with a message for expected trouble,
             unless `--debug` is among the words or HCML_DEBUG is set, which let every exception through as it is.
     """
     if args is not None and not isinstance(args, list):
@@ -63,6 +65,12 @@ def main(args: "ArgsType" = None) -> int:
         words = [word for word in words if word != "--debug"]
         try:
             return _run(words[0] if words else "--help", words)
+        except KeyboardInterrupt as stopped:
+            # Who calls this in a notebook or a script has interrupted that too.
+            if debug or args is not None:
+                raise
+            print(f"hcml {words[0]}: interrupted", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGINT) from stopped
         except Exception as error:
             # Only what is expected becomes a message; a bug keeps its traceback.
             message = (

@@ -5,6 +5,7 @@ what came before is for `seeds.py`.
 """
 
 import io
+import os
 import signal
 import threading
 from pathlib import Path
@@ -96,6 +97,7 @@ class LastCheckpoint(Checkpoint):
         self.metrics: dict[str, float] = {}
         self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
         self._handlers: dict[int, Any] = {}
+        self._listener = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the folder: by now the other checkpoints know theirs, in whatever order they stand."""
@@ -110,6 +112,7 @@ class LastCheckpoint(Checkpoint):
         self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._hear) for s in STOP_SIGNALS}
+            self._listener = os.getpid()
 
     def on_train_batch_end(
         self,
@@ -181,9 +184,11 @@ class LastCheckpoint(Checkpoint):
         self._interrupted |= signum == signal.SIGINT
         if not self._asked_by:
             self._asked_by = signum
-            rank_zero_info(
-                f"{signal.Signals(signum).name}: the run ends after this batch, with its state saved"
-            )
+            # Workers that load data were forked while this was listening, and a terminal interrupts them too.
+            if os.getpid() == self._listener:
+                rank_zero_info(
+                    f"{signal.Signals(signum).name}: the run ends after this batch, with its state saved"
+                )
 
     def _stop_listening(self) -> None:
         for signum, handler in self._handlers.items():

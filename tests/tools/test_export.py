@@ -14,7 +14,11 @@ from torch.export import passes
 
 from hcml_lightning import MotionNetwork, Recognizer
 from hcml_lightning.cli import main
-from hcml_lightning.tools import export as tool
+from hcml_lightning.data.decode import probe, read_frames
+from hcml_lightning.data.sampling import clip_frames
+from hcml_lightning.data.transforms import apply_view, even_views
+from hcml_lightning.tools import exporting as tool
+from hcml_lightning.tools.export import FORMATS
 
 onnxruntime = pytest.importorskip("onnxruntime")
 safetensors = pytest.importorskip("safetensors")
@@ -121,9 +125,11 @@ def test_the_page_without_this_package(
     for logits in found:
         assert (logits - expected).abs().max() <= 1e-4
     assert recognizer.class_names[int(expected.argmax())] in done.stdout
-    # Cut out of the scaled frames here, and out of the source there: the same but for rounding at the border.
-    views = recognizer(exported / "video.avi").probability
-    assert (expected.softmax(dim=1)[0] - views).abs().max() < 0.05
+    recipe, video = recognizer.recipe, str(exported / "video.avi")
+    info = probe(video)
+    (numbers,) = clip_frames(info.num_frames, recipe.clip_length, recipe.frame_stride)
+    (view,) = even_views(info.height, info.width, recipe.short_side[0], recipe.crop_size)
+    assert torch.equal(clip[0], apply_view(read_frames(video, numbers), view))
     shutil.copy(checkpoints["recognition"], exported / "last.ckpt")
     monkeypatch.chdir(exported)
     names: dict[str, object] = {}
@@ -149,3 +155,7 @@ def test_without_the_packages(checkpoints: dict[str, Path], monkeypatch: pytest.
     with pytest.raises(SystemExit, match=r"pip install 'hcml-lightning\[export\]'"):
         main(["export", f"--ckpt_path={checkpoints['recognition']}", "--output=nowhere"])
     assert not Path("nowhere").exists()
+
+
+def test_every_format_that_can_be_asked_for_has_a_writer():
+    assert tuple(tool.WRITERS) == FORMATS

@@ -342,3 +342,23 @@ def epochs_in(file: Path) -> set[int]:
         return set()
     with file.open(newline="") as lines:
         return {int(row["epoch"]) for row in csv.DictReader(lines) if row.get("val/photometric")}
+
+
+def test_another_test_needs_no_other_training(tmp_path: Path):
+    def ends(words: list[str]) -> int:
+        checkpoint = tmp_path / "recognition" / "checkpoints" / "last.ckpt"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({}, checkpoint)
+        result = {"checkpoint": str(checkpoint), "epochs": 1, "metrics": {}}
+        name = "test" if words[0] == "test" else "recognition"
+        (tmp_path / name / f"{words[0]}.json").write_text(json.dumps(result))
+        return 0
+
+    words = ["-c", "data/ucf101.yaml", "--trainer.limit_test_batches=3", "--data.test_clips=2"]
+    run_plan(Plan.from_words(words), ["recognition", "test"], tmp_path, ends)
+    again = [*words, "--trainer.limit_test_batches=null", "--data.test_clips=5"]
+    run_plan(Plan.from_words(again), ["recognition"], tmp_path, Recorder())
+    with pytest.raises(StageError, match=r"'test' .* other settings \(data.test_clips: 2 -> 5"):
+        run_plan(Plan.from_words(again), ["recognition", "test"], tmp_path, Recorder())
+    shutil.rmtree(tmp_path / "test")
+    run_plan(Plan.from_words(again), ["recognition", "test"], tmp_path, ends)

@@ -100,10 +100,12 @@ def check_displacements(max_displacement: int, stride: int) -> None:
     """
     if not isinstance(max_displacement, int) or max_displacement < 0:
         raise ValueError(
-            f"`max_displacement` must be a whole number of pixels, 0 or more, got {max_displacement!r}"
+            f"`max_displacement` must be a whole number of pixels, 0 or more, got {max_displacement!r:.40}"
         )
     if not isinstance(stride, int) or stride < 1:
-        raise ValueError(f"`stride` must be a whole number of pixels, 1 or more, got {stride!r}")
+        raise ValueError(
+            f"`stride` must be a whole number of pixels, 1 or more, got {stride!r:.40}"
+        )
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:

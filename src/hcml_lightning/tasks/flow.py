@@ -83,7 +83,8 @@ class FlowTask(MotionTask):
         values = self.trainer.callback_metrics
         names = ("photometric", "photometric_zero", "valid")
         # One step, to see whether it runs, teaches nothing.
-        if self.trainer.fast_dev_run or any(f"val/{name}" not in values for name in names):
+        trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
+        if trial or any(f"val/{name}" not in values for name in names):
             return
         error, zero, valid = (values[f"val/{name}"] for name in names)
         if valid < 0.5:

@@ -120,11 +120,10 @@ class RecognitionTask(MotionTask):
                 values[f"contrast_l{level}"] = contrast.detach()
         values["loss"] = loss.detach()
         self.log_mean({f"train/{k}": v for k, v in values.items()}, batch["index"])
+        # Of the whole epoch, on clips as they were augmented and while it learned. Here and not at the end, where
+        # callbacks that tell of the epoch come before a task.
+        self.log("train/top1", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
-
-    def on_train_epoch_end(self) -> None:
-        """Accuracy on the training clips, as they were augmented and while it learned."""
-        self.log("train/top1", self.train_accuracy)
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """One centre crop of one clip a video, as in the paper's ablations (Sec. 4.2)."""

@@ -1,216 +1,16 @@
-"""[checkpoint → **network in the formats of others**]
+"""[words of the command line → **options** → network in the formats of others]
 
-`hcml export`: the recogniser without its side branch as a PyTorch program (.pt2), as ONNX, and as weights in
-safetensors, each with class names and preprocessing inside. Programs are run once before they are given away.
+`hcml export`: the recogniser for use without this package.
 """
 
 import argparse
-import copy
-import importlib.util
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-from torch.export import Dim, ExportedProgram
-
-from hcml_lightning._version import __version__
-from hcml_lightning.ops.cost_volume_portable import cost_volume_portable
-from hcml_lightning.storage import whole
-from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.output import print_table
-from hcml_lightning.tools.recognizer import Recognizer
 
-# The name of the description inside each file.
-METADATA = "hcml_lightning.json"
-# Largest difference between the logits of a program and those of the network, in units of the largest logit or of 1.
-TOLERANCE = 1e-4
-EXPORTED_BATCH, CHECKED_BATCH = 2, 3
-
-
-class ExportError(RuntimeError):
-    """What was exported does not compute what the network does."""
-
-
-class Exported(NamedTuple):
-    """A file that was written.
-
-    Attributes:
-        path: of the file.
-        difference: largest difference from the network's logits, on random clips; 0 for weights alone.
-    """
-
-    path: Path
-    difference: float
-
-
-def export(recognizer: Recognizer, folder: Path, formats: Sequence[str] = ()) -> list[Exported]:
-    """Write the network as `recognizer.pt2`, `recognizer.onnx` and `recognizer.safetensors`.
-
-    Programs take uint8 clips (B, 3, T, H, W) of any B, and give logits (B, K). A file appears when it is whole and has
-    been found to compute the same.
-
-    Args:
-        recognizer: on the CPU.
-        folder: to write to.
-        formats: some of `pt2`, `onnx` and `safetensors`; all where empty.
-
-    Raises:
-        ImportError: if a package that a format needs is not installed.
-        ExportError: if a program computes something else than the network.
-    """
-    names = list(formats) or list(WRITERS)
-    for name in names:
-        _require(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    content = json.dumps(describe(recognizer), indent=2, ensure_ascii=False)
-    program = export_program(recognizer) if {"pt2", "onnx"} & set(names) else None
-    written = []
-    for name in names:
-        path = folder / f"recognizer.{name}"
-        with whole(path, f".part.{name}") as partial:
-            run = WRITERS[name](recognizer, program, content, partial)
-            difference = _difference(recognizer, run) if run is not None else 0.0
-        written.append(Exported(path, difference))
-    return written
-
-
-def describe(recognizer: Recognizer) -> dict[str, Any]:
-    """Return what one must know to use the network without this package."""
-    recipe = recognizer.recipe
-    return {
-        "class_names": list(recognizer.class_names),
-        "input": {
-            "name": "clip",
-            "shape": ["batch", 3, recipe.clip_length, recipe.crop_size, recipe.crop_size],
-            "dtype": "uint8",
-            "values": "RGB in 0..255; mean and standard deviation are part of the network",
-        },
-        "output": {"name": "logits", "shape": ["batch", len(recognizer.class_names)]},
-        "preprocessing": {
-            "clip_length": recipe.clip_length,
-            "frame_stride": recipe.frame_stride,
-            "short_side": recipe.short_side[0],
-            "crop_size": recipe.crop_size,
-            "clips": recipe.num_clips,
-            "crops": recipe.num_crops,
-        },
-        "architecture": recognizer.architecture,
-        "made_by": f"hcml_lightning {__version__}, torch {torch.__version__}",
-    }
-
-
-def export_program(recognizer: Recognizer) -> ExportedProgram:
-    """Trace the network for clips of any batch size, down to operators that PyTorch itself knows."""
-    network = copy.deepcopy(recognizer.network).eval()
-    # A file of PyTorch takes weights in another memory format for slices of larger ones.
-    for weight in network.parameters():
-        weight.data = weight.data.clone(memory_format=torch.contiguous_format)
-    program = torch.export.export(
-        network,
-        (_random_clips(recognizer, EXPORTED_BATCH),),
-        dynamic_shapes={"clip": {0: Dim("batch", min=1)}},
-    )
-    # Whoever loads the program has not registered our operator.
-    operator = torch.ops.hcml.cost_volume.default
-    plain: ExportedProgram = program.run_decompositions({operator: cost_volume_portable})
-    return plain
-
-
-Run = Callable[[Tensor], Tensor]
-
-
-def _write_pt2(
-    recognizer: Recognizer, program: ExportedProgram | None, content: str, path: Path
-) -> Run:
-    torch.export.save(_needed(program), path, extra_files={METADATA: content})
-    run: Run = torch.export.load(path).module()
-    return run
-
-
-def _write_onnx(
-    recognizer: Recognizer, program: ExportedProgram | None, content: str, path: Path
-) -> Run:
-    import onnxruntime
-
-    made = torch.onnx.export(
-        _needed(program),
-        input_names=["clip"],
-        output_names=["logits"],
-        dynamic_shapes={"clip": {0: "batch"}},
-        dynamo=True,
-        verbose=False,
-    )
-    if made is None:
-        raise ExportError("torch.onnx.export gave no program")
-    made.model.metadata_props[METADATA] = content
-    made.save(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda clip: torch.from_numpy(session.run(["logits"], {"clip": clip.numpy()})[0])
-
-
-def _write_safetensors(
-    recognizer: Recognizer, program: ExportedProgram | None, content: str, path: Path
-) -> None:
-    from safetensors.torch import save
-
-    state = {k: v.contiguous() for k, v in recognizer.network.state_dict().items()}
-    # Its own `save_file` leaves a file that nobody else may read.
-    path.write_bytes(save(state, metadata={"format": "pt", METADATA: content}))
-
-
-WRITERS: Mapping[str, Callable[[Recognizer, ExportedProgram | None, str, Path], Run | None]] = {
-    "pt2": _write_pt2,
-    "onnx": _write_onnx,
-    "safetensors": _write_safetensors,
-}
-PACKAGES = {
-    "pt2": (),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "safetensors": ("safetensors",),
-}
-
-
-def _require(name: str) -> None:
-    missing = [package for package in PACKAGES[name] if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ImportError(
-            f"the format {name} needs {', '.join(missing)}: pip install 'hcml-lightning[export]'"
-        )
-
-
-def _needed(program: ExportedProgram | None) -> ExportedProgram:
-    if program is None:
-        raise ExportError("this format is written from a traced program")
-    return program
-
-
-def _random_clips(recognizer: Recognizer, batch: int) -> Tensor:
-    recipe = recognizer.recipe
-    shape = (batch, 3, recipe.clip_length, recipe.crop_size, recipe.crop_size)
-    return torch.randint(
-        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(batch)
-    )
-
-
-@torch.no_grad()
-def _difference(recognizer: Recognizer, run: Run) -> float:
-    """Compare on clips of another batch size than the traced one.
-
-    Raises:
-        ExportError: if the difference is larger than rounding makes it.
-    """
-    clips = _random_clips(recognizer, CHECKED_BATCH)
-    expected = recognizer.network(clips)
-    difference = float((run(clips) - expected).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-        raise ExportError(
-            f"the exported program differs from the network by {difference:.1e} on random clips; nothing was written. "
-            "Another release of torch or onnxruntime may help"
-        )
-    return difference
+FORMATS = ("pt2", "onnx", "safetensors")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -223,7 +23,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ckpt_path", type=Path, required=True, help="of a recognition stage")
     parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write to")
-    parser.add_argument("--formats", nargs="+", choices=list(WRITERS), default=list(WRITERS))
+    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     return parser
 
 
@@ -237,9 +37,11 @@ def main(words: Sequence[str]) -> int:
         0.
     """
     options = make_parser().parse_args(words)
-    recognizer = Recognizer.from_checkpoint(options.ckpt_path)
-    with quiet():
-        written = export(recognizer, options.output, options.formats)
+    # Late, so that --help and what is wrong with an option are said at once.
+    exporting = import_module("hcml_lightning.tools.exporting")
+    recognizer = import_module("hcml_lightning").Recognizer.from_checkpoint(options.ckpt_path)
+    with import_module("hcml_lightning.tools.noise").quiet():
+        written = exporting.export(recognizer, options.output, options.formats)
     rows = [["file", "MB", "largest difference"]]
     rows += [
         [str(path), f"{path.stat().st_size / 1e6:.1f}", f"{difference:.1e}"]

@@ -23,6 +23,16 @@ from hcml_lightning.tools.configs import (
 # What may change between two starts of a run without another result.
 HARMLESS = ("num_workers", "enable_progress_bar", "save_every_n_steps", "save_every_n_epochs")
 
+# What a stage that trains does not look at.
+OF_TESTS = (
+    "data.test_clips",
+    "data.test_crops",
+    "data.test_crop_size",
+    "model.views_per_forward",
+    "trainer.limit_test_batches",
+    "trainer.limit_predict_batches",
+)
+
 INIT_FROM = "model.init_from"
 
 

@@ -5,6 +5,7 @@ others go on.
 """
 
 import argparse
+import math
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +34,9 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--output must end in {' or '.join(FORMATS)}, got {options.output}")
     if options.hop is not None and options.window is None:
         parser.error("--hop says how far windows are apart: give --window too")
+    for name in ("window", "hop"):
+        if (seconds := getattr(options, name)) is not None and not 0 < seconds < math.inf:
+            parser.error(f"--{name} must be seconds above 0, but is {seconds}")
     if options.top_k < 1:
         parser.error(f"--top_k must be at least 1, but is {options.top_k}")
     if options.num_workers < 0:
@@ -45,6 +49,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hcml predict",
         description="The top classes of videos, as csv or json. Settings come from the checkpoint.",
+        epilog="A file that cannot be read is named in the output, and the others go on; the exit status is 1 where "
+        "none could be read.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(

@@ -84,7 +84,7 @@ def _done(names: Sequence[str], run_dir: Path, wanted_by: str) -> Done | None:
 
 def stage_rows(records: Sequence[Done]) -> list[list[str]]:
     """Return a table of stages: name, epochs, wall time, numbers."""
-    rows = [["stage", "epochs", "seconds", "last epoch"]]
+    rows = [["stage", "epochs", "seconds", "last validation"]]
     for record in records:
         shown = {
             name: value

@@ -39,6 +39,7 @@ def render(title: str, stages: Sequence[StageRun], flow_videos: int = 4) -> str:
         duration=duration,
         shown=_shown,
         views=_views,
+        left_out=_left_out,
     )
     flows, notes = _flows(stages, flow_videos)
     environments = _environments(stages)
@@ -93,6 +94,12 @@ def _views(stage: StageRun) -> str:
     options = (stage.settings.get("data") or {}).get("init_args") or {}
     clips, crops = options.get("test_clips"), options.get("test_crops")
     return f", mean over {clips} × {crops} views (clips × crops)" if clips and crops else ""
+
+
+def _left_out(stage: StageRun) -> str:
+    videos = stage.records.get("test", {}).get("videos") or {"seen": 0, "in_split": 0}
+    limited = videos["seen"] < videos["in_split"]
+    return f", {videos['seen']} of {videos['in_split']} videos" if limited else ""
 
 
 def _flows(stages: Sequence[StageRun], videos: int) -> tuple[list[tuple[str, Any]], list[str]]:
@@ -164,5 +171,5 @@ def main(words: Sequence[str]) -> int:
     output = options.output or options.run / "report.html"
     stages = read_run(options.run)
     write_text(output, render(options.run.resolve().name, stages, options.flow_videos))
-    print(f"{len(stages)} stages -> {output}")
+    print(f"{len(stages)} {'stage' if len(stages) == 1 else 'stages'} -> {output}")
     return 0

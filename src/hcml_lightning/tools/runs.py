@@ -5,7 +5,7 @@ A finished run, read back for a notebook: whatever `hcml fit`, `hcml test` and `
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -34,10 +34,11 @@ class Run:
     """
 
     folder: Path
-    config: dict[str, Any]
+    # Of many screens each.
+    config: dict[str, Any] = field(repr=False)
     metrics: dict[str, float]
     checkpoint: Path | None
-    stages: dict[str, "Run"]
+    stages: dict[str, "Run"] = field(repr=False)
 
     @cached_property
     def model(self) -> MotionTask:

@@ -85,9 +85,11 @@ def after(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[
     ]
     if v := record.get("views"):
         view = f"{v['frames']} frames of {v['size']} x {v['size']}"
-        rows.append(
-            ("views", f"{v['clips']} clips x {v['crops']} crops, {view}; {v['videos']} videos")
-        )
+        rows.append(("views", f"{v['clips']} clips x {v['crops']} crops, {view}"))
+    if v := record.get("videos"):
+        left_out = v["in_split"] - v["seen"]
+        rest = f" of {v['in_split']}: a limit of batches leaves out {left_out}" if left_out else ""
+        rows.append(("videos", f"{v['seen']}{rest}"))
     if command == "fit" and record["checkpoint"]:
         rows.append(("checkpoint", record["checkpoint"]))
     return rows

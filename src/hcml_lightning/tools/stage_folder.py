@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hcml_lightning.storage import fault_of, newest_whole
 from hcml_lightning.tools.launch import PASSED_ON
 from hcml_lightning.tools.output import write_json
-from hcml_lightning.tools.plan import Plan, Stage
+from hcml_lightning.tools.plan import OF_TESTS, Plan, Stage
 from hcml_lightning.tools.wandb_runs import group_words
 
 # Runs the command line with these words, and returns its exit status.
@@ -156,10 +156,12 @@ class StageFolder:
             # What failed before it had learned anything is begun again, and may be begun otherwise.
             return
         before = json.loads(path.read_text())["settings"]
+        # Of a stage that trains another test needs no other training.
+        unseen = OF_TESTS if self.name != "test" else ()
         changed = sorted(
             name
             for name in before.keys() | self.settings.keys()
-            if before.get(name) != self.settings.get(name)
+            if before.get(name) != self.settings.get(name) and name not in unseen
         )
         if changed:
             changes = "; ".join(

@@ -7,7 +7,7 @@ import platform
 import time
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -101,6 +101,8 @@ class StageSummary(pl.Callback):
         }
         if command == "test":
             record["views"] = _views(trainer, task)
+        if command != "fit":
+            record["videos"] = _videos(trainer, "test" if command == "test" else "val")
         if folder is not None:
             if command == "fit":
                 last = _last(trainer)
@@ -108,6 +110,8 @@ class StageSummary(pl.Callback):
                 record["validated_epoch"] = self._validated_epoch
             write_json(folder / f"{command}.json", record)
         rows = screens.after(task, command, record)
+        if command != "fit" and folder is not None:
+            rows.append(("written", str(folder / f"{command}.json")))
         # `hcml progressive` has settings there, and goes on by itself.
         if record["finished"] and folder is not None and not (folder / "settings.json").is_file():
             rows += screens.onwards(task, command, record)
@@ -135,12 +139,22 @@ def _views(trainer: pl.Trainer, task: MotionTask) -> dict[str, int] | None:
         return None
     recipe = data.recipe("test")
     return {
-        "videos": len(data.dataset("test")),
         "clips": recipe.num_clips,
         "crops": recipe.num_crops,
         "frames": recipe.clip_length,
         "size": recipe.crop_size,
     }
+
+
+def _videos(trainer: pl.Trainer, split: Literal["val", "test"]) -> dict[str, int] | None:
+    """How many videos were looked at, and how many there are: `limit_test_batches` may leave some out."""
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, VideoDataModule):
+        return None
+    number = len(data.dataset(split))
+    batches = trainer.num_test_batches if split == "test" else trainer.num_val_batches
+    seen = sum(batches) * data.batch_size * trainer.world_size
+    return {"seen": min(number, int(seen)), "in_split": number}
 
 
 def _metrics(trainer: pl.Trainer) -> dict[str, float]:
