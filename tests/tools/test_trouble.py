@@ -146,3 +146,23 @@ def test_a_cache_that_is_too_small_says_so(synthetic_root: Callable[[str], Path]
     message = explain(raised(lambda: FrameCache(limit=1).probe(str(video))))
     assert message is not None
     assert "--data.cache false" in message
+
+
+def test_an_interrupted_command_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hcml_lightning.cli._run", interrupted)
+    monkeypatch.setattr("sys.argv", ["hcml", "predict", "a.mp4"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "hcml predict: interrupted\n"
+    # Who calls it is interrupted too.
+    with pytest.raises(KeyboardInterrupt):
+        main(["predict", "a.mp4"])
+    monkeypatch.setenv("HCML_DEBUG", "1")
+    with pytest.raises(KeyboardInterrupt):
+        main()
