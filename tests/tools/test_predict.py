@@ -154,6 +154,7 @@ def test_paths_folders_and_patterns(videos: list[Path], tmp_path: Path):
     below.mkdir(parents=True)
     shutil.copy(videos[0], below / "c.avi")
     assert find_videos([str(odd), f"{tmp_path}/**/*.avi"]) == [str(odd), str(below / "c.avi")]
+    assert find_videos([str(odd), f"{tmp_path}/./{odd.name}"]) == [str(odd)]
     assert find_videos([str(tmp_path)]) == [str(below / "c.avi"), str(odd)]
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no videos"):

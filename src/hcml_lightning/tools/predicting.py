@@ -71,7 +71,11 @@ def find_videos(paths: Sequence[str]) -> list[str]:
                 f"{path} {what}; name video files, folders of them, or a pattern such as 'videos/**/*.mp4'"
             )
         videos += found
-    return list(dict.fromkeys(videos))
+    unique: dict[str, str] = {}
+    for video in videos:
+        # The same one, however it was named.
+        unique.setdefault(os.path.abspath(video), video)
+    return list(unique.values())
 
 
 def _matches(pattern: str) -> list[str]:
