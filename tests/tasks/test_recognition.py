@@ -122,10 +122,11 @@ def test_test_counts_each_video_once(
 ) -> None:
     task = RecognitionTask(**tiny)
 
-    def probability(batch: Any) -> torch.Tensor:  # right on videos 1 and 2, wrong on video 0
+    def probability(_: Any, batch: Any, __: int) -> torch.Tensor:
+        # Right on videos 1 and 2, wrong on video 0.
         return torch.eye(4)[batch["label"].clamp(min=1)]
 
-    monkeypatch.setattr(task, "_probability", probability)
+    monkeypatch.setattr("hcml_lightning.tasks.recognition.mean_probability", probability)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
     )

@@ -120,10 +120,17 @@ class RecognitionTask(MotionTask):
                 values[f"contrast_l{level}"] = contrast.detach()
         values["loss"] = loss.detach()
         self.log_mean({f"train/{k}": v for k, v in values.items()}, batch["index"])
-        # Of the whole epoch, on clips as they were augmented and while it learned. Here and not at the end, where
-        # callbacks that tell of the epoch come before a task.
-        self.log("train/top1", self.train_accuracy, on_step=False, on_epoch=True)
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: VideoBatch, batch_idx: int) -> None:
+        """Accuracy of the whole epoch, on clips as they were augmented and while it learned, after its last step.
+
+        At the end of the epoch, callbacks that tell of it come before a task.
+        """
+        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
+            # A number that all processes have, and not the metric, which would ask them all whenever one looks at it.
+            top1 = self.train_accuracy.compute()
+            self.log("train/top1", top1, on_step=False, on_epoch=True, batch_size=1)
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """One centre crop of one clip a video, as in the paper's ablations (Sec. 4.2)."""
