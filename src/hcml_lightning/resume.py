@@ -5,7 +5,6 @@ what came before is for `seeds.py`.
 """
 
 import io
-import os
 import signal
 import threading
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
+from torch.utils.data import get_worker_info
 
 from hcml_lightning.storage import previous_of, write_checkpoint
 
@@ -97,7 +97,6 @@ class LastCheckpoint(Checkpoint):
         self.metrics: dict[str, float] = {}
         self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
         self._handlers: dict[int, Any] = {}
-        self._listener = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the folder: by now the other checkpoints know theirs, in whatever order they stand."""
@@ -112,7 +111,6 @@ class LastCheckpoint(Checkpoint):
         self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._hear) for s in STOP_SIGNALS}
-            self._listener = os.getpid()
 
     def on_train_batch_end(
         self,
@@ -185,7 +183,7 @@ class LastCheckpoint(Checkpoint):
         if not self._asked_by:
             self._asked_by = signum
             # Workers that load data were forked while this was listening, and a terminal interrupts them too.
-            if os.getpid() == self._listener:
+            if get_worker_info() is None:
                 rank_zero_info(
                     f"{signal.Signals(signum).name}: the run ends after this batch, with its state saved"
                 )

@@ -164,3 +164,16 @@ def test_probe_reports_the_efficacy_score(
     assert float(metrics["train/top1"]) == 0.75
     assert float(metrics["val/top1"]) == 0.25
     assert float(metrics["val/efficacy"]) == pytest.approx(0.75 / 0.5)
+
+
+@pytest.mark.parametrize("stop", ["max_steps", "should_stop"])
+def test_an_epoch_that_is_cut_short_has_an_accuracy_too(
+    stop: str, fit: Fit, tiny: dict[str, Any]
+) -> None:
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.should_stop = True
+
+    ends: dict[str, Any] = {"max_steps": 1} if stop == "max_steps" else {"callbacks": [Stop()]}
+    metrics = fit(RecognitionTask(**tiny), **ends).callback_metrics
+    assert float(metrics["train/top1"]) in (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -4,6 +4,7 @@ Which classes a left/right flip turns into each other.
 """
 
 import re
+from collections import Counter
 
 _OPPOSITES = {"left": "right", "clockwise": "counterclockwise", "cw": "ccw"}
 _OPPOSITES |= {second: first for first, second in _OPPOSITES.items()}
@@ -28,7 +29,8 @@ def mirror_classes(class_names: list[str]) -> dict[int, int]:
     """
     words = [_words(name) for name in class_names]
     # Of names with the same words nobody can tell which one is meant.
-    label = {name: i for i, name in enumerate(words) if words.count(name) == 1}
+    count = Counter(words)
+    label = {name: i for i, name in enumerate(words) if count[name] == 1}
     mirrored = [tuple(_OPPOSITES.get(word, word) for word in name) for name in words]
     return {
         i: label[other]

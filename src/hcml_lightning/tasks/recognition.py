@@ -127,7 +127,8 @@ class RecognitionTask(MotionTask):
 
         At the end of the epoch, callbacks that tell of it come before a task.
         """
-        if self.trainer.is_last_batch or self.trainer.global_step == self.trainer.max_steps:
+        trainer = self.trainer
+        if trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
             # A number that all processes have, and not the metric, which would ask them all whenever one looks at it.
             top1 = self.train_accuracy.compute()
             self.log("train/top1", top1, on_step=False, on_epoch=True, batch_size=1)
