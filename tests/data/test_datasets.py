@@ -517,6 +517,35 @@ class TestVideoFolder:
         with pytest.warns(UserWarning, match=r"one class, 'videos'.*one folder too high"):
             make("folder", tmp_path / "higher").setup("fit")
 
+    @pytest.mark.parametrize("kind", ["files", "frames"])
+    @pytest.mark.parametrize("splits", [("",), ("train",), ("train", "val")])
+    def test_videos_in_no_folder_of_a_class_have_no_labels(
+        self, kind, splits, synthetic_root, tmp_path
+    ):
+        for split in splits:
+            (tmp_path / split).mkdir(exist_ok=True)
+            for number in range(6):
+                if kind == "files":
+                    file = synthetic_root("folder") / "train/up/0001.mp4"
+                    shutil.copy(file, tmp_path / split / f"{number}.mp4")
+                else:
+                    frames = synthetic_root("something_v1") / "20bn-something-something-v1/3"
+                    shutil.copytree(frames, tmp_path / split / str(number))
+        data = make("folder", tmp_path)
+        assert (data.class_names, data.describe_classes()) == (["unlabelled"], "without labels")
+        train, val = ({r.path for r in data.records(split)} for split in ("train", "val"))
+        assert len(train | val) == 6 * len(splits)
+        assert train
+        assert val
+        assert not train & val
+        assert batches(data, "train")[0]["video"].shape == (3, 3, 4, 32, 32)
+
+    def test_no_video_is_left_out_beside_folders_of_classes(self, layout_copy):
+        root = layout_copy("folder")
+        shutil.copy(root / "train/up/0001.mp4", root / "train")
+        with pytest.raises(ValueError, match=r"0001\.mp4 and 0 more .* would be left out"):
+            make("folder", root).setup("fit")
+
     def test_paths_to_predict_need_no_classes(self, synthetic_root):
         file = next(synthetic_root("ucf101").glob("videos/left/*.avi"))
         frames = next(synthetic_root("something_v1").glob("20bn*/3"))

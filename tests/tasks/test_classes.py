@@ -1,5 +1,7 @@
 """The classes of weights and of data are the same, or somebody is told."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,9 @@ import torch
 from tests.tasks.conftest import QUIET, Drift
 from torch.utils.data import DataLoader
 
+from hcml_lightning.data import UCF101DataModule
+from hcml_lightning.data.dataset import VideoRecord
+from hcml_lightning.data.listed import Split
 from hcml_lightning.tasks import ContrastTask, ProbeTask, RecognitionTask
 from hcml_lightning.tasks.base import MotionTask
 
@@ -90,3 +95,40 @@ def test_a_classifier_of_other_classes_is_not_taken(
     assert torch.equal(task.model.network.fc.weight, own)
     conv = "model.network.layer4.0.conv1.weight"
     torch.testing.assert_close(task.state_dict()[conv], stored[conv])
+
+
+class HalfLabelled(UCF101DataModule):
+    """A dataset of which some videos have no label."""
+
+    def records(self, split: Split) -> list[VideoRecord]:
+        first, *others = super().records(split)
+        return [replace(first, label=-1), *others]
+
+
+@pytest.mark.parametrize("run", ["fit", "validate"])
+@pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
+def test_a_loss_needs_the_label_of_every_video(
+    make: type[MotionTask],
+    run: str,
+    trainer: pl.Trainer,
+    tiny: dict[str, Any],
+    synthetic_root: Callable[[str], Path],
+) -> None:
+    data = HalfLabelled(synthetic_root("ucf101"), num_workers=0, flip="none")
+    task = make(**tiny | {"num_classes": data.num_classes})
+    with pytest.raises(
+        ValueError, match=rf"\.avi has no label, nor .* where {make.__name__} needs"
+    ):
+        getattr(trainer, run)(task, datamodule=data)
+
+
+def test_what_needs_no_label_takes_videos_without(
+    trainer: pl.Trainer, tiny: dict[str, Any], synthetic_root: Callable[[str], Path]
+) -> None:
+    sizes = {"clip_length": 4, "short_side": (32, 32), "crop_size": 32, "test_clips": 1}
+    data = HalfLabelled(synthetic_root("ucf101"), num_workers=0, batch_size=4, flip="none", **sizes)
+    trainer.fit(ContrastTask(**tiny), datamodule=data)
+    trainer.test(RecognitionTask(**tiny | {"num_classes": data.num_classes}), datamodule=data)
+    # One of the eight test videos cannot be counted.
+    correct = float(trainer.callback_metrics["test/top1"]) * 7
+    assert correct == pytest.approx(round(correct))

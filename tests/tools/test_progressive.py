@@ -306,6 +306,42 @@ def test_a_mistake_in_the_last_stage_shows_before_the_first(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def raw(layout_copy: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Videos without labels, and some with."""
+    labelled = layout_copy("folder")
+    (tmp_path / "raw").mkdir()
+    for number, path in enumerate(sorted(labelled.rglob("*.mp4"))):
+        shutil.copy(path, tmp_path / "raw" / f"{number}.mp4")
+    return tmp_path / "raw", labelled
+
+
+def test_what_a_later_stage_refuses_shows_before_the_first(raw: tuple[Path, Path], tmp_path: Path):
+    own = ["-c", "data/video_folder.yaml", *TINY[2:], f"--data.root={raw[0]}"]
+    begin = ["progressive", "--run_dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match=r"'recognition', before anything runs: num_classes must"):
+        main([*begin, *own])
+    own.append("--recognition.data.root=nowhere")
+    with pytest.raises(SystemExit, match=r"'recognition', before .*nowhere: there is no such fol"):
+        main([*begin, *own])
+    wrong = ["--contrast2.model.dropout=1.5", f"--recognition.data.root={raw[1]}"]
+    with pytest.raises(SystemExit, match="'contrast2', before anything runs: dropout must be"):
+        main([*begin, *own, *wrong])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
+def test_motion_of_raw_videos_serves_to_recognise_others(raw: tuple[Path, Path], tmp_path: Path):
+    words = ["-c", "data/video_folder.yaml", *TINY[2:], f"--data.root={raw[0]}"]
+    words += [f"--recognition.data.root={raw[1]}", "--trainer.max_epochs=1"]
+    *_, last = run_plan(Plan.from_words(words), PAPER, tmp_path / "run", main)
+    assert last.metrics["test/top1"] >= 0
+    learned = torch.load(tmp_path / "run/contrast2/checkpoints/last.ckpt", weights_only=True)
+    assert learned["class_names"] == ["unlabelled"]
+    recognises = torch.load(tmp_path / "run/recognition/checkpoints/last.ckpt", weights_only=True)
+    assert recognises["class_names"] == sorted(p.name for p in (raw[1] / "train").iterdir())
+
+
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_killed_run_goes_on_from_its_last_epoch(
     whole_group: bool, words: list[str], tmp_path: Path

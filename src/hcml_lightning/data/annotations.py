@@ -93,14 +93,14 @@ def copy_of(name: str) -> str:
 
 
 def walk_others(folder: str | Path) -> Iterator[str]:
-    """List the files below a folder that are neither videos nor images by their names; hidden ones are left out.
+    """List the files below a folder that are neither videos nor images by their names, nor hidden or of this package.
 
     Args:
         folder: where to look; links are not followed.
     """
     for place, _, names in os.walk(folder):
         for name in sorted(names):
-            if not (name.startswith(".") or is_video(name) or is_image(name)):
+            if not (name.startswith((".", "hcml_")) or is_video(name) or is_image(name)):
                 yield os.path.join(place, name)
 
 

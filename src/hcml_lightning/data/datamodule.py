@@ -169,6 +169,11 @@ class VideoDataModule(ListedDataModule):
                     cache=self._cache,
                 )
 
+    def videos_without_label(self, stage: str) -> list[str]:
+        """Paths of the videos that a stage lists and whose label is none of the classes."""
+        records = [record for split in _STAGES[stage] for record in self.dataset(split).records]
+        return [record.path for record in records if not 0 <= record.label < self.num_classes]
+
     def train_dataloader(self) -> DataLoader[VideoBatch]:
         """Load shuffled random clips, (B, 3, T, H, W).
 

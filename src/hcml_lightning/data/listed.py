@@ -49,6 +49,10 @@ class ListedDataModule(pl.LightningDataModule):
         """Number of classes."""
         return len(self.class_names)
 
+    def describe_classes(self) -> str:
+        """How many classes there are, in words."""
+        return "1 class" if self.num_classes == 1 else f"{self.num_classes} classes"
+
     def set_classes(self, class_names: list[str]) -> None:
         """Name the classes, in the order of their labels; a subclass calls this in its constructor.
 

@@ -1,6 +1,6 @@
 """[**class folders → records** → batch → model → loss → metric]
 
-Your own videos: a folder for each class, or no classes at all, only videos to predict.
+Your own videos: a folder for each class; or no classes at all, for learning without labels and for prediction.
 """
 
 import hashlib
@@ -18,14 +18,19 @@ from hcml_lightning.data.listed import Split
 SPLITS = ("train", "val", "test")
 # What others call them: taken for a class, or left out, videos would be missing without a word.
 OTHER_NAMES = ("training", "validation", "valid", "testing")
+# The one class of videos that lie in no folder of a class.
+UNLABELLED = "unlabelled"
 
 
 class VideoFolderDataModule(VideoDataModule):
-    """Videos in class folders.
+    """Videos in class folders, or raw videos without labels.
 
     `root` holds `train/<class>/`, `val/<class>/` and `test/<class>/`, or just `<class>/`. Where there is no `val`, a
     fixed part of the training videos is taken for it; where there is no `test`, `test` is `val`. A video is a file, or
     a folder of JPEG or PNG frames. Classes are ordered by name.
+
+    Where videos lie right in `root` (or in `train/` and `val/`), without folders of classes, they have no labels: all
+    are of the one class "unlabelled", which is enough for the self-supervised stages.
 
     Args:
         root: folder of the class folders; not looked at where there are `predict_paths` and `class_names`.
@@ -36,7 +41,7 @@ class VideoFolderDataModule(VideoDataModule):
         **kwargs: see `VideoDataModule`.
 
     Raises:
-        FileNotFoundError: if there are no class folders, and no `predict_paths` either.
+        FileNotFoundError: if there are neither class folders nor videos, and no `predict_paths` either.
         ValueError: if a folder is named like a split that would not be taken for one.
     """
 
@@ -52,22 +57,33 @@ class VideoFolderDataModule(VideoDataModule):
         self.val_fraction = val_fraction
         self.predict_paths = predict_paths
         self._check_names()
-        self.set_classes(class_names or self._class_folders(self._folder("train")))
+        names = class_names or self._class_folders(self._folder("train"))
+        self._has_labels = bool(names) or not _holds_videos(self._folder("train"))
+        self.set_classes(names if self._has_labels else [UNLABELLED])
         if not self.class_names and not predict_paths:
+            there = (
+                "it holds neither videos nor folders of classes"
+                if os.path.isdir(root)
+                else "there is no such folder"
+            )
             raise FileNotFoundError(
-                f"root={root}: {_what_is_there(self.root)}; expected train/<class>/ and val/<class>/, or <class>/, "
-                "with videos or folders of frames in them; or set predict_paths."
+                f"root={root}: {there}; expected train/<class>/ and val/<class>/, or <class>/, with videos or folders "
+                "of frames in them; or videos alone, to learn without labels; or set predict_paths."
             )
 
     def setup(self, stage: str) -> None:
         """As in every data module; one class alone is said aloud."""
         super().setup(stage)
-        if stage == "fit" and len(self.class_names) == 1:
+        if stage == "fit" and len(self.class_names) == 1 and self._has_labels:
             rank_zero_warn(
                 f"root={self.root}: there is one class, {self.class_names[0]!r}. That is enough for the "
                 "self-supervised stages; to recognise classes, have a folder for each right below root (is root one "
                 "folder too high?)"
             )
+
+    def describe_classes(self) -> str:
+        """How many classes there are, in words."""
+        return super().describe_classes() if self._has_labels else "without labels"
 
     def records(self, split: Split) -> list[VideoRecord]:
         """List the videos of a split.
@@ -84,25 +100,38 @@ class VideoFolderDataModule(VideoDataModule):
         unknown = sorted(set(self._class_folders(folder)) - set(self.class_names))
         if unknown:
             self.refuse(f"{folder}: no class is named like the folder(s) {', '.join(unknown)}.")
+        if self._has_labels and (loose := _videos_right_in(folder)):
+            self.refuse(
+                f"{folder}: {loose[0]} and {len(loose) - 1} more videos lie beside the folders of the classes, so that "
+                "they would be left out; move them into one, or away."
+            )
         records: list[VideoRecord] = []
         for label, name in enumerate(self.class_names):
-            if not (folder / name).is_dir():
+            place = self._place_of(folder, name)
+            if not place.is_dir():
                 continue
             videos = [
                 VideoRecord(path, label, os.path.relpath(path, folder))
-                for path in walk_videos(folder / name, None if self.follow_links else self.root)
+                for path in walk_videos(place, None if self.follow_links else self.root)
             ]
             if not videos:
                 self.refuse(
-                    f"{folder / name}: the folder of the class holds no videos; put some there, or remove it."
+                    f"{place}: the folder of the class holds no videos; put some there, or remove it."
                 )
             records += self._share(videos, split) if folder == self._folder("both") else videos
         return records
 
     def other_files(self) -> list[str]:
         """List what lies among the videos and is not taken for one."""
-        folders = {self._folder(split) / name for split in SPLITS for name in self.class_names}
+        folders = {
+            self._place_of(self._folder(split), name)
+            for split in SPLITS
+            for name in self.class_names
+        }
         return [path for folder in sorted(folders) for path in walk_others(folder)]
+
+    def _place_of(self, folder: Path, class_name: str) -> Path:
+        return folder / class_name if self._has_labels else folder
 
     def _folder(self, split: str) -> Path:
         """The folder of a split, or that of training and validation together."""
@@ -126,11 +155,13 @@ class VideoFolderDataModule(VideoDataModule):
             )
 
     def _class_folders(self, folder: Path) -> list[str]:
+        """Names of the folders right below one, unless all that lie there are videos as folders of frames."""
         if not folder.is_dir():
             return []
-        return sorted(
+        names = sorted(
             path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."
         )
+        return [] if all(_is_video(folder / name) for name in names) else names
 
     def _share(self, videos: list[VideoRecord], split: str) -> list[VideoRecord]:
         """The part of one class that belongs to a split."""
@@ -147,13 +178,18 @@ class VideoFolderDataModule(VideoDataModule):
         return [video for video in videos if (video in chosen) == (split != "train")]
 
 
-def _what_is_there(root: str) -> str:
-    """Say of a folder without class folders which of the usual mistakes it is."""
-    if not os.path.isdir(root):
-        return "there is no such folder"
-    if any(is_video(name) for name in os.listdir(root)):
-        return "its videos lie in no folder of a class"
-    return "it holds no folders of classes"
+def _is_video(folder: Path) -> bool:
+    """Whether a folder is itself a video, of frames, and so no folder of a class."""
+    return next(walk_videos(folder), None) == os.fspath(folder)
+
+
+def _holds_videos(folder: Path) -> bool:
+    first = next(walk_videos(folder), None) if folder.is_dir() else None
+    return first not in (None, os.fspath(folder))
+
+
+def _videos_right_in(folder: Path) -> list[str]:
+    return sorted(filter(is_video, os.listdir(folder))) if folder.is_dir() else []
 
 
 def _to_predict(path: str) -> list[VideoRecord]:

@@ -5,8 +5,7 @@ The base of all tasks: the model, its warm start, optimizer and schedule, and th
 
 import inspect
 import os
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
@@ -25,17 +24,14 @@ from hcml_lightning.optim import (
     schedule_steps,
 )
 from hcml_lightning.seeds import SeedEachBatch
-from hcml_lightning.storage import plain
-from hcml_lightning.tasks.checkpoint import read_checkpoint
-from hcml_lightning.tasks.classes import check_classes
 from hcml_lightning.tasks.description import Description, describe
 from hcml_lightning.tasks.finite import FiniteNumbers
-from hcml_lightning.tasks.measured import MeasuredTask
 from hcml_lightning.tasks.ranges import refuse_negative, refuse_one
+from hcml_lightning.tasks.stored import StoredTask
 from hcml_lightning.tasks.warm_start import load_warm_start
 
 
-class MotionTask(MeasuredTask):
+class MotionTask(StoredTask):
     """A training stage: the whole hierarchy, and which part of it a loss trains.
 
     Args:
@@ -64,8 +60,6 @@ class MotionTask(MeasuredTask):
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
     # Whether it stands on features that it leaves as they are, so that these must have learned something.
     ON_FROZEN: ClassVar[bool] = False
-    # Whether labels matter, so that the classes of weights and data must be the same.
-    CLASSIFIES: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -91,7 +85,8 @@ class MotionTask(MeasuredTask):
         if self.CLASSIFIES and num_classes < 2:
             raise ValueError(
                 f"num_classes must be at least 2 to tell classes apart, but is {num_classes}; from the command line it "
-                "is taken from the data (is its folder one too high?)"
+                "is taken from the data (is its folder one too high? Videos without classes are for the stages of flow "
+                "and contrast)"
             )
         # Without `frame`, Lightning leaves the frames of the caller in a cycle, and with them its loaders' workers.
         self.save_hyperparameters(frame=inspect.currentframe())
@@ -103,30 +98,6 @@ class MotionTask(MeasuredTask):
         self.optimizer_name, self.lr, self.momentum = optimizer, lr, momentum
         self.weight_decay, self.decay_norm_and_bias = weight_decay, decay_norm_and_bias
         self.warmup_epochs = warmup_epochs
-        self.class_names: list[str] | None = None
-        self._has_weights = False
-
-    @classmethod
-    def load_from_checkpoint(
-        cls,
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: Any = None,
-        strict: bool | None = None,
-        weights_only: bool | None = True,
-        **kwargs: Any,
-    ) -> Self:
-        """As Lightning's, which lets a file that comes from a URL run code where `weights_only` is not said.
-
-        Raises:
-            ValueError: if the file is no checkpoint, or that of another task.
-        """
-        if isinstance(checkpoint_path, str | os.PathLike) and "://" not in str(checkpoint_path):
-            # Lightning would build the task first, and stumble over the settings of another one.
-            cls._check_task(read_checkpoint(Path(checkpoint_path), mmap=True))
-        return super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
-        )
 
     def trained_modules(self) -> list[nn.Module]:
         """The modules that this stage's loss trains; everything else is frozen.
@@ -155,12 +126,13 @@ class MotionTask(MeasuredTask):
         Raises:
             ValueError: if the classifier is not for the classes of the data.
         """
-        names = self._classes_of_data()
-        self._check_classes(self.class_names)
-        resumes = self._has_weights or self.trainer.ckpt_path is not None
+        names = self.classes_of_data()
+        self.check_classes(self.class_names)
+        self.check_labels(stage)
+        resumes = self.has_weights or self.trainer.ckpt_path is not None
         if self.init_from is not None and not resumes:
             load_warm_start(self.model, self.init_from, self.lower_level(), names)
-            self._has_weights = True
+            self.has_weights = True
         elif stage == "fit" and self.ON_FROZEN and not resumes:
             rank_zero_warn(
                 f"{type(self).__name__} stands on frozen features that have learned nothing, and stay so: give the "
@@ -168,48 +140,6 @@ class MotionTask(MeasuredTask):
             )
         if names is not None and len(names) == self.num_classes:
             self.class_names = list(names)
-
-    def _classes_of_data(self) -> list[str] | None:
-        """Names of the classes that this run trains or is measured on, where its data says them."""
-        trainer = self._trainer
-        if trainer is None or trainer.predicting:
-            return None
-        names: list[str] | None = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-        return names
-
-    def _check_classes(self, known: list[str] | None) -> None:
-        names = self._classes_of_data()
-        if names is not None and self.CLASSIFIES:
-            check_classes(self.num_classes, known, names)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Names of the classes travel with the weights; nothing stays that would not be read again."""
-        checkpoint["class_names"] = self.class_names
-        checkpoint["task"] = type(self).__name__
-        # Of data and optimizer too: a path or a number of NumPy that was given goes a long way.
-        checkpoint.update({k: plain(v) for k, v in checkpoint.items() if k != "state_dict"})
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another stage's checkpoint, in words."""
-        self._check_task(checkpoint)
-        stored = checkpoint.get("class_names")
-        self._check_classes(stored)
-        self.class_names = stored
-
-    @classmethod
-    def _check_task(cls, checkpoint: dict[str, Any]) -> None:
-        task = checkpoint.get("task", cls.__name__)
-        if task != cls.__name__:
-            raise ValueError(
-                f"this checkpoint was made by {task}, not by {cls.__name__}: {task}.load_from_checkpoint reads it; to "
-                "start a new stage from it, give it as init_from (--model.init_from); ckpt_path only goes on with, or "
-                "evaluates, the same stage"
-            )
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As PyTorch's; a later fit does not replace these weights by `init_from`."""
-        self._has_weights = True
-        return super().load_state_dict(*args, **kwargs)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The recipe of B.2; the learning rate is per device."""

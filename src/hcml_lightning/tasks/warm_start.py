@@ -17,6 +17,7 @@ from hcml_lightning.tasks.classes import first_difference
 
 PREFIX = "model."
 CLASSIFIER = ("network.fc.weight", "network.fc.bias")
+SELF_SUPERVISED = ("FlowTask", "ContrastTask")
 
 
 def load_warm_start(
@@ -27,7 +28,8 @@ def load_warm_start(
 ) -> None:
     """Take all weights and buffers of the hierarchy from a checkpoint; runs nothing that the file holds.
 
-    A classifier of another size, or of other classes, stays as it was initialised, with a warning.
+    A classifier of another size, or of other classes, stays as it was initialised; with a warning, where labels have
+    trained the one that is not taken.
 
     Args:
         model: the hierarchy to fill.
@@ -58,7 +60,7 @@ def load_warm_start(
             f"missing {_some(missing)}, unexpected {_some(unexpected)}, other shapes {_some(sorted(wrong))}. "
             "Give the stages the same backbone, levels, max_displacement, stride and max_offset."
         )
-    if difference is not None:
+    if difference is not None and checkpoint.get("task") not in SELF_SUPERVISED:
         rank_zero_warn(
             f"init_from: the classifier of {path} {difference} and is not taken: this stage's own starts untrained. "
             "All other weights are taken."
@@ -96,7 +98,7 @@ def _other_classes(known: Sequence[str] | None, names: Sequence[str] | None) -> 
 
 def _level(checkpoint: Mapping[str, Any]) -> int | None:
     """The level that a self-supervised stage has trained; None for the other stages, which know them all."""
-    if checkpoint.get("task") not in ("FlowTask", "ContrastTask"):
+    if checkpoint.get("task") not in SELF_SUPERVISED:
         return None
     level: int | None = checkpoint.get("hyper_parameters", {}).get("level")
     return level

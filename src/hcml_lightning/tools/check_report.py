@@ -44,11 +44,11 @@ def print_report(
         rows: its manifest.
     """
     parts = ", ".join(f"{count} {split}" for split, count in splits.items())
-    print(f"{data.root}: {len(rows)} videos ({parts}), {data.num_classes} classes")
+    print(f"{data.root}: {len(rows)} videos ({parts}), {data.describe_classes()}")
     print(f"  {describe([row for row in rows if not row.error])}")
     if data.num_classes == 1:
         print(
-            "  one class alone: the self-supervised stages can use it, but there is nothing to recognise"
+            "  the self-supervised stages can use them; to recognise classes, there must be two or more"
         )
     for kind, broken in by_kind(rows).items():
         _print_group(kind, [f"{row.path}: {row.error}" for row in broken])

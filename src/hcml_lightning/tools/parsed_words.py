@@ -3,6 +3,8 @@
 What `hcml fit` would make of words: to find a mistake before anything runs, and to know which options there are.
 """
 
+from jsonargparse import Namespace
+
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.parser import option_names
 from hcml_lightning.tools.training import MotionCLI
@@ -30,6 +32,23 @@ class ParsedWords(MotionCLI):
 
     def after_instantiate_classes(self) -> None:
         """Leave it."""
+
+    def try_constructors(self) -> None:
+        """Build data and task, and drop them: constructors refuse what a parser cannot know.
+
+        Raises:
+            ValueError: if one of them refuses its arguments, or the data has too few classes for the task.
+            FileNotFoundError: if the data is not there.
+        """
+        parts = Namespace(  # type: ignore[no-untyped-call]
+            data=self.config.data, model=self.config.model
+        )
+        with quiet():
+            try:
+                self.parser.instantiate(parts)
+            except (ValueError, FileNotFoundError) as error:
+                # jsonargparse wraps it in a list of the classes that it tried.
+                raise error.__cause__ or error from None
 
 
 def all_options() -> set[str]:

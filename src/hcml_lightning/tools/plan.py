@@ -119,10 +119,11 @@ class Plan(NamedTuple):
         return words
 
     def check(self, names: Sequence[str]) -> None:
-        """Parse the words of stages and run none, so that a mistake in the last does not show after days.
+        """Parse the words of stages, build what they name and run none: no mistake is to show after days.
 
         Raises:
-            SystemExit: at the first mistake, which has been told.
+            SystemExit: at the first mistake of the words, which has been told.
+            ValueError: at the first setting, or dataset, that a stage refuses.
         """
         stages = [name for name in names if name in TRAINING]
         if len(stages) < 2:
@@ -131,10 +132,12 @@ class Plan(NamedTuple):
         parsed = import_module("hcml_lightning.tools.parsed_words")
         for name in stages:
             try:
-                parsed.ParsedWords(self.words(TRAINING[name]))
+                parsed.ParsedWords(self.words(TRAINING[name])).try_constructors()
             except SystemExit:
                 print(f"This is said of the stage '{name}'; nothing has been run.", file=sys.stderr)
                 raise
+            except (ValueError, FileNotFoundError) as error:
+                raise ValueError(f"stage '{name}', before anything runs: {error}") from error
 
     def settings(self, stage: Stage) -> dict[str, Any]:
         """Return all settings of one stage, flat, as they were given: what its result depends on."""

@@ -139,7 +139,7 @@ def _data(trainer: pl.Trainer) -> str:
         f"clips of {about.get('clip_length')} frames, stride {about.get('frame_stride')}, "
         f"{about.get('crop_size')} px"
     )
-    return f"{type(data).__name__}: {sizes} videos, {data.num_classes} classes; {clip}"
+    return f"{type(data).__name__}: {sizes} videos, {data.describe_classes()}; {clip}"
 
 
 def _batch(trainer: pl.Trainer) -> str:
