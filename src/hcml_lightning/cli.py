@@ -5,6 +5,7 @@ a command is chosen, so `hcml --help` answers at once.
 """
 
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -51,8 +52,9 @@ def main(args: "ArgsType" = None) -> int:
 
     Raises:
         SystemExit: for `--help`; with status 2 for arguments that make no sense; with status 130 where the shell's
-            command is interrupted (Ctrl-C); with a message for expected trouble,
-            unless `--debug` is among the words or HCML_DEBUG is set, which let every exception through as it is.
+            command is interrupted (Ctrl-C), 141 where nobody reads its output any more; with a message for expected
+            trouble, unless `--debug` is among the words or HCML_DEBUG is set, which let every exception through as it
+            is.
     """
     if args is not None and not isinstance(args, list):
         import_module("hcml_lightning.tools.training").train(args)
@@ -64,7 +66,15 @@ def main(args: "ArgsType" = None) -> int:
     with _debugging("--debug" in words) as debug:
         words = [word for word in words if word != "--debug"]
         try:
-            return _run(words[0] if words else "--help", words)
+            status = _run(words[0] if words else "--help", words)
+            # What nobody reads any more is noticed here, and not while Python ends.
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            if debug or args is not None or not _nobody_reads():
+                raise
+            print(f"{' '.join(['hcml', *words[:1]])}: nobody reads on, stopped", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGPIPE) from None
         except KeyboardInterrupt as stopped:
             # Who calls this in a notebook or a script has interrupted that too.
             if debug or args is not None:
@@ -79,6 +89,15 @@ def main(args: "ArgsType" = None) -> int:
             if message is None:
                 raise
             raise SystemExit(f"hcml {words[0]}: {message}") from error
+
+
+def _nobody_reads() -> bool:
+    """Whether it is the standard output that is closed at its other end; then nothing more is written to it."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    if closed := any(event & select.POLLERR for _, event in output.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 def _run(command: str, words: list[str]) -> int:

@@ -1,6 +1,7 @@
 """What is no bug is said in words; what may be one keeps its traceback."""
 
 import errno
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -166,3 +167,18 @@ def test_an_interrupted_command_ends_in_one_line(
     monkeypatch.setenv("HCML_DEBUG", "1")
     with pytest.raises(KeyboardInterrupt):
         main()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["completion", "bash"]])
+def test_output_that_nobody_reads_ends_a_command(words: list[str]):
+    with subprocess.Popen(
+        [sys.executable, "-m", "hcml_lightning", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == f"hcml {words[0]}: nobody reads on, stopped\n"
+    assert process.returncode == 141
