@@ -54,10 +54,7 @@ def write_costs(
         )
         for band, part in grids.paired(scratch, step.of(costs), step):
             part.copy_(band)
-    for index, reach in enumerate(range(-grids.radius, grids.radius + 1)):
-        outside = slice(0, -reach * stride) if reach < 0 else slice(-reach * stride, None)
-        if reach:
-            costs[:, :, index, ..., outside].zero_()
+    _clear_outside(costs.movedim(2, 0), grids)
 
 
 def write_gradient(
@@ -85,11 +82,10 @@ def write_gradient(
     grad = torch.unflatten(grad, 1, (grids.window, grids.window))
     for step in grids.steps():
         if step.grids.start == 0:
-            near = step.of(grad)
-            near = near.clone() if grids.are_far(near) else near
+            near = step.of(grad).clone()
+            _clear_outside(near.movedim(1, 0), grids)
         for band, part in grids.paired(scratch, near, step):
             band.copy_(part)
-        grids.zero_edges(scratch, step)
         products, blocks = grids.products(scratch, step), grids.blocks(unit, step)
         grids.blocks(grad_unit, step).baddbmm_(products, grids.surroundings(unit, step))
         grad_surroundings = grids.surroundings(grad_unit, step)
@@ -112,6 +108,14 @@ def write_gradient(
             grids.of_map(near, grid).copy_(grids.of_buffer(grad_piece, grid))
         if near is not piece:
             piece.copy_(near)
+
+
+def _clear_outside(costs: Tensor, grids: Grids) -> None:
+    """Clear costs, (dx, ..., W), of what lies beside the frame; their places in a row of products are of other rows."""
+    for cost, reach in zip(costs, range(-grids.radius, grids.radius + 1), strict=True):
+        beside = reach * grids.stride
+        if reach:
+            cost[..., slice(0, -beside) if reach < 0 else slice(-beside, None)].zero_()
 
 
 def _normalise(features: Tensor, grids: Grids, eps: float) -> tuple[Tensor, Tensor]:

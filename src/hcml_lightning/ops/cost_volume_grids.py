@@ -161,11 +161,3 @@ class Grids:
                 )
             if rest:
                 yield band[..., full, :rest, :], part[..., full * self.block_rows :, :]
-
-    def zero_edges(self, scratch: Tensor, step: Step) -> None:
-        """Clear what left the grid sideways and would count in the row before or after."""
-        bands = self.bands(scratch, step)
-        for index, reach in enumerate(range(-self.radius, self.radius + 1)):
-            if reach:
-                outside = slice(0, -reach) if reach < 0 else slice(-reach, None)
-                bands[:, :, :, index, ..., outside].zero_()
