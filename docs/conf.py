@@ -1,5 +1,6 @@
 """How the pages are built: `make docs`. Nothing is fetched."""
 
+import os
 import re
 import shutil
 import sys
@@ -22,7 +23,7 @@ release = re.search(  # type: ignore[union-attr]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 # The last one is where notebooks leave their outputs.
-exclude_patterns = ["_build", "examples", "jupyter_execute"]
+exclude_patterns = ["_build", "examples", "generated/ipython", "jupyter_execute"]
 html_theme = "furo"
 html_title = "hcml_lightning"
 html_static_path = ["_static"]
@@ -33,8 +34,13 @@ templates_path = []
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "deflist"]
-# The tests run the notebooks; here they are shown as they are.
-nb_execution_mode = "off"
+# Notebooks are stored without what they print, so they run here, and again only when one of them changes.
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(HERE / "_build" / ".jupyter_cache")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+nb_output_stderr = "remove"
 
 # Docstrings write `code` with single backticks.
 default_role = "code"
@@ -44,6 +50,14 @@ autodoc_typehints_format = "short"
 napoleon_numpy_docstring = False
 copybutton_prompt_text = r"\$ |>>> "
 copybutton_prompt_is_regexp = True
+
+
+def _quiet_kernels() -> None:
+    # Each would warn that it talks in clear, to this process.
+    profile = GENERATED / "ipython" / "profile_default"
+    profile.mkdir(parents=True)
+    (profile / "ipython_kernel_config.py").write_text("c.IPKernelApp.log_level = 40\n")
+    os.environ["IPYTHONDIR"] = str(profile.parent)
 
 
 def _generate() -> None:
@@ -56,7 +70,8 @@ def _generate() -> None:
     text = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", r"\1/../", text)
     text = re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)]+)\)", r"\1 (`\2`)", text)
     (GENERATED / "measured.txt").write_text(text, encoding="utf-8")
-    lines = ["# Notebooks\n", "Of the folder `notebooks/`; each runs in two minutes on a CPU.\n"]
+    about = "Of the folder `notebooks/`; each runs in two minutes on a CPU, and did so for these pages."
+    lines = ["# Notebooks\n", f"{about}\n"]
     lines += ["```{toctree}", ":maxdepth: 1\n"]
     for notebook in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):
         shutil.copy(notebook, GENERATED / "notebooks")
@@ -65,3 +80,4 @@ def _generate() -> None:
 
 
 _generate()
+_quiet_kernels()
