@@ -70,7 +70,9 @@ def _generate() -> None:
     text = re.sub(r"(!\[[^\]]*\]\()(?!https?:)", r"\1/../", text)
     text = re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)]+)\)", r"\1 (`\2`)", text)
     (GENERATED / "measured.txt").write_text(text, encoding="utf-8")
-    about = "Of the folder `notebooks/`; each runs in two minutes on a CPU, and did so for these pages."
+    about = (
+        "Of the folder `notebooks/`; each runs in two minutes on a CPU, and did so for these pages."
+    )
     lines = ["# Notebooks\n", f"{about}\n"]
     lines += ["```{toctree}", ":maxdepth: 1\n"]
     for notebook in sorted((REPOSITORY / "notebooks").glob("*.ipynb")):

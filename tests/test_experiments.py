@@ -4,6 +4,7 @@ import csv
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -229,7 +230,9 @@ def test_splits_are_told_apart(tmp_path: Path, what: str):
     assert "figure4_mine" not in text
 
 
-def test_the_commands_of_the_page_have_settings_that_exist():
+def test_the_commands_of_the_page_have_settings_that_exist(
+    synthetic_root: Callable[[str], Path],
+):
     """What the shell makes of them, and what each stage makes of that; none is run."""
     blocks = re.findall(r"```sh\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
     script = "\n".join(['python() { echo "$@"; }', "pip() { :; }", *blocks])
@@ -244,8 +247,9 @@ def test_the_commands_of_the_page_have_settings_that_exist():
         if file.endswith("run.py")
     }
     assert len(given) > 5
+    shared = ["-c", str(FOLDER / "configs/cpu.yaml"), f"--data.root={synthetic_root('ucf101')}"]
     for words in given:
-        plan = Plan.from_words(["-c", str(FOLDER / "configs/cpu.yaml"), "--data.root", "x", *words])
+        plan = Plan.from_words([*shared, *words])
         plan.check(list(TRAINING))
 
 
