@@ -6,7 +6,6 @@ import datetime
 import os
 import platform
 import statistics
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from hcml_lightning.tools.provenance import commit
 
 FOLDER = Path(__file__).parent
 COLUMNS = (
@@ -119,7 +120,9 @@ def _circumstances(packages: Sequence[str]) -> dict[str, str]:
         bound = "" if usable == cores else f", bound to {usable}"
         where = {"machine": f"{_processor()}, {cores} cores{bound}", "versions": versions}
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    return {**where, "commit": _commit(), "date": today}
+    # A copy without its history, on a machine that is lent, say, can be told.
+    head = os.environ.get("COMMIT") or commit("src") or "unknown"
+    return {**where, "commit": head, "date": today}
 
 
 def _processor() -> str:
@@ -132,22 +135,6 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return ""
-
-
-def _commit() -> str:
-    """The commit, with a + where the package has changed since."""
-    # A copy without its history, on a machine that is lent, say, can be told.
-    told = os.environ.get("COMMIT")
-    head = told or _git("rev-parse", "--short", "HEAD") or "unknown"
-    return head + ("+" if not told and _git("status", "--short", "src") else "")
-
-
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(FOLDER.parent), *words]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except FileNotFoundError:
         return ""
 
 

@@ -9,7 +9,6 @@ import datetime
 import fcntl
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from hcml_lightning.tools.configs import inline
 from hcml_lightning.tools.launch import launch_with, locked
 from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan
+from hcml_lightning.tools.provenance import commit
 from hcml_lightning.tools.stage_folder import Done, Launch
 
 FOLDER = Path(__file__).parent
@@ -135,9 +135,11 @@ def accuracy_row(
 def circumstances(protocol: Protocol) -> dict[str, object]:
     """Where and when something was measured."""
     names = ("torch", "pytorch-lightning", "av")
+    # A copy without its history, on a machine that is lent, say, can be told.
+    head = os.environ.get("COMMIT") or commit("src", "experiments/configs") or "unknown"
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "commit": _commit(),
+        "commit": head,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "protocol": protocol.name,
         "machine": _machine(),
@@ -190,19 +192,3 @@ def _machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores"
-
-
-def _commit() -> str:
-    # A copy without its history, on a machine that is lent, say, can be told.
-    told = os.environ.get("COMMIT")
-    head = told or _git("rev-parse", "--short", "HEAD") or "unknown"
-    changed = not told and _git("status", "--short", "src", "experiments/configs")
-    return head + ("+" if changed else "")
-
-
-def _git(*words: str) -> str:
-    command = ["git", "-C", str(FOLDER.parent), *words]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    except FileNotFoundError:
-        return ""

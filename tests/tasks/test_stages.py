@@ -177,6 +177,30 @@ def test_init_from_is_what_is_evaluated(fit: Fit, tiny: dict[str, Any], tmp_path
     assert torch.equal(second.model.network.fc.weight, first.model.network.fc.weight)
 
 
+def test_a_checkpoint_needs_no_init_from_any_more(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
+    started = {**tiny, "level": 1, "init_from": tmp_path / "flow.ckpt"}
+    task = ContrastTask(**started)
+    fit(task).save_checkpoint(tmp_path / "contrast.ckpt")
+    (tmp_path / "flow.ckpt").unlink()
+    loader = DataLoader(Drift(), batch_size=4)
+
+    def run(command: str, path: Path | None) -> ContrastTask:
+        again = ContrastTask(**started)
+        trainer = pl.Trainer(**QUIET, max_epochs=2, default_root_dir=tmp_path)
+        loaders = (loader, loader) if command == "fit" else (loader,)
+        getattr(trainer, command)(again, *loaders, ckpt_path=path)
+        return again
+
+    for command in ("validate", "test", "fit"):
+        again = run(command, tmp_path / "contrast.ckpt")
+        assert again.started_from == task.started_from
+        with pytest.raises(FileNotFoundError, match="run the stage before this one first"):
+            run(command, None)
+
+
 def test_recognition_takes_a_checkpoint_with_another_class_count(
     fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:

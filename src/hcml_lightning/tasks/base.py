@@ -121,25 +121,45 @@ class MotionTask(StoredTask):
         return max(self.model.levels, default=-1)
 
     def setup(self, stage: str) -> None:
-        """Take the weights of the stage before, unless there are others: of a checkpoint, or learned here.
+        """Hold the task to the data.
 
         Raises:
-            ValueError: if the classifier is not for the classes of the data.
+            ValueError: if the classifier is not for the classes of the data, or a video lacks a label that it needs.
         """
         names = self.classes_of_data()
         self.check_classes(self.class_names)
         self.check_labels(stage)
-        resumes = self.has_weights or self.trainer.ckpt_path is not None
-        if self.init_from is not None and not resumes:
-            load_warm_start(self.model, self.init_from, self.lower_level(), names)
-            self.has_weights = True
-        elif stage == "fit" and self.ON_FROZEN and not resumes:
+        if names is not None and len(names) == self.num_classes:
+            self.class_names = list(names)
+
+    def on_fit_start(self) -> None:
+        """Take the weights of the stage before; say aloud where frozen features have learned nothing."""
+        self._take_weights()
+        if self.ON_FROZEN and not self.has_weights:
             rank_zero_warn(
                 f"{type(self).__name__} stands on frozen features that have learned nothing, and stay so: give the "
                 "checkpoint of the stage before as init_from (--model.init_from)"
             )
-        if names is not None and len(names) == self.num_classes:
-            self.class_names = list(names)
+
+    def on_validation_start(self) -> None:
+        """Take the weights of the stage before."""
+        self._take_weights()
+
+    def on_test_start(self) -> None:
+        """Take the weights of the stage before."""
+        self._take_weights()
+
+    def on_predict_start(self) -> None:
+        """Take the weights of the stage before."""
+        self._take_weights()
+
+    def _take_weights(self) -> None:
+        # In `setup`, nobody knows yet whether a checkpoint is about to bring others, and `init_from` may be gone then.
+        if self.init_from is not None and not self.has_weights:
+            self.started_from = load_warm_start(
+                self.model, self.init_from, self.lower_level(), self.classes_of_data()
+            )
+            self.has_weights = True
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The recipe of B.2; the learning rate is per device."""

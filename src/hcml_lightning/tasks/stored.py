@@ -26,6 +26,8 @@ class StoredTask(MeasuredTask):
         self.class_names: list[str] | None = None
         # Other than those that it was made with: of a checkpoint, or learned.
         self.has_weights = False
+        # Path and sha256 of the checkpoint that `init_from` named when its weights were taken.
+        self.started_from: dict[str, str] | None = None
 
     @classmethod
     def load_from_checkpoint(
@@ -90,6 +92,7 @@ class StoredTask(MeasuredTask):
         """Names of the classes travel with the weights; nothing stays that would not be read again."""
         checkpoint["class_names"] = self.class_names
         checkpoint["task"] = type(self).__name__
+        checkpoint["started_from"] = self.started_from
         # Of data and optimizer too: a path or a number of NumPy that was given goes a long way.
         checkpoint.update({k: plain(v) for k, v in checkpoint.items() if k != "state_dict"})
 
@@ -99,6 +102,7 @@ class StoredTask(MeasuredTask):
         stored = checkpoint.get("class_names")
         self.check_classes(stored)
         self.class_names = stored
+        self.started_from = checkpoint.get("started_from")
 
     @classmethod
     def _check_task(cls, checkpoint: dict[str, Any]) -> None:

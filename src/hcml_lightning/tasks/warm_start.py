@@ -4,6 +4,7 @@ Strict on every key: a stage that silently started from random weights would was
 and levels that a stage would have trained are missed aloud.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ def load_warm_start(
     path: str | os.PathLike[str],
     lower_level: int = -1,
     class_names: Sequence[str] | None = None,
-) -> None:
+) -> dict[str, str]:
     """Take all weights and buffers of the hierarchy from a checkpoint; runs nothing that the file holds.
 
     A classifier of another size, or of other classes, stays as it was initialised; with a warning, where labels have
@@ -37,6 +38,9 @@ def load_warm_start(
         lower_level: the highest level that stages before this one train; a checkpoint of an earlier stage than that is
             taken with a warning.
         class_names: of the data that the stage trains on, where they are known.
+
+    Returns:
+        Which file it was: `path`, and `sha256` of its content.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -73,6 +77,9 @@ def load_warm_start(
             "what you want."
         )
     model.load_state_dict(stored)
+    with Path(path).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": str(Path(path).absolute()), "sha256": digest}
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from hcml_lightning.resume import LastCheckpoint
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools import screens
 from hcml_lightning.tools.output import format_metrics, write_json
+from hcml_lightning.tools.provenance import commit
 from hcml_lightning.tools.run_folder import run_folder
 
 
@@ -108,6 +109,7 @@ class StageSummary(pl.Callback):
                 last = _last(trainer)
                 record["checkpoint"] = str(last.path) if last and last.path else None
                 record["validated_epoch"] = self._validated_epoch
+                record["started_from"] = task.started_from
             write_json(folder / f"{command}.json", record)
         rows = screens.after(task, command, record)
         if command != "fit" and folder is not None:
@@ -119,11 +121,12 @@ class StageSummary(pl.Callback):
 
 
 def environment(trainer: pl.Trainer) -> dict[str, str]:
-    """Return what numbers depend on beside the settings: versions, devices, and when it was."""
+    """Return what numbers depend on beside the settings: code, versions, devices, and when it was."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
         "hcml_lightning": __version__,
+        "commit": commit("src", "configs") or "unknown",
         "torch": torch.__version__,
         "pytorch_lightning": metadata.version("pytorch-lightning"),
         "python": platform.python_version(),
