@@ -1,5 +1,6 @@
 """What a run draws depends on its seed alone, wherever it was cut off and whatever ran before it."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -75,6 +76,26 @@ def test_a_second_run_in_one_process_draws_by_the_seed_of_the_user(tmp_path: Pat
     assert fit(1, tmp_path / "x.ckpt") != first
     torch.manual_seed(5)
     assert fit(1, tmp_path / "x.ckpt") == first
+
+
+class Breaks(Draws):
+    """Ends in its second batch."""
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        if batch_idx == 1:
+            raise RuntimeError("broken")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("task", [Draws, Breaks])
+def test_torch_draws_on_as_if_there_had_been_no_run(task: type[Draws]):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    trainer = quiet_trainer(1)
+    with nullcontext() if task is Draws else pytest.raises(RuntimeError, match="broken"):
+        trainer.fit(task(), DataLoader(torch.zeros(3, 1)))  # type: ignore[arg-type]
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_run_that_goes_on_keeps_its_seed(tmp_path: Path):

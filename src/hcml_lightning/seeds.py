@@ -4,11 +4,12 @@ Randomness that does not depend on what came before, so that a run that goes on 
 """
 
 import os
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
 
 class SeedEachBatch(pl.Callback):
@@ -16,21 +17,37 @@ class SeedEachBatch(pl.Callback):
 
     Else a run that goes on from a checkpoint would train on other places and drop other units than it would have. Each
     process draws its own in training; in validation and test those of a batch are the same whichever process has it.
-    The seed is that of `pl.seed_everything`, or else torch's own; a run that goes on keeps the one that it had.
+    The seed is that of `pl.seed_everything`, or else torch's own; a run that goes on keeps the one that it had. After
+    the run torch draws on where it was before it, so that two runs do not begin with the same weights.
     """
-
-    # Torch's own seed where the user left it, and the one that was sown last: for the next run of this process.
-    _found: ClassVar[int]
-    _sown: ClassVar[int | None] = None
 
     def __init__(self) -> None:
         self._seed = 0
+        self._before: tuple[Tensor, list[Tensor]] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Look up the seed."""
-        if torch.initial_seed() != SeedEachBatch._sown:
-            SeedEachBatch._found = torch.initial_seed()
-        self._seed = int(os.environ.get("PL_GLOBAL_SEED", SeedEachBatch._found))
+        """Look up the seed, and remember where torch's numbers stand."""
+        self._seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
+        on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        self._before = torch.get_rng_state(), on_gpu
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Go back to there."""
+        self._restore()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Go back to there."""
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._before is not None:
+            on_cpu, on_gpu = self._before
+            torch.set_rng_state(on_cpu)
+            for device, state in enumerate(on_gpu):
+                torch.cuda.set_rng_state(state, device)
+        self._before = None
 
     def state_dict(self) -> dict[str, Any]:
         """The seed."""
@@ -79,4 +96,3 @@ class SeedEachBatch(pl.Callback):
     def _sow(self, *numbers: int) -> None:
         state = np.random.SeedSequence([self._seed, *numbers]).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0]))
-        SeedEachBatch._sown = torch.initial_seed()

@@ -1,9 +1,11 @@
 """The same checks on every layout: what a loader gives, what it is made from, and what it does with broken videos."""
 
 import os
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -504,7 +506,8 @@ class TestVideoFolder:
         assert test == ({p.replace("/train/", "/test/") for p in everything} if has_test else val)
 
     @pytest.mark.parametrize(
-        ("old", "new"), [("val", "validation"), ("train", "training"), ("train", "left")]
+        ("old", "new"),
+        [("val", "validation"), ("val", "Val"), ("train", "training"), ("train", "left")],
     )
     def test_a_split_of_another_name_is_refused(self, old, new, layout_copy):
         root = layout_copy("folder")
@@ -545,6 +548,33 @@ class TestVideoFolder:
         shutil.copy(root / "train/up/0001.mp4", root / "train")
         with pytest.raises(ValueError, match=r"0001\.mp4 and 0 more .* would be left out"):
             make("folder", root).setup("fit")
+        shutil.move(root / "train" / "0001.mp4", root)
+        with pytest.raises(ValueError, match=r"0001\.mp4 would not be taken for a split"):
+            make("folder", root)
+
+    def test_folders_of_frames_that_are_no_classes_are_not_left_out(
+        self, synthetic_root, layout_copy
+    ):
+        root = layout_copy("folder")
+        shutil.rmtree(root / "val")
+        frames = synthetic_root("something_v1") / "20bn-something-something-v1/3"
+        shutil.copytree(frames, root / "val" / "elsewhere")
+        with pytest.raises(ValueError, match="no class is named like the folder"):
+            make("folder", root).setup("fit")
+
+    def test_what_is_hidden_is_no_video(self, layout_copy):
+        root = layout_copy("folder")
+        before = make("folder", root).records("train")
+        (root / "train/up/.trash").mkdir()
+        shutil.copy(root / "train/up/0001.mp4", root / "train/up/.trash")
+        assert make("folder", root).records("train") == before
+
+    def test_a_share_that_is_none_is_refused(self, synthetic_root):
+        for share in (0, 1, -1, 2):
+            with pytest.raises(ValueError, match="val_fraction must be above 0 and below 1"):
+                make("folder", synthetic_root("folder"), val_fraction=share)
+        with pytest.raises(ValueError, match="predict_paths must be a list"):
+            make("folder", synthetic_root("folder"), predict_paths="a.mp4")
 
     def test_paths_to_predict_need_no_classes(self, synthetic_root):
         file = next(synthetic_root("ucf101").glob("videos/left/*.avi"))
@@ -627,3 +657,41 @@ def test_the_cache_keeps_to_the_memory_of_its_container(tmp_path, groups, files,
 def test_processes_share_the_memory(monkeypatch):
     monkeypatch.setattr("hcml_lightning.data.frame_cache.usable_memory", lambda: 4096)
     assert [FrameCache().limit, FrameCache(processes=4).limit] == [2048, 512]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"flip": None}, "flip must be 'none' or 'plain' or 'mirror', but is None"),
+        ({"on_error": "ignore"}, "on_error must be"),
+        ({"test_crops": 2}, "test_crops must be 1 or 3, but is 2"),
+        ({"frame_stride": 0}, "frame_stride must be a whole number"),
+        ({"frame_stride": 1.5}, "frame_stride must be a whole number"),
+        ({"frame_stride": "spreadd"}, "frame_stride must be a whole number"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_at_once(wrong, message, synthetic_root):
+    with pytest.raises(ValueError, match=message):
+        make("ucf101", synthetic_root("ucf101"), **wrong)
+
+
+def test_a_data_module_in_use_goes_to_another_process(synthetic_root):
+    data = make("ucf101", synthetic_root("ucf101"))
+    data.setup("fit")
+    first = next(iter(data.train_dataloader()))
+    again = pickle.loads(pickle.dumps(data))
+    assert torch.equal(next(iter(again.train_dataloader()))["video"], first["video"])
+
+
+def test_a_test_leaves_the_next_training_whole(synthetic_root, monkeypatch):
+    data = make("ucf101", synthetic_root("ucf101"))
+    data.setup("fit")
+    loader = data.train_dataloader()
+    whole = len(list(loader))
+    state = data.state_dict()
+    for command, left in (("test", whole), ("fit", 0)):
+        data.trainer = SimpleNamespace(
+            state=SimpleNamespace(fn=command), world_size=1, global_rank=0
+        )
+        data.load_state_dict(state)
+        assert len(list(data.train_dataloader())) == left

@@ -351,3 +351,10 @@ def test_images_of_other_size_are_named(tmp_path):
 def test_a_folder_without_images_is_named(tmp_path):
     with pytest.raises(VideoError, match="holds no frames"):
         probe(tmp_path)
+
+
+def test_images_of_16_bits_keep_their_range(tmp_path):
+    for number, value in enumerate((0, 8000, 65535)):
+        Image.fromarray(np.full((8, 8), value, np.uint16)).save(tmp_path / f"{number}.png")
+    frames = read_frames(str(tmp_path), [0, 1, 2])
+    assert frames[:, 0, 0].tolist() == [[0] * 3, [31] * 3, [255] * 3]

@@ -236,3 +236,17 @@ def test_double_precision_beside_single(fine: int) -> None:
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-6)
     assert predicted.grad.dtype == predicted.dtype
     assert float(contrastive_accuracy(predicted, targets, torch.arange(3))) == 1
+
+
+def test_a_second_derivative_is_refused() -> None:
+    predicted, targets, positive = (
+        torch.randn(3, 4, requires_grad=True),
+        torch.randn(5, 4),
+        torch.arange(3),
+    )
+    with pytest.raises(NotImplementedError, match="differentiated once"):
+        torch.autograd.grad(
+            contrastive_loss(predicted, targets, positive), predicted, create_graph=True
+        )
+    with pytest.raises(ValueError, match="temperature must be positive, got nan"):
+        contrastive_loss(predicted, targets, positive, temperature=float("nan"))

@@ -99,3 +99,8 @@ def test_true_flow_rebuilds_what_it_can_reach(step: int) -> None:
     assert float(terms.photometric_zero) == pytest.approx(float(zero), rel=1e-5)
     with pytest.raises(ValueError, match=r"flow between 4 frames needs as many, but \d+ of"):
         reconstruct(flow, clip[:, :, :-step], step)
+
+
+def test_whole_numbers_do_not_overflow() -> None:
+    values = torch.tensor([0, 1, 200], dtype=torch.uint8)
+    torch.testing.assert_close(charbonnier(values), charbonnier(values.float()))

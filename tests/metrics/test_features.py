@@ -55,3 +55,15 @@ def test_efficacy_score() -> None:
     assert efficacy_score(0.8, 0.6) == pytest.approx(4)
     assert efficacy_score(0.5, 0.5) == math.inf
     assert efficacy_score(0.4, 0.5) == math.inf
+
+
+def test_effective_rank_does_not_depend_on_scale() -> None:
+    features = torch.randn(2, 8, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = effective_rank(features)
+    for scale in (1e-25, 1e20):
+        torch.testing.assert_close(effective_rank(features * scale), expected, rtol=1e-3, atol=0)
+
+
+def test_efficacy_of_what_is_no_number_is_none() -> None:
+    assert math.isnan(efficacy_score(math.nan, 0.5))
+    assert math.isnan(efficacy_score(0.5, math.nan))

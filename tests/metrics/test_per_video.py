@@ -65,3 +65,20 @@ def test_scores_that_are_no_numbers_are_no_hits() -> None:
     accuracy.update(scores, torch.arange(3), torch.arange(3))
     with pytest.warns(UserWarning, match="of 1 of 3 videos are NaN"):
         assert accuracy.compute().isnan()
+
+
+def test_no_videos_have_no_accuracy() -> None:
+    accuracy = VideoAccuracy()
+    with pytest.warns(UserWarning, match="before the ``update`` method"):
+        assert accuracy.compute().isnan()
+    empty = torch.zeros(0, dtype=torch.int64)
+    accuracy.reset()
+    accuracy.update(torch.zeros(0, 3), empty, empty)
+    assert accuracy.compute().isnan()
+
+
+def test_numbers_of_videos_must_agree() -> None:
+    with pytest.raises(ValueError, match="got 3, 2 and 3"):
+        VideoAccuracy().update(torch.zeros(3, 2), torch.zeros(2).long(), torch.arange(3))
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
+        VideoAccuracy(top_k=0)

@@ -211,3 +211,12 @@ def test_a_second_derivative_is_refused() -> None:
     (gradient,) = torch.autograd.grad(cost_volume(x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"hcml.+cost_volume_backward.* no autograd formula"):
         gradient.sum().backward()
+
+
+# Of PyTorch, when it first differentiates so.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_forward_mode_is_refused_and_not_zero():
+    features = torch.randn(1, 2, 2, 4, 4)
+    with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+        torch.func.jvp(cost_volume, (features,), (features,))
+    assert torch.func.jvp(cost_volume_reference, (features,), (features,))[1].abs().max() >= 0

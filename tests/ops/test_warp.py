@@ -82,3 +82,8 @@ def test_names_the_argument_that_does_not_fit() -> None:
         ValueError, match=r"`flow` must have shape \(1, 2, 4, 5\) .* got \(1, 3, 4, 5\)"
     ):
         warp(torch.zeros(1, 3, 4, 5), torch.zeros(1, 3, 4, 5))
+
+
+def test_whole_numbers_are_refused():
+    with pytest.raises(ValueError, match="must be floating point"):
+        warp(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, 2, 4, 4))

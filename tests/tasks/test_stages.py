@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import StochasticWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from pytorch_lightning.tuner import Tuner
 from tests.tasks.conftest import QUIET, Drift
 from torch.utils.data import DataLoader
 
@@ -417,3 +418,49 @@ def test_a_flow_stage_whose_flow_leaves_the_frame_says_so(fit: Fit, tiny: dict[s
     torch.nn.init.constant_(task.side.flow_decoder(0).flow.bias, 100.0)
     with pytest.warns(UserWarning, match="the flow leads out of the frame for 100% of the pixels"):
         fit(task)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_weights_that_are_averaged_begin_with_those_of_the_stage_before(
+    late: bool, fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
+    stored = torch.load(tmp_path / "flow.ckpt", weights_only=True)["state_dict"]
+    task = ContrastTask(**tiny, init_from=tmp_path / "flow.ckpt")
+    averaging = EMAWeightAveraging(update_starting_at_step=100 if late else None)
+    trainer = pl.Trainer(**QUIET, max_steps=2, callbacks=[averaging], default_root_dir=tmp_path)
+    loader = DataLoader(Drift(), batch_size=4)
+    trainer.fit(task, loader, loader)
+    name = "model.network.layer2.0.conv1.weight"
+    distance = (task.state_dict()[name] - stored[name]).abs().max()
+    assert distance == 0 if late else 0 < distance < 0.1
+    frozen = "model.network.conv1.weight"
+    torch.testing.assert_close(task.state_dict()[frozen], stored[frozen])
+
+
+def test_a_search_for_the_learning_rate_begins_with_the_weights_of_the_stage_before(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
+    stored = torch.load(tmp_path / "flow.ckpt", weights_only=True)["state_dict"]
+    task = ContrastTask(**tiny, init_from=tmp_path / "flow.ckpt")
+    trainer = pl.Trainer(**QUIET, max_epochs=1, default_root_dir=tmp_path)
+    loader = DataLoader(Drift(), batch_size=4)
+    Tuner(trainer).lr_find(task, loader, loader, num_training=3, update_attr=False)
+    trainer.fit(task, loader, loader)
+    frozen = "model.network.conv1.weight"
+    assert torch.equal(task.state_dict()[frozen], stored[frozen])
+
+
+def test_other_weights_than_those_of_the_checkpoint_are_refused(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
+    with pytest.raises(ValueError, match="would change nothing"):
+        FlowTask.load_from_checkpoint(tmp_path / "flow.ckpt", init_from="other.ckpt")
+
+
+def test_a_probe_predicts_what_it_tests(tiny: dict[str, Any], tmp_path: Path) -> None:
+    trainer = pl.Trainer(**QUIET, default_root_dir=tmp_path)
+    found = trainer.predict(ProbeTask(**tiny), DataLoader(Drift(), batch_size=4))
+    assert [part["probability"].shape for part in found or []] == [(4, 4), (4, 4)]

@@ -3,6 +3,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 import hcml_lightning
@@ -123,3 +124,12 @@ def test_errors(recognizer: Recognizer, tmp_path: Path):
     with pytest.raises(ValueError, match="knows 8 classes, got 1 names"):
         Recognizer(recognizer.network, ["one"], recognizer.recipe)
     assert "Recognizer" in dir(hcml_lightning)
+
+
+def test_a_checkpoint_that_does_not_say_how_it_saw_is_told_of(tmp_path: Path):
+    task = RecognitionTask(backbone="r2d_tiny", num_classes=3)
+    state = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
+    names = {"task": "RecognitionTask", "class_names": list("abc")}
+    torch.save({**state, **names, "pytorch-lightning_version": pl.__version__}, tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match="does not say how clips are cut out"):
+        Recognizer.from_checkpoint(tmp_path / "a.ckpt")

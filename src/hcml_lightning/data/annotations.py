@@ -107,7 +107,7 @@ def walk_others(folder: str | Path) -> Iterator[str]:
 def walk_videos(
     folder: str | Path, root: str | None = None, above: frozenset[str] = frozenset()
 ) -> Iterator[str]:
-    """Find all videos below a folder, sorted: files by their suffix, and folders of images.
+    """Find all videos below a folder, sorted: files by their suffix, and folders of images; nothing that is hidden.
 
     Links are followed, but for those to a folder in which they lie themselves.
 
@@ -120,7 +120,8 @@ def walk_videos(
     if place in above:
         return
     above |= {place}
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    shown = (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
+    entries = sorted(shown, key=lambda entry: entry.name)
     no_videos = not any(entry.is_dir() or is_video(entry.name) for entry in entries)
     if no_videos and any(is_image(entry.name) for entry in entries):
         yield os.fspath(folder)

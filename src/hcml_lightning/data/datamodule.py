@@ -7,7 +7,6 @@ lists the records of each split (`listed.py`); that is all that is true of one d
 import inspect
 import os
 import weakref
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -20,6 +19,12 @@ from hcml_lightning.data.dataset import ClipRecipe, Flip, VideoDataset, collate
 from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.listed import ListedDataModule, Split
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
+from hcml_lightning.data.ranges import (
+    check_at_least,
+    check_frame_stride,
+    check_one_of,
+    check_sizes,
+)
 from hcml_lightning.data.sampling import FrameStride
 from hcml_lightning.storage import plain
 
@@ -89,27 +94,21 @@ class VideoDataModule(ListedDataModule):
         # loader that dies in a cycle are not told to end, and are waited for.
         self.save_hyperparameters(frame=inspect.currentframe())
         self.hparams.update(plain(dict(self.hparams)))
-        if not isinstance(short_side, Sequence) or len(short_side) != 2:
-            raise ValueError(
-                f"short_side must be two numbers, the least and the greatest, but is {short_side!r}."
-            )
-        low, high = short_side
-        if not crop_size <= low <= high:
-            raise ValueError(
-                f"short_side={low, high} must be ascending and hold crop_size={crop_size}."
-            )
+        low, high = check_sizes(short_side, crop_size)
         test_size = low if test_crop_size is None else test_crop_size
-        for name, value, least in (
-            ("clip_length", clip_length, 1),
-            ("crop_size", crop_size, 1),
-            ("test_crop_size", test_size, 1),
-            ("test_clips", test_clips, 1),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, but is {value}.")
+        check_at_least(
+            1,
+            clip_length=clip_length,
+            crop_size=crop_size,
+            test_crop_size=test_size,
+            test_clips=test_clips,
+            batch_size=batch_size,
+        )
+        check_at_least(0, num_workers=num_workers, seed=seed)
+        check_one_of("flip", flip, ("none", "plain", "mirror"))
+        check_one_of("on_error", on_error, ("raise", "skip"))
+        check_one_of("test_crops", test_crops, (1, 3))
+        check_frame_stride(frame_stride)
         if cache and num_workers > 0:
             raise ValueError(
                 f"cache=true needs num_workers=0, but num_workers is {num_workers}: every worker would decode and keep "
@@ -213,8 +212,13 @@ class VideoDataModule(ListedDataModule):
         return {} if loader is None else loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next training loader go on where the checkpoint was written."""
-        self._resume = state_dict or None
+        """Let the next training loader go on where the checkpoint was written, unless it is only evaluated."""
+        if self.trainer is None or self.trainer.state.fn == "fit":
+            self._resume = state_dict or None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the loader that is in use, which belongs to this process."""
+        return {**self.__dict__, "_training": None}
 
     def val_dataloader(self) -> DataLoader[VideoBatch]:
         """Load the centred clip of each video, (B, 3, T, H, W)."""

@@ -196,7 +196,9 @@ def collate(samples: Sequence[Sample | None]) -> VideoBatch:
     """
     good = [sample for sample in samples if sample is not None]
     if not good:
-        raise VideoError(f"none of the {len(samples)} videos of a batch can be read.")
+        raise VideoError(
+            f"none of the {len(samples)} videos of a batch can be read; with a larger batch_size others would be left."
+        )
     batch = VideoBatch(
         video=torch.stack([sample.video for sample in good]),
         label=torch.tensor([sample.label for sample in good]),

@@ -118,4 +118,7 @@ def _open(file: str) -> Iterator[Image.Image]:
 
 def _read(file: str) -> npt.NDArray[np.uint8]:
     with _open(file) as image:
+        if image.mode.startswith("I"):
+            # Pillow would cut 16 bits off at 255, and leave white.
+            return np.stack([(np.asarray(image) // 256).astype(np.uint8)] * 3, axis=-1)
         return np.array(image.convert("RGB"))

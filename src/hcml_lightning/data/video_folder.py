@@ -54,11 +54,21 @@ class VideoFolderDataModule(VideoDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
+        if not 0 < val_fraction < 1:
+            raise ValueError(
+                f"val_fraction must be above 0 and below 1, but is {val_fraction}; where there is a folder val it does "
+                "not count"
+            )
+        if isinstance(predict_paths, str):
+            raise ValueError(f"predict_paths must be a list of paths, but is {predict_paths!r}.")
         self.val_fraction = val_fraction
         self.predict_paths = predict_paths
         self._check_names()
-        names = class_names or self._class_folders(self._folder("train"))
-        self._has_labels = bool(names) or not _holds_videos(self._folder("train"))
+        train = self._folder("train")
+        names = class_names or self._class_folders(train)
+        if not class_names and all(_is_video(train / name) for name in names):
+            names = []
+        self._has_labels = bool(names) or not _holds_videos(train)
         self.set_classes(names if self._has_labels else [UNLABELLED])
         if not self.class_names and not predict_paths:
             there = (
@@ -98,12 +108,13 @@ class VideoFolderDataModule(VideoDataModule):
             split = "test" if (Path(self.root) / "test").is_dir() else "val"
         folder = self._folder(split)
         unknown = sorted(set(self._class_folders(folder)) - set(self.class_names))
-        if unknown:
+        if unknown and self._has_labels:
             self.refuse(f"{folder}: no class is named like the folder(s) {', '.join(unknown)}.")
         if self._has_labels and (loose := _videos_right_in(folder)):
             self.refuse(
-                f"{folder}: {loose[0]} and {len(loose) - 1} more videos lie beside the folders of the classes, so that "
-                "they would be left out; move them into one, or away."
+                f"{folder}: {loose[0]} and {len(loose) - 1} more videos lie beside {_some(self.class_names)}, taken "
+                "for folders of classes, so that they would be left out; move the videos into one of these or away, "
+                "or, if there are no classes, the folders."
             )
         records: list[VideoRecord] = []
         for label, name in enumerate(self.class_names):
@@ -115,9 +126,8 @@ class VideoFolderDataModule(VideoDataModule):
                 for path in walk_videos(place, None if self.follow_links else self.root)
             ]
             if not videos:
-                self.refuse(
-                    f"{place}: the folder of the class holds no videos; put some there, or remove it."
-                )
+                what = "folder of the class" if self._has_labels else "folder"
+                self.refuse(f"{place}: the {what} holds no videos; put some there, or remove it.")
             records += self._share(videos, split) if folder == self._folder("both") else videos
         return records
 
@@ -146,7 +156,11 @@ class VideoFolderDataModule(VideoDataModule):
         root = Path(self.root)
         has_train = (root / "train").is_dir()
         odd = OTHER_NAMES if has_train else (*SPLITS, *OTHER_NAMES)
-        names = [name for name in odd if (root / name).is_dir()]
+        there = self._class_folders(root)
+        # `Train` is no `train`.
+        names = [n for n in there if n in odd or (n not in SPLITS and n.lower() in (*SPLITS, *odd))]
+        if has_train and (loose := _videos_right_in(root)):
+            names += loose[:1]
         if names:
             alone = "" if has_train else ", with no train beside"
             raise ValueError(
@@ -155,13 +169,11 @@ class VideoFolderDataModule(VideoDataModule):
             )
 
     def _class_folders(self, folder: Path) -> list[str]:
-        """Names of the folders right below one, unless all that lie there are videos as folders of frames."""
         if not folder.is_dir():
             return []
-        names = sorted(
+        return sorted(
             path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."
         )
-        return [] if all(_is_video(folder / name) for name in names) else names
 
     def _share(self, videos: list[VideoRecord], split: str) -> list[VideoRecord]:
         """The part of one class that belongs to a split."""
@@ -176,6 +188,10 @@ class VideoFolderDataModule(VideoDataModule):
             # Each side needs a video of every class, however few there are.
             chosen = set(videos[:1]) if len(videos) > 1 else set()
         return [video for video in videos if (video in chosen) == (split != "train")]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _is_video(folder: Path) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hcml_lightning.ops.precision import full_precision
@@ -111,6 +110,7 @@ def contrastive_loss(
     Raises:
         ValueError: if the shapes disagree, there is no prediction, the temperature is not positive, or `positive`
             is not int64 or, looked at on a CPU alone, points outside the targets.
+        NotImplementedError: in a backward pass with `create_graph`.
 
     Example:
         >>> x = torch.eye(4)
@@ -118,7 +118,7 @@ def contrastive_loss(
         True
     """
     _check(predicted, targets, positive)
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     # Departure: Eq. 2 is written as a sum; a mean keeps γ independent of B, N and T.
     # Autocast would multiply in half precision, where 1/τ makes the rounding of a cosine an error of 0.1 nats.
@@ -186,8 +186,12 @@ class _StreamedCrossEntropy(torch.autograd.Function):
         return total / len(predicted)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
+        # The gradient was formed outside of any graph: a second one would be zero without a word.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise NotImplementedError(
+                "`contrastive_loss` can be differentiated once: leave create_graph out"
+            )
         (grad,) = ctx.saved_tensors
         return (grad * grad_loss).to(ctx.dtype), None, None, None
 

@@ -29,8 +29,7 @@ def charbonnier(z: Tensor, alpha: float = 0.45, eps: float = 1e-3) -> Tensor:
         >>> round(float(charbonnier(torch.zeros(()))), 6)
         0.001995
     """
-    if z.dtype in (torch.float16, torch.bfloat16):
-        z = z.float()
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
     return (z.square() + eps**2).pow(alpha)
 
 

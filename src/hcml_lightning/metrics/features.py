@@ -49,6 +49,8 @@ def effective_rank(features: Tensor) -> Tensor:
     """
     vectors = features.movedim(1, -1).flatten(0, -2).float()
     vectors = vectors - vectors.mean(dim=0)
+    # The rank does not depend on the scale, but squares of very large and very small numbers are lost.
+    vectors = vectors / vectors.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
     # Half precision cannot hold sums over so many places, and has no eigenvalues on a GPU.
     with full_precision(vectors.device.type):
         covariance = vectors.t() @ vectors
@@ -86,11 +88,14 @@ def efficacy_score(train_accuracy: float, test_accuracy: float) -> float:
         test_accuracy: top-1 on the test set, in the same unit.
 
     Returns:
-        The score; infinite where the classifier is no worse on the test set, so that no gap is left to divide by.
+        The score; infinite where the classifier is no worse on the test set, so that no gap is left to divide by; NaN
+        where an accuracy is.
 
     Example:
         >>> efficacy_score(0.75, 0.5)
         3.0
     """
     gap = train_accuracy - test_accuracy
+    if math.isnan(gap):
+        return math.nan
     return train_accuracy / gap if gap > 0 else math.inf

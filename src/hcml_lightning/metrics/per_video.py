@@ -19,6 +19,9 @@ class VideoAccuracy(Metric):
     Args:
         top_k: how many of the highest scores may hold the right class.
 
+    Raises:
+        ValueError: if top_k is below 1.
+
     Example:
         >>> accuracy = VideoAccuracy()
         >>> scores = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
@@ -35,6 +38,8 @@ class VideoAccuracy(Metric):
 
     def __init__(self, top_k: int = 1) -> None:
         super().__init__()
+        if top_k < 1:
+            raise ValueError(f"top_k must be at least 1, but is {top_k}")
         self.top_k = top_k
         for name in ("scores", "labels", "indices"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
@@ -46,13 +51,23 @@ class VideoAccuracy(Metric):
             scores: (B, K), any monotone measure; those of a test over several views are averaged before.
             labels: true classes, int64, (B,); a video whose class is negative, since nobody knows it, does not count.
             indices: position of each video in its split, int64, (B,).
+
+        Raises:
+            ValueError: if they are not of as many videos.
         """
+        if not len(scores) == len(labels) == len(indices):
+            raise ValueError(
+                f"expected scores, labels and indices of as many videos, got {len(scores)}, {len(labels)} and "
+                f"{len(indices)}"
+            )
         self.scores.append(scores.detach().float())
         self.labels.append(labels)
         self.indices.append(indices)
 
     def compute(self) -> Tensor:
         """Accuracy in 0..1; NaN where no video has a known class, or a score of one is NaN."""
+        if not sum(map(len, self.scores)):
+            return torch.tensor(torch.nan, device=self.device)
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
         first = _first_of_each(dim_zero_cat(self.indices))
         first = first[labels[first] >= 0]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.utils.flop_counter import register_flop_formula
 
 from hcml_lightning.ops import cost_volume_cpu
@@ -47,6 +48,7 @@ def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) ->
     Raises:
         ValueError: if `features` is not five-dimensional, is empty along C, T, H or W (a batch may be empty), or
             has another dtype, or if a displacement or a stride is no whole number in range.
+        NotImplementedError: in forward-mode differentiation.
 
     Example:
         >>> cost_volume(torch.ones(1, 4, 2, 5, 5), max_displacement=1, stride=1)[0, :, 0, 0, 0].view(3, 3)
@@ -55,6 +57,11 @@ def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) ->
                 [0., 1., 1.]])
     """
     _check(features, max_displacement, stride)
+    # PyTorch takes the one that an operator of ours lacks for zero.
+    if not torch.compiler.is_compiling() and unpack_dual(features).tangent is not None:  # type: ignore[no-untyped-call]
+        raise NotImplementedError(
+            "`cost_volume` has no forward-mode derivative; use the reverse mode, or `cost_volume_reference`"
+        )
     costs: Tensor = _forward_op(features, max_displacement, stride)
     return costs
 

@@ -26,7 +26,7 @@ def warp(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         Samples outside are interpolated towards zero; a loss should leave them out.
 
     Raises:
-        ValueError: if the shapes do not fit each other.
+        ValueError: if the shapes do not fit each other, or frames are integers.
 
     Example:
         >>> frame = torch.arange(4.0).view(1, 1, 1, 4)
@@ -38,6 +38,8 @@ def warp(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     if frames.dim() != 4:
         raise ValueError(f"`frames` must have shape (N, C, H, W), got {tuple(frames.shape)}")
     count, _, height, width = frames.shape
+    if not frames.is_floating_point():
+        raise ValueError(f"`frames` must be floating point, got {frames.dtype}; use frames.float()")
     if flow.shape != (count, 2, height, width):
         raise ValueError(
             f"`flow` must have shape {(count, 2, height, width)} to fit `frames`, got {tuple(flow.shape)}"

@@ -5,6 +5,7 @@ The base of all tasks: the model, its warm start, optimizer and schedule, and th
 
 import inspect
 import os
+from contextlib import suppress
 from typing import ClassVar
 
 import pytorch_lightning as pl
@@ -109,6 +110,10 @@ class MotionTask(StoredTask):
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Freezing is part of the method, no run may go on without finite numbers, and each must be repeatable."""
+        # Whatever copies the weights, such as their averaging, does so in `setup`, after this. Nobody knows yet whether
+        # a checkpoint is about to bring others; if not, what is wrong here is said when the run starts.
+        with suppress(OSError, ValueError):
+            self._take_weights()
         return [*self.unless_given(TrainOnly()), FiniteNumbers(), SeedEachBatch()]
 
     def unless_given(self, callback: pl.Callback) -> list[pl.Callback]:
@@ -133,8 +138,8 @@ class MotionTask(StoredTask):
             self.class_names = list(names)
 
     def on_fit_start(self) -> None:
-        """Take the weights of the stage before; say aloud where frozen features have learned nothing."""
-        self._take_weights()
+        """Be sure of the weights; say aloud where frozen features have learned nothing."""
+        self._start()
         if self.ON_FROZEN and not self.has_weights:
             rank_zero_warn(
                 f"{type(self).__name__} stands on frozen features that have learned nothing, and stay so: give the "
@@ -142,23 +147,30 @@ class MotionTask(StoredTask):
             )
 
     def on_validation_start(self) -> None:
-        """Take the weights of the stage before."""
-        self._take_weights()
+        """Be sure of the weights."""
+        self._start()
 
     def on_test_start(self) -> None:
-        """Take the weights of the stage before."""
-        self._take_weights()
+        """Be sure of the weights."""
+        self._start()
 
     def on_predict_start(self) -> None:
-        """Take the weights of the stage before."""
+        """Be sure of the weights."""
+        self._start()
+
+    def _start(self) -> None:
         self._take_weights()
+        for remark in self.remarks:
+            rank_zero_warn(remark)
+        self.remarks.clear()
 
     def _take_weights(self) -> None:
-        # In `setup`, nobody knows yet whether a checkpoint is about to bring others, and `init_from` may be gone then.
+        """Take those of `init_from`, unless there are others: of a checkpoint, or learned here."""
         if self.init_from is not None and not self.has_weights:
-            self.started_from = load_warm_start(
-                self.model, self.init_from, self.lower_level(), self.classes_of_data()
-            )
+            names = self.classes_of_data()
+            source = load_warm_start(self.model, self.init_from, self.lower_level(), names)
+            self.started_from = {"path": source.path, "sha256": source.sha256}
+            self.remarks = source.remarks
             self.has_weights = True
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:

@@ -106,8 +106,13 @@ class ProbeTask(MotionTask):
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
         """Mean probability over all views of a video."""
+        found = self.predict_step(batch, batch_idx)
+        self.test_accuracy.update(found["probability"], batch["label"], batch["index"])
+        self.log_dict(self.test_accuracy)
+        return found
+
+    def predict_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
+        """Mean probability over all views of a video."""
         # As many clips at a time as in training.
         probability = mean_probability(self, batch, len(batch["video"]))
-        self.test_accuracy.update(probability, batch["label"], batch["index"])
-        self.log_dict(self.test_accuracy)
         return {"video_id": batch["video_id"], "probability": probability}

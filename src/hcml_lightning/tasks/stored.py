@@ -28,6 +28,8 @@ class StoredTask(MeasuredTask):
         self.has_weights = False
         # Path and sha256 of the checkpoint that `init_from` named when its weights were taken.
         self.started_from: dict[str, str] | None = None
+        # What there is to say of the weights once they are used.
+        self.remarks: list[str] = []
 
     @classmethod
     def load_from_checkpoint(
@@ -42,8 +44,13 @@ class StoredTask(MeasuredTask):
         """As Lightning's, which lets a file that comes from a URL run code where `weights_only` is not said.
 
         Raises:
-            ValueError: if the file is no checkpoint, or that of another task.
+            ValueError: if the file is no checkpoint, or that of another task; if `init_from` names other weights.
         """
+        if kwargs.get("init_from") is not None:
+            raise ValueError(
+                f"load_from_checkpoint takes the weights of {checkpoint_path}, so that init_from={kwargs['init_from']} "
+                f"would change nothing; for others, {cls.__name__}(init_from=…, …)"
+            )
         if isinstance(checkpoint_path, str | os.PathLike) and "://" not in str(checkpoint_path):
             # Lightning would build the task first, and stumble over the settings of another one.
             cls._check_task(read_checkpoint(Path(checkpoint_path), mmap=True))
@@ -117,4 +124,5 @@ class StoredTask(MeasuredTask):
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As PyTorch's; a later fit does not replace these weights by `init_from`."""
         self.has_weights = True
+        self.remarks.clear()
         return super().load_state_dict(*args, **kwargs)

@@ -8,9 +8,8 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
@@ -21,26 +20,40 @@ CLASSIFIER = ("network.fc.weight", "network.fc.bias")
 SELF_SUPERVISED = ("FlowTask", "ContrastTask")
 
 
+class WarmStart(NamedTuple):
+    """Where weights come from.
+
+    Attributes:
+        path: of the checkpoint.
+        sha256: of its content.
+        remarks: what whoever uses them should know.
+    """
+
+    path: str
+    sha256: str
+    remarks: list[str]
+
+
 def load_warm_start(
     model: nn.Module,
     path: str | os.PathLike[str],
     lower_level: int = -1,
     class_names: Sequence[str] | None = None,
-) -> dict[str, str]:
+) -> WarmStart:
     """Take all weights and buffers of the hierarchy from a checkpoint; runs nothing that the file holds.
 
-    A classifier of another size, or of other classes, stays as it was initialised; with a warning, where labels have
+    A classifier of another size, or of other classes, stays as it was initialised; with a remark, where labels have
     trained the one that is not taken.
 
     Args:
         model: the hierarchy to fill.
         path: a Lightning checkpoint of any stage with the same backbone and levels.
         lower_level: the highest level that stages before this one train; a checkpoint of an earlier stage than that is
-            taken with a warning.
+            taken with a remark.
         class_names: of the data that the stage trains on, where they are known.
 
     Returns:
-        Which file it was: `path`, and `sha256` of its content.
+        Which file it was, and what there is to say of it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -64,14 +77,15 @@ def load_warm_start(
             f"missing {_some(missing)}, unexpected {_some(unexpected)}, other shapes {_some(sorted(wrong))}. "
             "Give the stages the same backbone, levels, max_displacement, stride and max_offset."
         )
+    remarks = []
     if difference is not None and checkpoint.get("task") not in SELF_SUPERVISED:
-        rank_zero_warn(
+        remarks.append(
             f"init_from: the classifier of {path} {difference} and is not taken: this stage's own starts untrained. "
             "All other weights are taken."
         )
     reached = _level(checkpoint)
     if reached is not None and reached < lower_level:
-        rank_zero_warn(
+        remarks.append(
             f"init_from: {path} is of a {checkpoint['task']} at level {reached}, and this stage comes after one at "
             f"level {lower_level}: what lies between has learned nothing yet. Run the stages between, if that is not "
             "what you want."
@@ -79,7 +93,7 @@ def load_warm_start(
     model.load_state_dict(stored)
     with Path(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"path": str(Path(path).absolute()), "sha256": digest}
+    return WarmStart(str(Path(path).absolute()), digest, remarks)
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

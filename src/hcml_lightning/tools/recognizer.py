@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from hcml_lightning.data import VideoFolderDataModule
@@ -121,6 +122,11 @@ class Recognizer:
         task = load_task(RecognitionTask, path)
         names = checkpoint.get("class_names") or [str(i) for i in range(task.num_classes)]
         settings = checkpoint.get("datamodule_hyper_parameters", {})
+        if "clip_length" not in settings:
+            rank_zero_warn(
+                f"{path} does not say how clips are cut out of videos, since it was trained without a data module of "
+                "this package: 16 frames, 2 apart, as in the paper. For others, make a Recognizer of its network"
+            )
         # No videos are looked for: it is only asked how it cuts them.
         data = VideoFolderDataModule(
             root="",
