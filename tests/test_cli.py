@@ -180,7 +180,6 @@ def test_run_leaves_config_checkpoint_metrics_and_summary(trained: Path):
     assert len(checkpoint["class_names"]) == 8
 
 
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_summary_tells_what_trains_and_what_comes_next(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -240,7 +239,6 @@ def test_the_summary_counts_in_what_ends_the_run(
     assert f"\n{epoch}" in said
 
 
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_an_epoch_without_validation_repeats_no_numbers_of_the_last(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -397,6 +395,19 @@ def test_resuming_goes_on_after_the_last_epoch(
     said = capsys.readouterr().out
     assert "epoch 2/2" in said
     assert "epoch 1/2" not in said
+
+
+def test_resuming_what_had_ended_says_so(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    last = trained / "checkpoints" / "last.ckpt"
+    words = ["fit", "-c", str(trained / "config.yaml"), f"--ckpt_path={last}"]
+    main([*words, f"--trainer.logger.init_args.save_dir={tmp_path}"])
+    said = capsys.readouterr().out
+    assert "trained        nothing: it had ended" in said
+    assert f"--ckpt_path {last}\n" in said
+    record = json.loads(next(tmp_path.rglob("fit.json")).read_text())
+    assert record["checkpoint"] == str(last)
 
 
 def test_one_command_is_right_at_the_first_start_and_at_every_requeue(

@@ -41,8 +41,6 @@ SMALL = (
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval"),
     pytest.mark.filterwarnings("ignore:.*GPU available but not used"),
-    # One step teaches no flow.
-    pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)"),
 ]
 
 

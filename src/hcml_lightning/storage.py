@@ -180,3 +180,21 @@ def _sync_folder(folder: Path) -> None:
         # Some network and FUSE mounts do not offer it for folders; the file itself is on the disk.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
+
+
+def checkpoint_near(folder: Path, noted: Path) -> Path | None:
+    """Where the checkpoint is that a run noted: folders are moved and copied, and others come to where they were.
+
+    Args:
+        folder: of the run.
+        noted: what the run wrote down.
+
+    Returns:
+        That of the run's own folder; else where it was; else that of another run moved with this one; None if it is
+        nowhere.
+    """
+    own = folder / "checkpoints" / noted.name
+    beside = folder.parent.joinpath(*noted.parts[-3:])
+    # One that is not absolute may now lead to the runs of another folder.
+    order = (own, noted, beside) if noted.is_absolute() else (own, beside, noted)
+    return next((path for path in order if path.is_file()), None)

@@ -187,7 +187,6 @@ def test_two_ranks_count_each_video_once(synthetic_root, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*overfit")
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_a_trainer_may_overfit_a_few_batches(synthetic_root, tmp_path):
     """It puts a sampler of its own into the loader, which has no epochs to go on with."""
     seen: list[list[str]] = []

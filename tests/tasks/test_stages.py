@@ -125,7 +125,6 @@ def test_freezing_holds_through_validation_and_resume(
 
 
 # Nothing is to be learned here.
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_stages_start_from_the_one_before(fit: Fit, tiny: dict[str, Any], tmp_path: Path) -> None:
     before: MotionTask | None = None
     path: str | None = None
@@ -141,7 +140,6 @@ def test_stages_start_from_the_one_before(fit: Fit, tiny: dict[str, Any], tmp_pa
 
 
 # Nothing is to be learned here.
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 @pytest.mark.parametrize(
     "make", [STAGES["contrast 2"], RecognitionTask, partial(ProbeTask, level=1)]
 )
@@ -260,7 +258,6 @@ def test_resuming_another_stage_is_refused(fit: Fit, tiny: dict[str, Any], tmp_p
         RecognitionTask.load_from_checkpoint(tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_loaded_weights_are_not_replaced_by_init_from(
     fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 import torch
 from tests.conftest import TINY
 
+from hcml_lightning import load_run
 from hcml_lightning.cli import main
 from hcml_lightning.tools.curves import read_points
 from hcml_lightning.tools.plan import PAPER, Plan
@@ -43,7 +44,6 @@ class Recorder:
         return main(words)
 
 
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_all_stages_hand_over_and_are_done_once(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -116,10 +116,17 @@ def test_checkpoints_of_another_run_are_not_replaced(
     content = (folder / "last.ckpt").read_bytes()
     with pytest.raises(SystemExit, match=r"last\.ckpt is of another run.*--ckpt_path last"):
         main(fit)
+    # Nor by one that goes on from elsewhere, or that has no logger and so no folder of its own.
+    elsewhere = shutil.copy(folder / "last.ckpt", tmp_path / "copy.ckpt")
+    with pytest.raises(SystemExit, match=r"last\.ckpt is of another run"):
+        main([*fit, f"--ckpt_path={elsewhere}", "--trainer.max_epochs=2"])
+    alone = [word for word in fit if "dirpath" not in word and "save_dir" not in word]
+    alone += ["--trainer.logger=false", f"--trainer.default_root_dir={tmp_path / 'one'}"]
+    with pytest.raises(SystemExit, match=r"last\.ckpt is of another run"):
+        main(alone)
     assert (folder / "last.ckpt").read_bytes() == content
 
 
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_what_failed_before_it_learned_may_be_begun_otherwise(words: list[str], tmp_path: Path):
     failing = Recorder(fail_at="1_flow")
     with pytest.raises(StageError):
@@ -142,7 +149,6 @@ def test_data_that_was_forgotten_is_asked_for(tmp_path: Path, capsys: pytest.Cap
     assert "no --data; name the data: -c configs/data/" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_a_stage_that_ended_unrecorded_is_not_run_again(words: list[str], tmp_path: Path):
     plan, run_dir = Plan.from_words(words), tmp_path / "run"
     records = run_plan(plan, ["flow"], run_dir, Recorder())
@@ -185,7 +191,8 @@ def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
     for name in ("flow", "contrast1"):
         checkpoint = tmp_path / f"{name}.ckpt"
         torch.save({}, checkpoint)
-        record = {"stage": name, "checkpoint": str(checkpoint), "checkpoint_sha256": name * 9}
+        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        record = {"stage": name, "checkpoint": str(checkpoint), "checkpoint_sha256": digest}
         record |= {"epochs": 1, "seconds": 1.0, "metrics": {}, "settings": {}}
         (tmp_path / name).mkdir()
         (tmp_path / name / "done.json").write_text(json.dumps(record))
@@ -200,15 +207,15 @@ def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
         return note["settings"].get("from", ""), [w for w in launch.calls[0] if "init_from" in w]
 
     assert start("recognition", words) == (
-        "contrast1 contrast1con",
+        f"contrast1 {digest[:12]}",
         [f"--model.init_from={tmp_path}/contrast1.ckpt"],
     )
     assert "recognition: starts from contrast1, done before\n" in capsys.readouterr().out
     assert start("probe", words) == (
-        "contrast1 contrast1con",
+        f"contrast1 {digest[:12]}",
         [f"--model.init_from={tmp_path}/contrast1.ckpt"],
     )
-    assert start("test", words)[0] == "contrast1 contrast1con"
+    assert start("test", words)[0] == f"contrast1 {digest[:12]}"
     said = capsys.readouterr().out
     for name in ("probe", "test"):
         assert f"{name}: starts from contrast1, done before\n" in said
@@ -306,6 +313,71 @@ def test_a_mistake_in_the_last_stage_shows_before_the_first(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_that_was_moved_or_copied_goes_on_with_its_own_weights(
+    words: list[str], tmp_path: Path
+):
+    plan = Plan.from_words(words)
+    run_plan(plan, ["flow"], tmp_path / "run", main)
+    for name in ("copy", "moved"):
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+    # Whatever has become of the other.
+    other = tmp_path / "run/flow/checkpoints/last.ckpt"
+    torch.save({"state_dict": {}}, other)
+
+    def source(run_dir: Path) -> list[str]:
+        launch = Recorder(fail_at="--checkpoint.dirpath")
+        with pytest.raises(StageError):
+            run_plan(plan, ["flow", "contrast1"], run_dir, launch)
+        return [word for call in launch.calls for word in call if "init_from" in word]
+
+    expected = [f"--model.init_from={tmp_path}/copy/flow/checkpoints/last.ckpt"]
+    assert source(tmp_path / "copy") == expected
+    assert (
+        load_run(tmp_path / "copy/flow").checkpoint == tmp_path / "copy/flow/checkpoints/last.ckpt"
+    )
+    with pytest.raises(StageError, match="its content is not what the stage left"):
+        run_plan(plan, ["flow", "contrast1"], tmp_path / "run", Recorder())
+    shutil.rmtree(tmp_path / "run")
+    expected = [f"--model.init_from={tmp_path}/moved/flow/checkpoints/last.ckpt"]
+    assert source(tmp_path / "moved") == expected
+    # One whose record was lost finds its weights too.
+    (tmp_path / "moved/flow/done.json").unlink()
+    assert source(tmp_path / "moved") == expected
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ("baseline,test,motion_only,test", "'test' stands there twice"),
+        ("recognition,flow", "each starts from the one before"),
+    ],
+)
+def test_stages_that_cannot_follow_each_other_are_refused(
+    stages: str, message: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        main(["progressive", "--run_dir", str(tmp_path / "run"), "--stages", stages, *words])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stages", ["flow", "flow,contrast1"])
+def test_the_config_of_one_stage_is_not_for_all(stages: str, words: list[str], tmp_path: Path):
+    begin = ["progressive", "--run_dir", str(tmp_path / "run"), "--stages", stages]
+    with pytest.raises(SystemExit, match="would be a RecognitionTask and not a FlowTask"):
+        main([*begin, "-c", "stages/4_recognition.yaml", *words])
+
+
+def test_what_changes_no_result_may_change(words: list[str], tmp_path: Path):
+    root = next(word for word in words if word.startswith("--data.root="))
+    plan = Plan.from_words(words)
+    (record,) = run_plan(plan, ["baseline"], tmp_path / "run", main)
+    other = [f"{root}/" if word == root else word for word in words]
+    other += ["--trainer.log_every_n_steps=5", "--trainer.logger=CSVLogger"]
+    (again,) = run_plan(Plan.from_words(other), ["baseline"], tmp_path / "run", Recorder())
+    assert again == record
+
+
 @pytest.fixture
 def raw(layout_copy: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Path]:
     """Videos without labels, and some with."""
@@ -330,7 +402,6 @@ def test_what_a_later_stage_refuses_shows_before_the_first(raw: tuple[Path, Path
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_motion_of_raw_videos_serves_to_recognise_others(raw: tuple[Path, Path], tmp_path: Path):
     words = ["-c", "data/video_folder.yaml", *TINY[2:], f"--data.root={raw[0]}"]
     words += [f"--recognition.data.root={raw[1]}", "--trainer.max_epochs=1"]

@@ -38,7 +38,6 @@ def test_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.Monk
     assert commit("src") is None
 
 
-@pytest.mark.filterwarnings("ignore:the flow (rebuilds|leads)")
 def test_a_run_remembers_which_weights_it_began_from(
     synthetic_root: Callable[[str], Path], tmp_path: Path
 ):

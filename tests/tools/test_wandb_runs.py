@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -21,7 +22,7 @@ from hcml_lightning.cli import main
 from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan
-from hcml_lightning.tools.wandb_runs import choose_run, new_id
+from hcml_lightning.tools.wandb_runs import choose_run, new_id, note_run
 
 
 @pytest.fixture
@@ -73,6 +74,23 @@ def test_a_checkpoint_in_the_working_folder_is_found_by_its_name(
     monkeypatch.chdir(tmp_path / "checkpoints")
     logger = {"class_path": "WandbLogger", "init_args": {}}
     assert choose_run(logger, Path("last.ckpt")) == "abc"
+
+
+def test_a_copy_of_a_run_goes_on_as_another(tmp_path: Path):
+    arguments = {"save_dir": str(tmp_path), "project": "p"}
+    for name in ("abc", "branch"):
+        (tmp_path / "p" / name / "checkpoints").mkdir(parents=True)
+        note_run(tmp_path / "p" / name, "abc")
+
+    def chosen(name: str) -> str | None:
+        logger = {"class_path": "WandbLogger", "init_args": dict(arguments)}
+        return choose_run(logger, tmp_path / "p" / name / "checkpoints/last.ckpt")
+
+    assert chosen("abc") == "abc"
+    assert chosen("branch") != "abc"
+    # One that was moved is the same run.
+    shutil.rmtree(tmp_path / "p" / "abc")
+    assert chosen("branch") == "abc"
 
 
 def test_stages_of_one_run_share_a_group(words: list[str], tmp_path: Path):

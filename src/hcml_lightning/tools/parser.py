@@ -80,6 +80,9 @@ def in_short(message: str, parser: ArgumentParser) -> str:
         cls = _class(_first(r"Problem with given class_path '([^']+)'", message) or "")
         names = parameters(cls) if cls is not None else []
         title = cls.__name__ if cls is not None else key
+        if not title:
+            guess = nearest(name.replace(".init_args", ""), option_names(parser))
+            return f"no option '{name}', which a config names{guess}"
         return f"{title} has no option '{name}'{nearest(name, names)}"
     if missing := _first(r"arguments are required: (?:\w+\.)?(model|data)", message):
         return f"no --{missing}; name {MISSING[missing]}"

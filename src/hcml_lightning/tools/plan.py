@@ -21,7 +21,14 @@ from hcml_lightning.tools.configs import (
 )
 
 # What may change between two starts of a run without another result.
-HARMLESS = ("num_workers", "enable_progress_bar", "save_every_n_steps", "save_every_n_epochs")
+HARMLESS = (
+    "num_workers",
+    "recompute",
+    "enable_progress_bar",
+    "log_every_n_steps",
+    "save_every_n_steps",
+    "save_every_n_epochs",
+)
 
 # What a stage that trains does not look at.
 OF_TESTS = (
@@ -126,6 +133,8 @@ class Plan(NamedTuple):
             ValueError: at the first setting, or dataset, that a stage refuses.
         """
         stages = [name for name in names if name in TRAINING]
+        for name in stages:
+            self._check_class(TRAINING[name])
         if len(stages) < 2:
             # It is about to say so itself.
             return
@@ -138,6 +147,18 @@ class Plan(NamedTuple):
                 raise
             except (ValueError, FileNotFoundError) as error:
                 raise ValueError(f"stage '{name}', before anything runs: {error}") from error
+
+    def _check_class(self, stage: Stage) -> None:
+        own = read_config(stage.config)["model"]["class_path"]
+        given = str(self.settings(stage).get("model.class_path", own))
+        # One of somebody's own has a path.
+        if given.removeprefix("hcml_lightning.") in {
+            read_config(s.config)["model"]["class_path"] for s in TRAINING.values()
+        } - {own}:
+            raise ValueError(
+                f"stage '{stage.name}' would be a {given} and not a {own}: leave out configs of single stages, which "
+                "`hcml progressive` adds by itself, and --model"
+            )
 
     def settings(self, stage: Stage) -> dict[str, Any]:
         """Return all settings of one stage, flat, as they were given: what its result depends on."""

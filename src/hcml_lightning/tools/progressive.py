@@ -147,6 +147,16 @@ def main(words: Sequence[str]) -> int:
     names = options.stages.split(",")
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"--stages: no stage {unknown[0]!r}; there are {', '.join(NAMES)}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        parser.error(
+            f"--stages: '{twice[0]}' stands there twice, and has one folder in a run; take another --run_dir for the "
+            "second"
+        )
+    of_paper = [PAPER.index(name) for name in names if name in PAPER[:-1]]
+    if of_paper != sorted(of_paper):
+        parser.error(
+            f"--stages: each starts from the one before: {', '.join(PAPER)}, in this order"
+        )
     plan = Plan.from_words(rest)
     _check_one_task()
     plan.check(names)

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from hcml_lightning.data import VideoDataModule
+from hcml_lightning.storage import checkpoint_near
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.checkpoints import load_task
 from hcml_lightning.tools.curves import Curve, by_epoch, files_of, read_points
@@ -112,14 +113,8 @@ def _one_run(folder: Path, stages: dict[str, Run]) -> Run:
     if not found:
         raise FileNotFoundError(f"{folder}: config.yaml, which every run writes, is missing")
     config = yaml.safe_load(found[0].read_text())
-    return Run(folder, config, result["metrics"], _checkpoint(folder, result), stages)
-
-
-def _checkpoint(folder: Path, result: dict[str, Any]) -> Path | None:
-    """The checkpoint that the run noted; if it was moved since, that of this stage, or of another moved with it."""
     noted = Path(result["checkpoint"] or "last.ckpt")
-    moved = [folder / "checkpoints" / noted.name, folder.parent.joinpath(*noted.parts[-3:])]
-    return next((path for path in (noted, *moved) if path.is_file()), None)
+    return Run(folder, config, result["metrics"], checkpoint_near(folder, noted), stages)
 
 
 def _result(folder: Path) -> Path | None:

@@ -5,13 +5,14 @@ One stage in its folder: what of it is still to be done, where its weights come 
 
 import hashlib
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hcml_lightning.storage import fault_of, newest_whole
+from hcml_lightning.storage import checkpoint_near, fault_of, newest_whole
 from hcml_lightning.tools.launch import PASSED_ON
 from hcml_lightning.tools.output import write_json
 from hcml_lightning.tools.plan import OF_TESTS, Plan, Stage
@@ -114,8 +115,9 @@ class StageFolder:
             words.append(f"--trainer.logger.init_args.save_dir={self.folder.parent}")
             words.append(f"--trainer.logger.init_args.name={self.name}")
             words += group_words(self.settings, self.folder.parent)
-        if self.name == "test":
-            words.append(f"--ckpt_path={self.previous.checkpoint if self.previous else ''}")
+        if self.name == "test" and self.previous is not None:
+            self._check_weights_of(self.previous)
+            words.append(f"--ckpt_path={self.previous.checkpoint}")
         elif (state := newest_whole(self.last, self._tell)) is not None:
             self._tell(f"goes on from {state}")
             words.append(f"--ckpt_path={state}")
@@ -125,7 +127,11 @@ class StageFolder:
         return words
 
     def _check_weights_of(self, previous: Done) -> None:
-        if (fault := fault_of(Path(previous.checkpoint))) is not None:
+        path = Path(previous.checkpoint)
+        fault = fault_of(path)
+        if fault is None and _sha256(path) != previous.checkpoint_sha256:
+            fault = "its content is not what the stage left"
+        if fault is not None:
             done = self.folder.parent / previous.stage / "done.json"
             raise StageError(
                 f"stage '{self.name}' cannot begin: {previous.checkpoint} is broken, {fault}. Delete {done}, and the "
@@ -161,7 +167,9 @@ class StageFolder:
         changed = sorted(
             name
             for name in before.keys() | self.settings.keys()
-            if before.get(name) != self.settings.get(name) and name not in unseen
+            if not _same(name, before.get(name), self.settings.get(name))
+            and name not in unseen
+            and not name.startswith("trainer.logger")
         )
         if changed:
             changes = "; ".join(
@@ -169,7 +177,8 @@ class StageFolder:
             )
             raise StageError(
                 f"stage '{self.name}' in {self.folder} was run with other settings ({changes}). Give the old "
-                "ones again, name another --run_dir, or delete the folder of this stage and of those after it"
+                "ones again (for data that lies elsewhere now, a link at its old place), name another --run_dir, or "
+                "delete the folder of this stage and of those after it"
             )
 
     def _note_start(self) -> None:
@@ -185,13 +194,12 @@ class StageFolder:
     def _record(self, result: dict[str, Any]) -> Done:
         times = json.loads((self.folder / "settings.json").read_text())
         ended = (self.folder / f"{'test' if self.name == 'test' else 'fit'}.json").stat().st_mtime
-        checkpoint = Path(str(result["checkpoint"]))
-        with checkpoint.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        tested = self.previous if self.name == "test" else None
+        checkpoint = self.last.absolute() if tested is None else Path(tested.checkpoint)
         return Done(
             stage=self.name,
             checkpoint=str(checkpoint),
-            checkpoint_sha256=digest,
+            checkpoint_sha256=_sha256(checkpoint),
             epochs=0 if self.name == "test" else int(result["epochs"]),
             seconds=round(times["spent"] + ended - times["started"], 1),
             metrics=result["metrics"],
@@ -200,6 +208,22 @@ class StageFolder:
 
 
 def done_before(folder: Path) -> Done | None:
-    """Read the record of a stage that has ended in a folder, if one has."""
+    """Read the record of a stage that has ended in a folder, if one has; its checkpoint is where it is now."""
     path = folder / "done.json"
-    return Done(**json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    record = Done(**json.loads(path.read_text()))
+    found = checkpoint_near(folder, Path(record.checkpoint))
+    return record if found is None else record._replace(checkpoint=str(found.absolute()))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _same(name: str, before: Any, now: Any) -> bool:
+    """Whether a setting means the same."""
+    if name == "data.root" and before and now:
+        before, now = os.path.realpath(before), os.path.realpath(now)
+    return bool(before == now)

@@ -90,7 +90,7 @@ class StageSummary(pl.Callback):
     def _finish(self, trainer: pl.Trainer, task: pl.LightningModule, command: str) -> None:
         if not trainer.is_global_zero or not isinstance(task, MotionTask):
             return
-        folder = run_folder(trainer)
+        folder, idle = run_folder(trainer), False
         record = {
             "task": type(task).__name__,
             "finished": command != "fit" or not trainer.interrupted,
@@ -107,11 +107,16 @@ class StageSummary(pl.Callback):
         if folder is not None:
             if command == "fit":
                 last = _last(trainer)
-                record["checkpoint"] = str(last.path) if last and last.path else None
+                written = last.path if last and last.path and last.path.is_file() else None
+                # One that had ended trains nothing, and writes nothing.
+                record["checkpoint"] = str(written) if written else trainer.ckpt_path
+                idle = written is None and trainer.ckpt_path is not None
                 record["validated_epoch"] = self._validated_epoch
                 record["started_from"] = task.started_from
             write_json(folder / f"{command}.json", record)
         rows = screens.after(task, command, record)
+        if idle:
+            rows.append(("trained", "nothing: it had ended; for more raise --trainer.max_epochs"))
         if command != "fit" and folder is not None:
             rows.append(("written", str(folder / f"{command}.json")))
         # `hcml progressive` has settings there, and goes on by itself.

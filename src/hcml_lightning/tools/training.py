@@ -141,11 +141,17 @@ class MotionCLI(LightningCLI):
             )
         trains = self.subcommand == "fit"
         path = self._get(self.config, "ckpt_path")
+        folder = self._get(self.config, "checkpoint.dirpath")
         if trains and path:
-            path = state_to_resume(path, self._get(self.config, "checkpoint.dirpath"))
+            path = state_to_resume(path, folder)
             self.config[str(self.subcommand)]["ckpt_path"] = path
-        elif trains:
-            refuse_used_folder(self._get(self.config, "checkpoint.dirpath"))
+        if folder is None and self._get(self.config, "trainer.logger") is False:
+            # Without a logger there are no folders of versions.
+            folder = str(Path(self._get(self.config, "trainer.default_root_dir"), "checkpoints"))
+        if trains and not (
+            path and folder and Path(path).resolve().parent == Path(folder).resolve()
+        ):
+            refuse_used_folder(folder)
         if path and not Path(path).is_file():
             raise FileNotFoundError(f"--ckpt_path: {no_file(path)}")
         source = self._get(self.config, "model.init_args.init_from")

@@ -60,8 +60,15 @@ def choose_run(logger: Any, resumed: Path | None) -> str | None:
     arguments = settings[0]["init_args"]
     if arguments.get("id") or arguments.get("version") or RUN_ID in os.environ:
         return None
-    known = _read(resumed.resolve().parents[1] / NOTE) if resumed is not None else {}
-    arguments["id"] = known.get("id") or new_id()
+    known = None
+    if resumed is not None:
+        folder = resumed.resolve().parents[1]
+        known = _read(folder / NOTE).get("id")
+        # A copy goes on as a run of its own: by the id it would write into what it was copied from.
+        place = Path(arguments.get("save_dir") or ".", arguments.get("project") or "", known or "")
+        if known and place.is_dir() and place.resolve() != folder:
+            known = None
+    arguments["id"] = known or new_id()
     # Without it a run that goes on would be replaced by what it goes on with.
     arguments["resume"] = arguments.get("resume") or "allow"
     return str(arguments["id"])
