@@ -358,3 +358,38 @@ def test_images_of_16_bits_keep_their_range(tmp_path):
         Image.fromarray(np.full((8, 8), value, np.uint16)).save(tmp_path / f"{number}.png")
     frames = read_frames(str(tmp_path), [0, 1, 2])
     assert frames[:, 0, 0].tolist() == [[0] * 3, [31] * 3, [255] * 3]
+
+
+@pytest.mark.parametrize(
+    ("matrix", "displayed"),
+    [
+        ((1, 0, 0, 1), lambda image: image),
+        ((-1, 0, 0, 1), lambda image: image[:, ::-1]),
+        ((1, 0, 0, -1), lambda image: image[::-1]),
+        ((-1, 0, 0, -1), lambda image: image[::-1, ::-1]),
+        ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+        ((0, -1, 1, 0), lambda image: np.rot90(image, 1)),
+        ((0, 1, 1, 0), lambda image: image.transpose(1, 0, 2)),
+        ((0, -1, -1, 0), lambda image: image[::-1, ::-1].transpose(1, 0, 2)),
+    ],
+)
+def test_frames_are_turned_and_mirrored_as_they_are_displayed(matrix, displayed, tmp_path):
+    file = tmp_path / "video.mp4"
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv444p"
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(paint(number)[:64], format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    stored = read_frames(str(file), [0, 2]).numpy()
+    a, b, c, d = (value << 16 for value in matrix)
+    content = bytearray(file.read_bytes())
+    start = content.index(b"tkhd") + 4 + 40
+    content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    turned = tmp_path / "turned.mp4"
+    turned.write_bytes(content)
+    frames = read_frames(str(turned), [0, 2]).numpy()
+    assert probe(str(turned)).width == frames.shape[2]
+    for seen, image in zip(frames, stored, strict=True):
+        np.testing.assert_array_equal(seen, displayed(image))

@@ -169,7 +169,8 @@ def _pixels(
     picture = converter.reformat(frame, width=width, height=height, format="rgb24", threads=1)
     plane = picture.planes[0]
     lines = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)
-    return np.rot90(lines[:, : width * 3].reshape(height, width, 3), index.rotation)
+    stored = lines[:, : width * 3].reshape(height, width, 3)
+    return np.rot90(stored[::-1] if index.rotation >= 4 else stored, index.rotation)
 
 
 def _raise_if_lost(path: str | bytes, numbers: list[int]) -> None:

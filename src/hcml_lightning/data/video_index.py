@@ -48,7 +48,8 @@ class VideoIndex:
         pts_of_dts: presentation time stamp of each packet by its decoding time stamp, where the format (AVI) stores
             only the latter; else empty.
         keys: (pts, stamp to seek to) of each key frame, ascending.
-        rotation: quarter turns, counter-clockwise, from the frames as stored to the frames as displayed.
+        rotation: quarter turns, counter-clockwise, from the frames as stored to the frames as displayed; 4 more where
+            they are mirrored, top to bottom, before they are turned.
         sequential: whether time stamps are no use, so that frames are counted from the start of the file.
     """
 
@@ -162,7 +163,7 @@ class _Scan:
             pts = list(range(self.decoded))
         rate = self.stream.average_rate
         check_size(self.name, first.width, first.height)
-        turns = round(first.rotation / 90) % 4
+        turns = round(first.rotation / 90) % 4 + 4 * _is_mirrored(first)
         size = (first.width, first.height) if turns % 2 == 0 else (first.height, first.width)
         stores_pts = "matroska" in self.container.format.name
         keys = [(pts, pts if stores_pts else dts) for dts, pts, key in self.stamps if key]
@@ -174,6 +175,15 @@ class _Scan:
             rotation=turns,
             sequential=self.packed,
         )
+
+
+def _is_mirrored(frame: av.VideoFrame) -> bool:
+    """Whether a frame is displayed mirrored, as films of a front camera may be."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d, *_ = np.frombuffer(memoryview(matrix), np.int32).astype(float)
+    return bool(a * d - b * c < 0)
 
 
 def _is_packed(header: bytes | None) -> bool:
