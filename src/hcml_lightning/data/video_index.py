@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from stat import S_ISREG
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -179,10 +179,10 @@ class _Scan:
 
 def _is_mirrored(frame: av.VideoFrame) -> bool:
     """Whether a frame is displayed mirrored, as films of a front camera may be."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False
-    a, b, _, c, d, *_ = np.frombuffer(memoryview(matrix), np.int32).astype(float)
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).astype(float)
     return bool(a * d - b * c < 0)
 
 
