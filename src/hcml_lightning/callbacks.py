@@ -103,7 +103,9 @@ class TrainOnly(pl.Callback):
         if frozen and any(isinstance(c, StochasticWeightAveraging) for c in callbacks):
             raise ValueError(
                 "StochasticWeightAveraging would reset the batch norms of the levels that this stage freezes; average "
-                "with EMAWeightAveraging (pytorch_lightning.callbacks), or in a stage that trains the whole network"
+                "with WeightAveraging (pytorch_lightning.callbacks; multi_avg_fn=get_ema_multi_avg_fn() for an "
+                "exponential mean), or in a stage that trains the whole network. EMAWeightAveraging moves frozen "
+                "weights by what it rounds"
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

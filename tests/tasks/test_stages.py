@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from pytorch_lightning.callbacks import (
+    EMAWeightAveraging,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from pytorch_lightning.tuner import Tuner
 from tests.tasks.conftest import QUIET, Drift
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from hcml_lightning.callbacks import CollapseError, StopOnCollapse, TrainOnly
@@ -433,6 +438,22 @@ def test_weights_that_are_averaged_begin_with_those_of_the_stage_before(
     assert distance == 0 if late else 0 < distance < 0.1
     frozen = "model.network.conv1.weight"
     torch.testing.assert_close(task.state_dict()[frozen], stored[frozen])
+
+
+def test_the_averaging_that_is_advised_leaves_frozen_weights_to_the_bit(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    task = ContrastTask(**tiny)
+    before = snapshot(task)
+    averaging = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    trainer = pl.Trainer(**QUIET, max_steps=6, callbacks=[averaging], default_root_dir=tmp_path)
+    loader = DataLoader(Drift(), batch_size=4)
+    trainer.fit(task, loader, loader)
+    after = task.state_dict()
+    trained = trained_names(task)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert {name for name in changed if name.startswith("model.")} <= trained
 
 
 def test_a_search_for_the_learning_rate_begins_with_the_weights_of_the_stage_before(
