@@ -58,11 +58,12 @@ def state_to_resume(path: str, folder: str | None) -> str | None:
     return None if found is None else str(found)
 
 
-def refuse_used_folder(folder: str | None) -> None:
+def refuse_used_folder(folder: str | None, otherwise: str) -> None:
     """Keep a run that begins from replacing the checkpoints of another.
 
     Args:
-        folder: that of its checkpoints, if it was named.
+        folder: that of its checkpoints, if it is known.
+        otherwise: what else helps.
 
     Raises:
         ValueError: if there are some in it.
@@ -71,7 +72,7 @@ def refuse_used_folder(folder: str | None) -> None:
     if folder and newest_whole(last, lambda _: None) is not None:
         raise ValueError(
             f"--checkpoint.dirpath: {last} is of another run, which this one would replace. Go on with that one "
-            "(--ckpt_path last), or name another folder, or leave the option out for a new one"
+            f"(--ckpt_path last), or name another folder, or {otherwise}"
         )
 
 

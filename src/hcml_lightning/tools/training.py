@@ -145,13 +145,14 @@ class MotionCLI(LightningCLI):
         if trains and path:
             path = state_to_resume(path, folder)
             self.config[str(self.subcommand)]["ckpt_path"] = path
+        how = "leave the option out for a new one"
         if folder is None and self._get(self.config, "trainer.logger") is False:
             # Without a logger there are no folders of versions.
             folder = str(Path(self._get(self.config, "trainer.default_root_dir"), "checkpoints"))
-        if trains and not (
-            path and folder and Path(path).resolve().parent == Path(folder).resolve()
-        ):
-            refuse_used_folder(folder)
+            how = "leave out --trainer.logger false, so that each run has its own"
+        own = path is not None and folder and Path(path).resolve().parent == Path(folder).resolve()
+        if trains and not own and not self._get(self.config, "trainer.fast_dev_run"):
+            refuse_used_folder(folder, how)
         if path and not Path(path).is_file():
             raise FileNotFoundError(f"--ckpt_path: {no_file(path)}")
         source = self._get(self.config, "model.init_args.init_from")
