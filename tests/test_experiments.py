@@ -246,6 +246,8 @@ def test_the_commands_of_the_page_have_settings_that_exist(
     }
     assert len(given) > 5
     shared = ["-c", str(FOLDER / "configs/cpu.yaml"), f"--data.root={synthetic_root('ucf101')}"]
+    # There are eight videos.
+    shared.append("--data.batch_size=8")
     for words in given:
         plan = Plan.from_words([*shared, *words])
         plan.check(list(TRAINING))

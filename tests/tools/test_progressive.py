@@ -398,6 +398,9 @@ def test_what_a_later_stage_refuses_shows_before_the_first(raw: tuple[Path, Path
     own.append("--recognition.data.root=nowhere")
     with pytest.raises(SystemExit, match=r"'recognition', before .*nowhere: there is no such fol"):
         main([*begin, *own])
+    few = [f"--recognition.data.root={raw[1]}", "--recognition.data.batch_size=99"]
+    with pytest.raises(SystemExit, match=r"'recognition', before .*needs 99 training videos, but"):
+        main([*begin, *own, *few])
     wrong = ["--contrast2.model.dropout=1.5", f"--recognition.data.root={raw[1]}"]
     with pytest.raises(SystemExit, match="'contrast2', before anything runs: dropout must be"):
         main([*begin, *own, *wrong])

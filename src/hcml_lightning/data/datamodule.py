@@ -173,6 +173,19 @@ class VideoDataModule(ListedDataModule):
         records = [record for split in _STAGES[stage] for record in self.dataset(split).records]
         return [record.path for record in records if not 0 <= record.label < self.num_classes]
 
+    def check_batch_size(self, num_videos: int, num_devices: int = 1) -> None:
+        """Hold the size of batches to the number of training videos.
+
+        Raises:
+            ValueError: if there are fewer than in one batch on every device.
+        """
+        needed = self.batch_size * num_devices
+        if num_videos < needed:
+            raise ValueError(
+                f"batch_size={self.batch_size} on {num_devices} device(s) needs {needed} training videos, but the "
+                f"split has {num_videos}, so that every epoch would be empty; lower batch_size."
+            )
+
     def train_dataloader(self) -> DataLoader[VideoBatch]:
         """Load shuffled random clips, (B, 3, T, H, W).
 
@@ -183,11 +196,7 @@ class VideoDataModule(ListedDataModule):
         """
         dataset = self.dataset("train")
         ranks, rank = self._ranks()
-        if len(dataset) < self.batch_size * ranks:
-            raise ValueError(
-                f"batch_size={self.batch_size} on {ranks} device(s) needs {self.batch_size * ranks} training videos, "
-                f"but the split has {len(dataset)}, so that every epoch would be empty; lower batch_size."
-            )
+        self.check_batch_size(len(dataset), ranks)
         sampler = EpochSampler(dataset, self.seed, ranks, rank)
         loader = ResumableLoader(
             dataset,  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ What `hcml fit` would make of words: to find a mistake before anything runs, and
 
 from jsonargparse import Namespace
 
+from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.parser import option_names
 from hcml_lightning.tools.training import MotionCLI
@@ -33,8 +34,11 @@ class ParsedWords(MotionCLI):
     def after_instantiate_classes(self) -> None:
         """Leave it."""
 
-    def try_constructors(self) -> None:
-        """Build data and task, and drop them: constructors refuse what a parser cannot know.
+    def try_constructors(self) -> VideoDataModule:
+        """Build data and task: constructors refuse what a parser cannot know.
+
+        Returns:
+            The data.
 
         Raises:
             ValueError: if one of them refuses its arguments, or the data has too few classes for the task.
@@ -45,10 +49,11 @@ class ParsedWords(MotionCLI):
         )
         with quiet():
             try:
-                self.parser.instantiate(parts)
+                built: VideoDataModule = self.parser.instantiate(parts).data
             except (ValueError, FileNotFoundError) as error:
                 # jsonargparse wraps it in a list of the classes that it tried.
                 raise error.__cause__ or error from None
+        return built
 
 
 def all_options() -> set[str]:

@@ -139,9 +139,15 @@ class Plan(NamedTuple):
             # It is about to say so itself.
             return
         parsed = import_module("hcml_lightning.tools.parsed_words")
+        first = None
         for name in stages:
             try:
-                parsed.ParsedWords(self.words(TRAINING[name])).try_constructors()
+                data = parsed.ParsedWords(self.words(TRAINING[name])).try_constructors()
+                lists = (type(data), data.root, data.batch_size)
+                first = first or lists
+                if lists != first:
+                    # What the first stage trains on it is about to list itself.
+                    data.check_batch_size(len(data.records("train")))
             except SystemExit:
                 print(f"This is said of the stage '{name}'; nothing has been run.", file=sys.stderr)
                 raise
