@@ -552,6 +552,17 @@ class TestVideoFolder:
         with pytest.raises(ValueError, match=r"0001\.mp4 would not be taken for a split"):
             make("folder", root)
 
+    def test_a_class_may_be_called_train(self, layout_copy):
+        root = layout_copy("folder") / "train"
+        shutil.move(root / "up", root / "Train")
+        assert "Train" in make("folder", root).class_names
+        for folder in root.iterdir():
+            if folder.name not in ("Train", "down"):
+                shutil.rmtree(folder)
+        shutil.move(root / "down", root / "Val")
+        with pytest.raises(ValueError, match="Train and Val would not be taken for a split"):
+            make("folder", root)
+
     def test_folders_of_frames_that_are_no_classes_are_not_left_out(
         self, synthetic_root, layout_copy
     ):

@@ -368,6 +368,9 @@ def test_the_config_of_one_stage_is_not_for_all(stages: str, words: list[str], t
     begin = ["progressive", "--run_dir", str(tmp_path / "run"), "--stages", stages]
     with pytest.raises(SystemExit, match="would be a RecognitionTask and not a FlowTask"):
         main([*begin, "-c", "stages/4_recognition.yaml", *words])
+    for given in ("ContrastTask", "hcml_lightning.ContrastTask", "{class_path: ContrastTask}"):
+        with pytest.raises(SystemExit, match="ContrastTask and not a FlowTask"):
+            main([*begin, *words, f"--flow.model={given}"])
 
 
 def test_what_changes_no_result_may_change(words: list[str], tmp_path: Path):
@@ -376,6 +379,11 @@ def test_what_changes_no_result_may_change(words: list[str], tmp_path: Path):
     (record,) = run_plan(plan, ["baseline"], tmp_path / "run", main)
     other = [f"{root}/" if word == root else word for word in words]
     other += ["--trainer.log_every_n_steps=5", "--trainer.logger=CSVLogger"]
+    # One that was begun before this was harmless has it in its notes.
+    noted = tmp_path / "run/baseline/settings.json"
+    note = json.loads(noted.read_text())
+    note["settings"]["trainer.log_every_n_steps"] = 1
+    noted.write_text(json.dumps(note))
     (again,) = run_plan(Plan.from_words(other), ["baseline"], tmp_path / "run", Recorder())
     assert again == record
 

@@ -157,8 +157,11 @@ class VideoFolderDataModule(VideoDataModule):
         has_train = (root / "train").is_dir()
         odd = OTHER_NAMES if has_train else (*SPLITS, *OTHER_NAMES)
         there = self._class_folders(root)
-        # `Train` is no `train`.
-        names = [n for n in there if n in odd or (n not in SPLITS and n.lower() in (*SPLITS, *odd))]
+        like = [name for name in there if name.lower() in (*SPLITS, *OTHER_NAMES)]
+        names = [name for name in like if name in odd]
+        # `Val` is no `val`; but a class may be a `Train`, beside a `Bus`.
+        if has_train or like == there:
+            names = [name for name in like if name in odd or name not in SPLITS]
         if has_train and (loose := _videos_right_in(root)):
             names += loose[:1]
         if names:

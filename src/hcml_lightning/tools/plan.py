@@ -156,11 +156,14 @@ class Plan(NamedTuple):
 
     def _check_class(self, stage: Stage) -> None:
         own = read_config(stage.config)["model"]["class_path"]
-        given = str(self.settings(stage).get("model.class_path", own))
-        # One of somebody's own has a path.
-        if given.removeprefix("hcml_lightning.") in {
-            read_config(s.config)["model"]["class_path"] for s in TRAINING.values()
-        } - {own}:
+        settings = self.settings(stage)
+        # `--model` names a class, or holds it with its arguments.
+        given = settings.get("model", settings.get("model.class_path", own))
+        given = str(given.get("class_path", own) if isinstance(given, dict) else given)
+        others = {read_config(s.config)["model"]["class_path"] for s in TRAINING.values()} - {own}
+        package, _, name = given.rpartition(".")
+        # One of somebody's own has a path, whatever its name.
+        if name in others and package.partition(".")[0] in ("", "hcml_lightning"):
             raise ValueError(
                 f"stage '{stage.name}' would be a {given} and not a {own}: leave out configs of single stages, which "
                 "`hcml progressive` adds by itself, and --model"
