@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -111,13 +112,13 @@ def apply_view(frames: Tensor, view: View) -> Tensor:
         uint8, shape (3, T, size, size), contiguous.
     """
     bottom, end = view.top + view.side, view.left + view.side
-    video = frames[:, view.top : bottom, view.left : end].permute(0, 3, 1, 2)
+    video = rearrange(frames[:, view.top : bottom, view.left : end], "t h w c -> t c h w")
     if view.side != view.size:
         size = (view.size, view.size)
         video = interpolate(video, size, mode="bilinear", align_corners=False, antialias=True)
     if view.flip:
         video = video.flip(-1)
-    return video.transpose(0, 1).contiguous()
+    return rearrange(video, "t c h w -> c t h w").contiguous()
 
 
 def apply_view_to_flow(flow: Tensor, view: View) -> Tensor:

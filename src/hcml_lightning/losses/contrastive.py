@@ -8,6 +8,7 @@ Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.2, Eq. 2, a
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -88,9 +89,12 @@ def pair_with_future(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tens
     rows = torch.arange(batch_size * num_frames * num_locations, device=targets.device)
     rows = rows.view(batch_size, num_frames, num_locations)
     offsets = range(1, min(max_offset, num_frames - 1) + 1)
-    predicted = [predictions[:, : num_frames - k, :, k - 1].flatten(0, 2) for k in offsets]
+    predicted = [
+        rearrange(predictions[:, : num_frames - k, :, k - 1], "b t n c -> (b t n) c")
+        for k in offsets
+    ]
     positive = [rows[:, k:].flatten() for k in offsets]
-    return torch.cat(predicted), targets.flatten(0, 2), torch.cat(positive)
+    return torch.cat(predicted), rearrange(targets, "b t n c -> (b t n) c"), torch.cat(positive)
 
 
 def contrastive_loss(

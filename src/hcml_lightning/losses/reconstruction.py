@@ -8,6 +8,7 @@ Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.3, Eq. 3 an
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -125,20 +126,23 @@ def reconstruct(flow: Tensor, clip: Tensor, step: int = 1) -> FlowTerms:
         >>> float(reconstruct(torch.zeros(1, 2, 3, 4, 4), clip, step=2).valid)
         1.0
     """
-    frames = clip[:, :, ::step].transpose(1, 2)
-    if frames.shape[1] != flow.shape[2] + 1:
+    frames = clip[:, :, ::step]
+    if frames.shape[2] != flow.shape[2] + 1:
         raise ValueError(
-            f"flow between {flow.shape[2] + 1} frames needs as many, but {frames.shape[1]} of the clip's "
+            f"flow between {flow.shape[2] + 1} frames needs as many, but {frames.shape[2]} of the clip's "
             f"{clip.shape[2]} count with step={step}"
         )
     flow = flow.float()
     height, width = flow.shape[3:]
     # Unstated in the paper: the size and the rate of the frames that are rebuilt, and whether the last one, which has
     # no successor, counts among the T of Eq. 3. They are those of P^l, and it does not.
-    frames = F.adaptive_avg_pool2d(frames.flatten(0, 1).float() / 255, (height, width))
-    frames = torch.unflatten(frames, 0, (len(clip), -1))
-    target, source = frames[:, :-1].flatten(0, 1), frames[:, 1:].flatten(0, 1)
-    folded = flow.transpose(1, 2).flatten(0, 1)
+    frames = rearrange(frames, "b c t h w -> (b t) c h w").float() / 255
+    frames = F.adaptive_avg_pool2d(frames, (height, width))
+    frames = rearrange(frames, "(b t) c h w -> b t c h w", b=len(clip))
+    target, source = (
+        rearrange(part, "b t c h w -> (b t) c h w") for part in (frames[:, :-1], frames[:, 1:])
+    )
+    folded = rearrange(flow, "b c t h w -> (b t) c h w")
     warped, valid = warp(source, folded)
     return FlowTerms(
         flow=flow,

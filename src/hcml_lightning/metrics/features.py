@@ -6,6 +6,7 @@ Whether they have collapsed to one, and how well a light classifier on them gene
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +27,7 @@ def feature_spread(features: Tensor) -> Tensor:
         >>> float(feature_spread(torch.ones(2, 8, 3, 4, 4)))
         0.0
     """
-    vectors = F.normalize(features.movedim(1, -1).flatten(0, -2).float(), dim=1, eps=1e-6)
+    vectors = F.normalize(rearrange(features, "b c t h w -> (b t h w) c").float(), dim=1, eps=1e-6)
     return vectors.std(dim=0, correction=0).mean() * math.sqrt(vectors.shape[1])
 
 
@@ -47,7 +48,7 @@ def effective_rank(features: Tensor) -> Tensor:
         >>> round(float(effective_rank(line)), 3)
         1.0
     """
-    vectors = features.movedim(1, -1).flatten(0, -2).float()
+    vectors = rearrange(features, "b c t h w -> (b t h w) c").float()
     vectors = vectors - vectors.mean(dim=0)
     # The rank does not depend on the scale, but squares of very large and very small numbers are lost.
     vectors = vectors / vectors.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)

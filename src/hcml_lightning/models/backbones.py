@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,19 +87,20 @@ def backbone_spec(name: str) -> BackboneSpec:
 
 def fold_time(features: Tensor) -> Tensor:
     """(B, C, T, H, W) → frames (B·T, C, H, W); a view of channels-last memory."""
-    return features.transpose(1, 2).flatten(0, 1)
+    return rearrange(features, "b c t h w -> (b t) c h w")
 
 
 def unfold_time(frames: Tensor, num_frames: int) -> Tensor:
     """Frames (B·T, C, H, W) → (B, C, T, H, W); always a view."""
-    return torch.unflatten(frames, 0, (-1, num_frames)).transpose(1, 2)
+    return rearrange(frames, "(b t) c h w -> b c t h w", t=num_frames)
 
 
 def every_nth_frame(frames: Tensor, num_frames: int, step: int) -> Tensor:
     """Frames 0, step, 2·step, … of every clip: (B·T, C, H, W) → (B·⌈T/step⌉, C, H, W)."""
     if step == 1:
         return frames
-    return torch.unflatten(frames, 0, (-1, num_frames))[:, ::step].flatten(0, 1)
+    clips = rearrange(frames, "(b t) c h w -> b t c h w", t=num_frames)
+    return rearrange(clips[:, ::step], "b t c h w -> (b t) c h w")
 
 
 class TemporalConv(nn.Module):

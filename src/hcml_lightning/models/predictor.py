@@ -5,6 +5,7 @@ predict those of level l − 1 at δ = 1 … Δ frames later, at N sampled locat
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -61,7 +62,7 @@ class Predictor(nn.Module):
 
 def gather_locations(features: Tensor, locations: Tensor) -> Tensor:
     """Features at the same locations of every frame: (B, C, T, H, W), (B, N) → (B, T, N, C)."""
-    flat = features.permute(0, 2, 3, 4, 1).flatten(2, 3)
+    flat = rearrange(features, "b c t h w -> b t (h w) c")
     index = locations[:, None, :, None].expand(-1, flat.shape[1], -1, flat.shape[3])
     return flat.gather(2, index)
 

@@ -7,6 +7,7 @@ products than needed, for a graph forty times smaller than one node for each dis
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from hcml_lightning.ops.cost_volume import NORM_EPS, accumulation_dtype
@@ -30,10 +31,10 @@ def cost_volume_portable(features: Tensor, max_displacement: int, stride: int) -
     following = torch.cat([unit[:, :, 1:], unit[:, :, -1:]], dim=2)
     padded = F.pad(following, (reach, reach, reach, reach))
     rows = steps[:, None] + torch.arange(height, device=features.device)
-    around = torch.unflatten(padded.index_select(3, rows.flatten()), 3, (len(steps), height))
-    # (B, T, 1, H, W, C) × (B, T, dy, H, C, W + 2·reach)
-    products = unit.permute(0, 2, 3, 4, 1).unsqueeze(2) @ around.permute(0, 2, 3, 4, 1, 5)
+    around = padded.index_select(3, rows.flatten())
+    around = rearrange(around, "b c t (dy h) x -> b t dy h c x", h=height)
+    products = rearrange(unit, "b c t h w -> b t 1 h w c") @ around
     columns = torch.arange(width, device=features.device)[:, None] + steps
     band = products.gather(5, columns.expand(*products.shape[:4], -1, -1))
-    costs: Tensor = band.permute(0, 2, 5, 1, 3, 4).flatten(1, 2).to(features.dtype)
+    costs: Tensor = rearrange(band, "b t dy h w dx -> b (dy dx) t h w").to(features.dtype)
     return costs

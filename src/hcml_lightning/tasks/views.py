@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TypedDict
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from hcml_lightning.batch import VideoBatch
@@ -38,6 +39,6 @@ def mean_probability(
         float32, (B, K).
     """
     clips = batch["video"] if batch["video"].ndim == 6 else batch["video"][:, None]
-    views = torch.split(clips.flatten(0, 1), views_per_forward)
+    views = torch.split(rearrange(clips, "b v c t h w -> (b v) c t h w"), views_per_forward)
     probability = torch.cat([classify(view).float().softmax(dim=1) for view in views])
-    return torch.unflatten(probability, 0, clips.shape[:2]).mean(dim=1)
+    return reduce(probability, "(b v) k -> b k", "mean", v=clips.shape[1])

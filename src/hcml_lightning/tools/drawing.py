@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import av
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -69,7 +70,10 @@ def flow_columns(batch: VideoBatch, flows: Mapping[str, Tensor], level: int) -> 
     shown = {heading: flow[:, :, middle].cpu().float() for heading, flow in flows.items()}
     if "flow" in batch and batch["flow"].shape[2] == example.shape[2] + 1:
         true = at_grid(batch["flow"].cpu().float(), example)
-        shown = {"true flow": torch.unflatten(true, 0, (len(seen), -1))[:, middle], **shown}
+        shown = {
+            "true flow": rearrange(true, "(b t) c h w -> b t c h w", b=len(seen))[:, middle],
+            **shown,
+        }
     # One call for all, so that a colour means the same motion everywhere.
     colours = flow_to_image(torch.cat(list(shown.values()))).chunk(len(shown))
     frames = {"frame": seen[:, :, middle].byte(), "next frame": seen[:, :, middle + 1].byte()}
@@ -130,7 +134,7 @@ def heat_row(clip: Tensor, heat: Tensor, frames: int = 4) -> Tensor:
         An image, uint8, (3, rows of pixels, columns of pixels).
     """
     times = torch.linspace(0, clip.shape[1] - 1, min(frames, clip.shape[1])).round().long()
-    shown = clip[:, times].movedim(1, 0).float().cpu() / 255
+    shown = rearrange(clip[:, times], "c t h w -> t c h w").float().cpu() / 255
     weight = heat[times].float().cpu()[:, None].clamp(0, 1)
     # From black over red and yellow to white, stronger where the map is.
     colour = torch.cat([(3 * weight - i).clamp(0, 1) for i in range(3)], dim=1)
@@ -147,8 +151,9 @@ def write_mp4(path: Path, clip: Tensor, fps: int = 8) -> None:
         fps: frames per second.
     """
     frames = clip[:, :, : clip.shape[2] // 2 * 2, : clip.shape[3] // 2 * 2]
+    frames = rearrange(frames, "c t h w -> t h w c")
     with av.open(str(path), "w") as container:
-        encode(container, "libx264", frames.movedim(0, -1).cpu().contiguous().numpy(), fps)
+        encode(container, "libx264", frames.cpu().contiguous().numpy(), fps)
 
 
 def _side_by_side(images: Tensor | Sequence[Tensor], columns: int | None = None) -> Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
@@ -53,7 +54,9 @@ def draw_flow(folder: Path, path: Path, videos: int = 8, enlarged: int = 4) -> N
         if estimate is None:
             raise ValueError(f"{folder}: expected a stage that trained flow")
         rows = flow_rows(batch, estimate)
-    image = Image.fromarray(torch.cat(rows, dim=1).movedim(0, -1).contiguous().numpy())
+    image = Image.fromarray(
+        rearrange(torch.cat(rows, dim=1), "c h w -> h w c").contiguous().numpy()
+    )
     with whole(path, ".part.png") as partial:
         ImageOps.scale(image, enlarged, Image.Resampling.NEAREST).save(partial)
 

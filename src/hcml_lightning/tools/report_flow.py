@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import flow_to_image
@@ -99,5 +100,7 @@ def _wheel(radius: int = 32) -> str:
 
 def _uri(image: Tensor, kind: str) -> str:
     content = io.BytesIO()
-    Image.fromarray(image.movedim(0, -1).contiguous().numpy()).save(content, kind, quality=90)
+    Image.fromarray(rearrange(image, "c h w -> h w c").contiguous().numpy()).save(
+        content, kind, quality=90
+    )
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"

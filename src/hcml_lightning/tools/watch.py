@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from einops import rearrange
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
@@ -205,7 +206,7 @@ def log_pictures(trainer: pl.Trainer, key: str, pictures: Sequence[Picture]) -> 
     loggers: list[Logger] = trainer.loggers
     for logger in loggers:
         if hasattr(logger, "log_image"):
-            images = [picture.image.movedim(0, -1).numpy() for picture in pictures]
+            images = [rearrange(picture.image, "c h w -> h w c").numpy() for picture in pictures]
             captions = [picture.caption for picture in pictures]
             logger.log_image(key, images, trainer.global_step, caption=captions)
         elif isinstance(logger, TensorBoardLogger):
