@@ -1,7 +1,10 @@
 from collections.abc import Callable
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -9,8 +12,10 @@ import torch
 import hcml_lightning
 from hcml_lightning import RecognitionTask, Recognizer, UCF101DataModule
 from hcml_lightning.data.dataset import ClipRecipe
-from hcml_lightning.data.decode import VideoError, VideoInfo, probe, read_frames
+from hcml_lightning.data.decode import VideoError, probe, read_frames
 from hcml_lightning.models import MotionNetwork
+from hcml_lightning.tools.annotate import annotate
+from hcml_lightning.tools.frame_times import frame_times
 from hcml_lightning.tools.spans import Span, read_spans, sliding_windows
 
 
@@ -71,15 +76,51 @@ def test_windows_say_when(recognizer: Recognizer, synthetic_root: Callable[[str]
 
 def test_windows_cover_the_video_and_never_leave_it():
     for frames, window, hop in ((100, 2.0, 1.0), (7, 2.0, 1.0), (1000, 0.5, 0.3), (51, 2.0, 2.0)):
-        spans = sliding_windows(VideoInfo(frames, 25.0, 64, 48), window, hop)
+        spans = sliding_windows(np.arange(frames + 1) / 25, window, hop)
         length = min(round(window * 25), frames)
         assert spans[0].first == 0
         assert spans[-1].end == frames
         assert {span.end - span.first for span in spans} == {length}
         assert all(0 < b.first - a.first <= round(hop * 25) + 1 for a, b in pairwise(spans))
-    assert sliding_windows(VideoInfo(24, 0.0, 64, 48), 1.0, 1.0) == [Span(0, 12), Span(12, 24)]
+    assert sliding_windows(np.arange(25) / 12, 1.0, 1.0) == [Span(0, 12), Span(12, 24)]
     with pytest.raises(ValueError, match="above 0"):
-        sliding_windows(VideoInfo(24, 0.0, 64, 48), 1.0, 0.0)
+        sliding_windows(np.arange(25) / 12, 1.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten frames in the first second and one in each of the five after it, as screen recorders write them."""
+    path = tmp_path_factory.mktemp("uneven") / "screen.mp4"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number, seconds in enumerate([*np.arange(10) / 10, *range(1, 6)]):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 16 * number, np.uint8), "rgb24")
+            frame.pts, frame.time_base = round(10 * seconds), Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_windows_go_by_the_clock_where_frames_come_unevenly(recognizer: Recognizer, uneven: Path):
+    times = frame_times(str(uneven))
+    assert times[:-1].tolist() == [*(np.arange(10) / 10), *range(1, 6)]
+    # The last frame lasts as long as the average, 0.4 s, and the last window ends with it.
+    spans = sliding_windows(times, 1.0, 1.0)
+    expected = [(0, 10), (10, 11), (11, 12), (12, 13), (13, 15)]
+    assert spans == [Span(*span) for span in expected]
+    found = list(recognizer.windows(uneven, 1.0, 1.0))
+    assert [span.start for span in found] == [0, 1, 2, 3, 4]
+    # Of windows that are shorter than the gaps, each has a frame.
+    assert all(span.end > span.first for span in sliding_windows(times, 0.25, 0.25))
+
+
+def test_an_annotated_copy_shows_each_frame_when_the_video_does(
+    recognizer: Recognizer, uneven: Path, tmp_path: Path
+):
+    copy = tmp_path / "copy.mp4"
+    annotate(str(uneven), list(recognizer.windows(uneven, 1.0, 1.0)), copy)
+    assert frame_times(str(copy))[:-1] == pytest.approx(frame_times(str(uneven))[:-1])
 
 
 def test_a_whole_video_is_read_part_by_part(

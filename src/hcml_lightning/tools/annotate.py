@@ -1,6 +1,7 @@
 """[video + what was recognised in it → **video with names drawn in**]"""
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -9,8 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hcml_lightning.data.decode import VideoError, probe, upright_frames
 from hcml_lightning.storage import whole
+from hcml_lightning.tools.frame_times import frame_times
 from hcml_lightning.tools.recognizer import Recognition
 from hcml_lightning.tools.transcode import frame_rate
+
+# Of the time stamps of a copy: a multiple of all usual rates. Seconds.
+_TICK = Fraction(1, 90000)
 
 
 def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int = 3) -> None:
@@ -25,21 +30,22 @@ def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int = 
     Raises:
         VideoError: if the video cannot be read, or cannot be encoded.
     """
-    info = probe(video)
-    rate = frame_rate(info)
+    info, times = probe(video), frame_times(video)
     # H.264 stores colours for squares of four pixels: the last of an odd number of rows or columns goes.
     width, height = info.width // 2 * 2, info.height // 2 * 2
     try:
         with whole(path, ".part.mp4") as partial, av.open(partial, "w") as container:
-            stream = container.add_stream("libx264", rate=rate, options={"crf": "20"})
+            stream = container.add_stream("libx264", rate=frame_rate(info), options={"crf": "20"})
+            stream.codec_context.time_base = _TICK
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             for number, frame in enumerate(upright_frames(video)):
-                seconds = number / float(rate)
+                seconds = float(times[number])
                 now = min(found, key=lambda span: abs((span.start + span.end) / 2 - seconds))
                 picture = frame.to_ndarray(format="rgb24")[:height, :width]
                 image = Image.fromarray(picture)
                 draw_names(image, now.top(top_k))
                 drawn = av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
+                drawn.pts, drawn.time_base = round(seconds / _TICK), _TICK
                 container.mux(stream.encode(drawn))
             container.mux(stream.encode(None))
     except av.error.FFmpegError as error:

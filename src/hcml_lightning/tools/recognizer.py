@@ -14,11 +14,11 @@ from torch import Tensor
 
 from hcml_lightning.data import VideoFolderDataModule
 from hcml_lightning.data.dataset import ClipRecipe
-from hcml_lightning.data.decode import probe
 from hcml_lightning.models import MotionNetwork
 from hcml_lightning.tasks import RecognitionTask
 from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
 from hcml_lightning.tools.checkpoints import load_task
+from hcml_lightning.tools.frame_times import frame_times
 from hcml_lightning.tools.spans import (
     FRAMES_AT_A_TIME,
     Span,
@@ -170,7 +170,7 @@ class Recognizer:
 
     def window_groups(self, path: str, window: float, hop: float) -> list[list[Span]]:
         """The windows of a video, as many together as are read at a time; see `windows`."""
-        spans = sliding_windows(probe(path), window, hop)
+        spans = sliding_windows(frame_times(path), window, hop)
         size = max(1, FRAMES_AT_A_TIME // self.recipe.clip_length)
         return [spans[i : i + size] for i in range(0, len(spans), size)]
 

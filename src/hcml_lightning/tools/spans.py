@@ -7,17 +7,20 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hcml_lightning.data.dataset import ClipRecipe
-from hcml_lightning.data.decode import VideoInfo, probe, read_frames
+from hcml_lightning.data.decode import probe, read_frames
 from hcml_lightning.data.sampling import clip_frames
 from hcml_lightning.data.transforms import apply_view, even_views
-from hcml_lightning.tools.transcode import frame_rate
+from hcml_lightning.tools.frame_times import FloatArray, frame_times
 
 # Frames in memory at a time, in their full size: 0.4 GB of full HD.
 FRAMES_AT_A_TIME = 64
+# Less than the distance of any two frames, more than what seconds are rounded by; seconds.
+_ROUNDING = 1e-7
 
 
 class Span(NamedTuple):
@@ -46,34 +49,43 @@ class SpanViews(NamedTuple):
     views: Tensor
 
 
-def sliding_windows(info: VideoInfo, window: float, hop: float) -> list[Span]:
+def sliding_windows(times: FloatArray, window: float, hop: float) -> list[Span]:
     """Lay windows over a video, from its first frame to its last.
 
     Args:
-        info: of the video; one that does not say how many frames it has in a second counts as having 12.
+        times: of its frames and its end, seconds, as `frame_times` gives them.
         window: length of each window, seconds.
         hop: from the start of one to that of the next, seconds.
 
     Returns:
-        Spans of equal length; the last one ends with the video, whatever its distance from the one before. A video
-        that is shorter than the window is one span.
+        Spans of that length, to the nearest frame; the last one ends with the video, whatever its distance from the
+        one before. A video that is shorter than the window is one span.
 
     Raises:
         ValueError: if window or hop is not positive.
 
     Example:
-        >>> sliding_windows(VideoInfo(100, 25.0, 64, 48), window=2.0, hop=1.5)
-        [Span(first=0, end=50), Span(first=38, end=88), Span(first=50, end=100)]
+        >>> sliding_windows(np.arange(101) / 25, window=2.0, hop=1.5)
+        [Span(first=0, end=50), Span(first=37, end=87), Span(first=50, end=100)]
     """
     if not (0 < window < math.inf and 0 < hop < math.inf):
         raise ValueError(f"window and hop must be seconds above 0, got {window} and {hop}")
-    rate = float(frame_rate(info))
-    length = min(max(1, round(window * rate)), info.num_frames)
-    last = info.num_frames - length
-    # Rounded one by one, so that they do not drift from the clock.
-    starts = [round(i * hop * rate) for i in range(int(last / (hop * rate)) + 1)]
-    starts = sorted({min(start, last) for start in starts} | {last})
-    return [Span(start, start + length) for start in starts]
+    num_frames = len(times) - 1
+    last = times[-1] - window
+    if last <= 0:
+        return [Span(0, num_frames)]
+    middles = (times[:-1] + times[1:]) / 2
+    # Where two frames are equally near, the window is the shorter one, at either end.
+    starts = np.arange(0, last, hop)
+    firsts = np.searchsorted(middles, starts - _ROUNDING)
+    ends = np.searchsorted(middles, times[firsts] + window - _ROUNDING)
+    spans = {
+        # Between two frames, a window has the one that is seen there.
+        Span(first, max(end, first + 1))
+        for first, end in zip(firsts.tolist(), ends.tolist(), strict=True)
+    }
+    final = min(int(np.searchsorted(middles, last + _ROUNDING)), num_frames - 1)
+    return sorted({span for span in spans if span.first < final} | {Span(final, num_frames)})
 
 
 def read_spans(path: str, spans: Sequence[Span] | None, recipe: ClipRecipe) -> list[SpanViews]:
@@ -90,8 +102,7 @@ def read_spans(path: str, spans: Sequence[Span] | None, recipe: ClipRecipe) -> l
     Raises:
         VideoError: if the video cannot be read.
     """
-    info = probe(path)
-    rate = float(frame_rate(info))
+    info, times = probe(path), frame_times(path)
     if spans is None:
         spans, num_clips = [Span(0, info.num_frames)], recipe.num_clips
     else:
@@ -108,7 +119,7 @@ def read_spans(path: str, spans: Sequence[Span] | None, recipe: ClipRecipe) -> l
         crops += [apply_view(clip, view) for clip in frames.chunk(len(group)) for view in views]
     groups = torch.stack(crops).chunk(len(spans))
     return [
-        SpanViews(span.first / rate, span.end / rate, group)
+        SpanViews(float(times[span.first]), float(times[span.end]), group)
         for span, group in zip(spans, groups, strict=True)
     ]
 
