@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from hcml_lightning.data.decode import VideoError, check_video, probe, read_frames
 from hcml_lightning.tools.check import examine
@@ -358,6 +358,32 @@ def test_images_of_16_bits_keep_their_range(tmp_path):
         Image.fromarray(np.full((8, 8), value, np.uint16)).save(tmp_path / f"{number}.png")
     frames = read_frames(str(tmp_path), [0, 1, 2])
     assert frames[:, 0, 0].tolist() == [[0] * 3, [31] * 3, [255] * 3]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_photographs_are_turned_as_their_camera_was_held(tmp_path: Path, orientation: int):
+    note = Image.Exif()
+    note[ExifTags.Base.Orientation] = orientation
+    image = Image.fromarray(paint(3)[:48, :64])
+    image.save(tmp_path / "1.jpg", exif=note, quality=95, subsampling=0)
+    with Image.open(tmp_path / "1.jpg") as photograph:
+        expected = np.asarray(ImageOps.exif_transpose(photograph))
+    frames = read_frames(tmp_path, [0])
+    assert torch.equal(frames[0], torch.from_numpy(expected.copy()))
+    info = probe(tmp_path)
+    assert (info.height, info.width) == frames.shape[1:3]
+
+
+def test_a_photograph_whose_note_is_damaged_is_read_as_it_is_stored(tmp_path: Path):
+    note = Image.Exif()
+    note[ExifTags.Base.Orientation] = 6
+    content = io.BytesIO()
+    Image.fromarray(paint(3)[:48, :64]).save(content, "jpeg", exif=note)
+    # The number of entries says one, and the entry is another's.
+    damaged = content.getvalue().replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")
+    assert damaged != content.getvalue()
+    (tmp_path / "1.jpg").write_bytes(damaged)
+    assert read_frames(tmp_path, [0]).shape == (1, 48, 64, 3)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ A folder with one image file for each frame, as Something-Something V1 comes, is
 
 import os
 import re
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -12,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from hcml_lightning.data.video_file import VideoError, check_size
@@ -20,6 +21,17 @@ from hcml_lightning.data.video_index import VideoInfo
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _FORMATS = ("JPEG", "PNG")
+# What brings a picture of each of EXIF's orientations upright. `ImageOps.exif_transpose` also writes the note anew, and
+# fails where another part of it is damaged.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def is_image(name: str) -> bool:
@@ -39,13 +51,14 @@ def probe_images(path: str) -> VideoInfo:
 
 
 def probe_image(file: str) -> tuple[int, int]:
-    """Read width and height of an image.
+    """Read width and height of an image, as displayed.
 
     Raises:
         VideoError: if it is none.
     """
     with _open(file) as image:
-        return image.width, image.height
+        lies = _orientation(image) >= 5
+        return (image.height, image.width) if lies else (image.width, image.height)
 
 
 def read_images(path: str, numbers: Sequence[int]) -> Tensor:
@@ -116,9 +129,21 @@ def _open(file: str) -> Iterator[Image.Image]:
         raise VideoError(f"{file}: the image is damaged, or no JPEG or PNG ({error}).") from error
 
 
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, as it notes in its photographs: EXIF's 1 is upright, 5 and more lie on a side."""
+    if image.format != "JPEG":
+        return 1
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    # What Pillow raises at a note that is damaged; the picture need not be.
+    except (struct.error, OSError, SyntaxError, TypeError, ValueError):
+        return 1
+
+
 def _read(file: str) -> npt.NDArray[np.uint8]:
     with _open(file) as image:
+        turn = _TURNS.get(_orientation(image))
         if image.mode.startswith("I"):
             # Pillow would cut 16 bits off at 255, and leave white.
             return np.stack([(np.asarray(image) // 256).astype(np.uint8)] * 3, axis=-1)
-        return np.array(image.convert("RGB"))
+        return np.array((image if turn is None else image.transpose(turn)).convert("RGB"))
