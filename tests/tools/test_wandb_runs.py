@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
 import wandb
 import yaml
 from jsonargparse import ArgumentParser
@@ -64,6 +65,28 @@ def test_a_run_logs_curves_config_and_pictures_and_goes_on_in_itself(
     # What is not resumed is another run.
     assert main([*stage, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]) == 0
     assert read_runs(tmp_path)[-1].run_id != first.run_id
+
+
+def test_a_second_start_with_the_id_of_a_run_replaces_nothing(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As a scheduler starts a command again whose environment says which run it is."""
+    # W&B reads its environment once in a process.
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_RUN_ID", "again")
+    start = ["fit", "-c", "stages/1_flow.yaml", *words, "--trainer.limit_val_batches=0"]
+    assert main([*start, "--ckpt_path=last"]) == 0
+    last = tmp_path / "hcml_lightning" / "again" / "checkpoints" / "last.ckpt"
+    content = last.read_bytes()
+    with pytest.raises(
+        SystemExit, match=r"again/checkpoints/last\.ckpt is of another run.*_RUN_ID"
+    ):
+        main(start)
+    assert last.read_bytes() == content
+    assert main([*start, "--ckpt_path=last", "--trainer.max_epochs=2"]) == 0
+    assert torch.load(last)["epoch"] == 1
+    assert [run.run_id for run in read_runs(tmp_path)] == ["again", "again"]
+    wandb.teardown()
 
 
 def test_a_checkpoint_in_the_working_folder_is_found_by_its_name(

@@ -17,6 +17,7 @@ from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tasks.classes import first_difference
 from hcml_lightning.tools.trouble import explain
+from hcml_lightning.tools.wandb_runs import RUN_ID, folder_of_id
 
 Task = TypeVar("Task", bound=MotionTask)
 
@@ -56,6 +57,27 @@ def state_to_resume(path: str, folder: str | None) -> str | None:
         broken.append(f"going on from {found}")
     print("".join(f"hcml fit: {line}\n" for line in broken), end="", flush=True)
     return None if found is None else str(found)
+
+
+def known_folder(dirpath: str | None, logger: Any, root: str | None) -> tuple[str | None, str]:
+    """Say where a run's checkpoints will lie, where that is known before it begins.
+
+    Args:
+        dirpath: `checkpoint.dirpath` of its config.
+        logger: `trainer.logger` of its config.
+        root: `trainer.default_root_dir` of its config.
+
+    Returns:
+        The folder, None where every start has a new one; and how every start would have one.
+    """
+    if dirpath:
+        return dirpath, "leave the option out for a new one"
+    if logger is False:
+        # Without a logger there are no folders of versions.
+        alone = "leave out --trainer.logger false, so that each run has its own"
+        return str(Path(root or "", "checkpoints")), alone
+    folder = folder_of_id(logger)
+    return None if folder is None else str(folder), f"let each run have an id of its own ({RUN_ID})"
 
 
 def refuse_used_folder(folder: str | None, otherwise: str) -> None:

@@ -32,6 +32,7 @@ from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.checkpoints import (
     check_checkpoint,
+    known_folder,
     no_file,
     refuse_used_folder,
     state_to_resume,
@@ -141,18 +142,14 @@ class MotionCLI(LightningCLI):
             )
         trains = self.subcommand == "fit"
         path = self._get(self.config, "ckpt_path")
-        folder = self._get(self.config, "checkpoint.dirpath")
+        names = ("checkpoint.dirpath", "trainer.logger", "trainer.default_root_dir")
+        folder, otherwise = known_folder(*(self._get(self.config, name) for name in names))
         if trains and path:
             path = state_to_resume(path, folder)
             self.config[str(self.subcommand)]["ckpt_path"] = path
-        how = "leave the option out for a new one"
-        if folder is None and self._get(self.config, "trainer.logger") is False:
-            # Without a logger there are no folders of versions.
-            folder = str(Path(self._get(self.config, "trainer.default_root_dir"), "checkpoints"))
-            how = "leave out --trainer.logger false, so that each run has its own"
         own = path is not None and folder and Path(path).resolve().parent == Path(folder).resolve()
         if trains and not own and not self._get(self.config, "trainer.fast_dev_run"):
-            refuse_used_folder(folder, how)
+            refuse_used_folder(folder, otherwise)
         if path and not Path(path).is_file():
             raise FileNotFoundError(f"--ckpt_path: {no_file(path)}")
         source = self._get(self.config, "model.init_args.init_from")

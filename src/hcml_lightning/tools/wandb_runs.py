@@ -74,6 +74,23 @@ def choose_run(logger: Any, resumed: Path | None) -> str | None:
     return str(arguments["id"])
 
 
+def folder_of_id(logger: Any) -> Path | None:
+    """Where the checkpoints of a run lie whose id somebody has chosen; None where every start has another id.
+
+    Args:
+        logger: `trainer.logger` of a config.
+    """
+    first = logger[0] if isinstance(logger, list) and logger else logger
+    if not is_wandb(first):
+        return None
+    arguments = first["init_args"]
+    run_id = arguments.get("version") or arguments.get("id") or os.environ.get(RUN_ID)
+    # As WandbLogger itself looks for them.
+    project = arguments.get("project") or os.environ.get("WANDB_PROJECT", "lightning_logs")
+    place = Path(arguments.get("save_dir") or ".", project)
+    return place / run_id / "checkpoints" if run_id else None
+
+
 def new_id() -> str:
     """Eight characters that no reader of a config takes for a number, as it would 06753e64."""
     return secrets.choice("abcdef") + secrets.token_hex(4)[1:]
