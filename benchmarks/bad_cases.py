@@ -56,7 +56,7 @@ def _configs(ground: Ground) -> Iterator[Case]:
         "options in place of a class": "data: 7\n",
         "a task that does not exist": "model: {class_path: NoTask}\n",
         "a class that is no task": "model: {class_path: torch.nn.Linear, init_args: {in_features: 1}}\n",
-        "a module that does not exist": "model: {class_path: no.such.Task}\n",
+        "a module that does not exist": "model: {class_path: no.such.FlowTask}\n",
         "a part for one stage, outside of progressive": "flow: {model: {init_args: {lr: 1}}}\n",
     }
     for number, (what, text) in enumerate(texts.items()):

@@ -274,7 +274,7 @@ def test_an_epoch_tells_its_own_accuracy(
 def test_saved_config_tests_its_own_checkpoint(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    words = ["test", "-c", str(trained / "config.yaml"), f"--checkpoint.dirpath={tmp_path}/x"]
+    words = ["test", "-c", str(trained / "config.yaml"), f"--checkpoint.dirpath={tmp_path}/checkpoints"]
     words += ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]
     assert main([*words, f"--trainer.logger.init_args.save_dir={tmp_path}"]) == 0
     record = json.loads((tmp_path / "test.json").read_text())
@@ -507,3 +507,55 @@ def test_the_folder_of_a_run_is_answered_with_its_checkpoint(tmp_path: Path):
             no_file(folder) == f"'{folder}' is a folder; name a .ckpt in it; did you mean {last}?"
         )
     assert no_file(tmp_path) == f"'{tmp_path}' is a folder; name a .ckpt in it"
+
+
+def test_a_run_keeps_its_place_beside_checkpoints_of_ones_own(words: list[str], tmp_path: Path):
+    """A second ModelCheckpoint writes where it is told, and the run where it is told."""
+    own = tmp_path / "own.yaml"
+    arguments = {"dirpath": str(tmp_path / "every"), "save_top_k": -1}
+    callback = {"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": arguments}
+    own.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    fit = ["fit", "-c", "stages/baseline.yaml", *words, "-c", str(own), "--ckpt_path=last"]
+    fit.append("--trainer.max_epochs=1")
+    fit.append(f"--checkpoint.dirpath={tmp_path / 'run/checkpoints'}")
+    assert main(fit) == 0
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"config.yaml", "fit.json"}
+    assert main([*fit, "--trainer.max_epochs=2"]) == 0
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt")["epoch"] == 1
+    assert not list((tmp_path / "every").glob("last*"))
+
+
+def test_a_version_that_was_chosen_is_not_used_twice(words: list[str], tmp_path: Path):
+    fit = ["fit", "-c", "stages/baseline.yaml", *words, "--trainer.max_epochs=1"]
+    fit += [f"--trainer.logger.save_dir={tmp_path}", "--trainer.logger.version=mine"]
+    assert main(fit) == 0
+    (last,) = tmp_path.rglob("mine/checkpoints/last.ckpt")
+    content = last.read_bytes()
+    with pytest.raises(SystemExit, match=r"mine/checkpoints/last\.ckpt is of another run"):
+        main(fit)
+    assert last.read_bytes() == content
+
+
+def test_a_few_batches_to_try_leave_no_trace_in_a_run(words: list[str], tmp_path: Path):
+    fit = ["fit", "-c", "stages/baseline.yaml", *words, "--trainer.max_epochs=1"]
+    fit.append(f"--checkpoint.dirpath={tmp_path / 'checkpoints'}")
+    assert main(fit) == 0
+    test = ["test", *fit[1:], f"--ckpt_path={tmp_path / 'checkpoints/last.ckpt'}"]
+    assert main(test) == 0
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()}
+    assert {path.name for path in before} >= {"fit.json", "test.json", "predictions.csv"}
+    for command in (fit, test):
+        assert main([*command, "--trainer.fast_dev_run=true"]) == 0
+    after = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()}
+    assert after == before
+
+
+def test_folders_of_checkpoints_of_any_name_are_folders_of_runs(words: list[str], tmp_path: Path):
+    for name in ("first", "second"):
+        fit = ["fit", "-c", "stages/baseline.yaml", *words, "--trainer.logger=false"]
+        fit.append("--trainer.max_epochs=1")
+        assert main([*fit, f"--checkpoint.dirpath={tmp_path / name}"]) == 0
+    for name in ("first", "second"):
+        run = hcml_lightning.load_run(tmp_path / name)
+        assert run.checkpoint == tmp_path / name / "last.ckpt"
+        assert run.config["trainer"]["max_epochs"] == 1

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -93,7 +94,12 @@ def test_task_steps_the_schedule_every_iteration(
 
     rates: list[float] = []
 
+    lengths: list[ScheduleSteps] = []
+
     class Record(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            lengths.append(schedule_steps(trainer, 1.5))
+
         def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
             trainer.should_stop = len(rates) == 8
@@ -109,7 +115,38 @@ def test_task_steps_the_schedule_every_iteration(
     data = DataLoader(Drift(), batch_size=4)
     trainer.fit(task, data, data)
     assert rates == pytest.approx([0.01 * warmup_cosine(k, warmup, total) for k in range(8)])
-    assert schedule_steps(trainer, 1.5) == ScheduleSteps(warmup, total, per_epoch)
+    assert lengths == [ScheduleSteps(warmup, total, per_epoch)]
+
+
+@pytest.mark.filterwarnings("ignore:Found .* in eval mode")
+def test_a_second_fit_of_a_trainer_has_a_schedule_for_what_is_left(tmp_path: Any) -> None:
+    from tests.tasks.conftest import QUIET, TINY, Drift
+
+    rates: list[float] = []
+
+    class Record(pl.Callback):
+        def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer = pl.Trainer(
+        max_epochs=2, **QUIET, callbacks=[Record()], limit_val_batches=0, default_root_dir=tmp_path
+    )
+    task = FlowTask(**TINY | {"warmup_epochs": 0}, lr=0.01)
+    data = DataLoader(Drift(), batch_size=4)
+    trainer.fit(task, data, data)
+    trainer.fit_loop.max_epochs = 5
+    trainer.fit(task, data, data)
+    expected = [warmup_cosine(k, 0, total) for total in (4, 6) for k in range(total)]
+    assert rates == pytest.approx([0.01 * share for share in expected])
+
+
+def test_epochs_of_different_numbers_of_steps_are_refused(tmp_path: Any) -> None:
+    from tests.tasks.conftest import QUIET, TINY, Drift
+
+    changing = GradientAccumulationScheduler({0: 1, 2: 2})
+    trainer = pl.Trainer(max_epochs=4, **QUIET, callbacks=[changing], default_root_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"GradientAccumulationScheduler.*accumulate_grad_batches"):
+        trainer.fit(FlowTask(**TINY), DataLoader(Drift()), DataLoader(Drift()))
 
 
 class Endless(IterableDataset[dict[str, Any]]):
@@ -202,7 +239,12 @@ def test_a_schedule_goes_on_in_epochs_of_any_number_of_steps(
 
     rates: list[float] = []
 
+    lengths: list[ScheduleSteps] = []
+
     class Record(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            lengths.append(schedule_steps(trainer, 1.5))
+
         def on_before_optimizer_step(self, trainer: pl.Trainer, *_: Any) -> None:
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 

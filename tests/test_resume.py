@@ -151,6 +151,7 @@ def test_a_validation_after_every_logged_step_hides_no_signal(monkeypatch: pytes
             **{"world_size": 2, "global_step": step, "log_every_n_steps": 5, "val_check_batch": 5},
             **{"accumulate_grad_batches": 1, "is_last_batch": False, "max_steps": -1},
             **{"check_val_every_n_epoch": 1, "is_global_zero": True},
+            fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(done=False)),
         )
         if step == 6:
             with pytest.raises(SystemExit):
@@ -188,3 +189,40 @@ def test_the_last_checkpoint_lies_beside_the_best(first: bool, tmp_path: Path):
     )
     trainer.fit(Interrupted(-1), DataLoader(range(2)), DataLoader(range(1)))
     assert (tmp_path / "best/last.ckpt").is_file()
+    # What Lightning takes for the best is that of the others, wherever these stand.
+    assert (last.best_model_path, callbacks[0].best_model_path) == (best.best_model_path,) * 2
+
+
+def test_without_others_there_is_no_best(tmp_path: Path):
+    trainer = quiet(max_steps=1, limit_val_batches=0, callbacks=[LastCheckpoint(tmp_path)])
+    trainer.fit(Still(), DataLoader(range(2)), DataLoader(range(1)))
+    with pytest.raises(ValueError, match="not configured to save the best model"):
+        trainer.validate(Still(), DataLoader(range(1)), ckpt_path="best")
+
+
+class StopsAt(pl.Callback):
+    """Notes which batches are trained on, and ends training after so many steps, as a Timer does."""
+
+    def __init__(self, steps: int = -1) -> None:
+        self.steps = steps
+        self.seen: list[tuple[int, int]] = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.seen.append((trainer.current_epoch, trainer.fit_loop.batch_idx))
+        trainer.should_stop = trainer.global_step == self.steps
+
+
+@pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
+@pytest.mark.parametrize("by_steps", [False, True])
+def test_what_ends_inside_an_epoch_goes_on_inside_it(by_steps: bool, tmp_path: Path):
+    """By its time, or by a number of steps that is raised afterwards."""
+    first, second = StopsAt(-1 if by_steps else 4), StopsAt()
+    limit = {"max_steps": 4} if by_steps else {}
+    quiet(
+        max_epochs=2, limit_val_batches=0, callbacks=[first, LastCheckpoint(tmp_path)], **limit
+    ).fit(Still(), DataLoader(range(10)), DataLoader(range(1)))
+    quiet(max_epochs=2, limit_val_batches=0, callbacks=[second], enable_checkpointing=False).fit(
+        Still(), DataLoader(range(10)), DataLoader(range(1)), ckpt_path=tmp_path / "last.ckpt"
+    )
+    assert first.seen == [(0, i) for i in range(4)]
+    assert second.seen == [(0, i) for i in range(4, 10)] + [(1, i) for i in range(10)]

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -115,9 +116,17 @@ def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> ScheduleSteps:
     Raises:
         ValueError: if nobody can know how long these epochs are.
     """
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+        raise ValueError(
+            "GradientAccumulationScheduler gives epochs different numbers of steps, which a schedule over all of them "
+            "cannot know; use accumulate_grad_batches of the Trainer, the same for all"
+        )
     total = trainer.estimated_stepping_batches
     total = total if total >= 0 else math.inf
     ends_by_epochs = math.isfinite(total) and total != trainer.max_steps
+    # A second fit with the same Trainer goes on counting, with a schedule of its own for what is left.
+    total = max(0, total - trainer.global_step)
     if trainer.limit_train_batches == 0 or (warmup_epochs == 0 and not ends_by_epochs):
         return ScheduleSteps(0, total)
     # The Trainer asks for the length of an epoch only where it is told a number of epochs.

@@ -67,6 +67,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             previous_of(Path(path)).unlink(missing_ok=True)
 
 
+class ResumedLoader(pl.Callback):
+    """Let a training loader that came without a data module go on with the batch after the checkpoint's last.
+
+    Lightning gives loaders what it stored of them when it makes them, which is too early where a schedule has asked for
+    their length: the rest of the checkpoint is read later.
+    """
+
+    def __init__(self) -> None:
+        self._states: list[dict[str, Any]] = []
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remember what is stored of the loader."""
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        self._states = loop.get("state_dict", {}).get("combined_loader", [])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give it back, before the first batch is asked for."""
+        states, self._states = self._states, []
+        load = getattr(trainer.train_dataloader, "load_state_dict", None)
+        if load is not None and len(states) == 1 and getattr(trainer, "datamodule", None) is None:
+            load(states[0])
+
+
 class LastCheckpoint(Checkpoint):
     """Keep `last.ckpt`, the newest state: after every epoch, inside long ones, and when the run is told to end.
 
@@ -93,17 +118,23 @@ class LastCheckpoint(Checkpoint):
         self.dirpath = dirpath
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
         self._is_saved = True
+        self._others: list[ModelCheckpoint] = []
         self.path: Path | None = None
         self.metrics: dict[str, float] = {}
         self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
         self._handlers: dict[int, Any] = {}
 
+    @property
+    def best_model_path(self) -> str:
+        """What `ckpt_path="best"` means to Lightning where this stands before other checkpoints: theirs."""
+        return self._others[0].best_model_path if self._others else ""
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the folder: by now the other checkpoints know theirs, in whatever order they stand."""
         folder = Path(self.dirpath or Path(trainer.default_root_dir, "checkpoints"))
-        others = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        if self.dirpath is None and others and others[0].dirpath is not None:
-            folder = Path(others[0].dirpath)
+        self._others = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        if self.dirpath is None and self._others and self._others[0].dirpath is not None:
+            folder = Path(self._others[0].dirpath)
         self.path = folder / "last.ckpt"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -128,15 +159,13 @@ class LastCheckpoint(Checkpoint):
         self._due |= every is not None and trainer.global_step % every == 0
         self._asks_next |= self._asks(trainer, pl_module)
         # A run that went on from before a validation would leave it out. After its last step the epoch's end saves.
-        if (
-            _validates_after(trainer, batch_idx)
-            or trainer.is_last_batch
-            or trainer.global_step == trainer.max_steps
-        ):
+        if _validates_after(trainer, batch_idx) or trainer.is_last_batch:
             return
-        told = self._asks_next and self._told(trainer, pl_module)
+        # By the number of steps, or by the time, inside an epoch.
+        ends = trainer.fit_loop.epoch_loop.done
+        told = not ends and self._asks_next and self._told(trainer, pl_module)
         self._asks_next = False
-        if told or self._due:
+        if told or self._due or ends:
             self._save(trainer)
         if told:
             self._stop(trainer)
@@ -146,7 +175,9 @@ class LastCheckpoint(Checkpoint):
         epochs = trainer.current_epoch + 1
         is_last = epochs == trainer.max_epochs or trainer.global_step == trainer.max_steps
         told = self._told(trainer, pl_module)
-        if told or is_last or epochs % self.every_n_epochs == 0:
+        # What ended inside the epoch, by time or steps, is saved as it was then: now the rest counts as trained.
+        cut_off = self._is_saved and not trainer.is_last_batch
+        if not cut_off and (told or is_last or epochs % self.every_n_epochs == 0):
             self._save(trainer)
         if told and not is_last:
             self._stop(trainer)

@@ -182,6 +182,16 @@ def _sync_folder(folder: Path) -> None:
             raise
 
 
+def folder_of_run(checkpoints: Path) -> Path:
+    """The folder of the run whose checkpoints lie in a folder: the one above, or the same where it has another name.
+
+    Example:
+        >>> folder_of_run(Path("run/checkpoints")).as_posix(), folder_of_run(Path("runs/first")).as_posix()
+        ('run', 'runs/first')
+    """
+    return checkpoints.parent if checkpoints.name == "checkpoints" else checkpoints
+
+
 def checkpoint_near(folder: Path, noted: Path) -> Path | None:
     """Where the checkpoint is that a run noted: folders are moved and copied, and others come to where they were.
 
@@ -194,6 +204,8 @@ def checkpoint_near(folder: Path, noted: Path) -> Path | None:
         nowhere.
     """
     own = folder / "checkpoints" / noted.name
+    if not own.is_file() and noted.parent.name != "checkpoints":
+        own = folder / noted.name
     beside = folder.parent.joinpath(*noted.parts[-3:])
     # One that is not absolute may now lead to the runs of another folder.
     order = (own, noted, beside) if noted.is_absolute() else (own, beside, noted)

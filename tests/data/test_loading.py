@@ -14,6 +14,7 @@ from hcml_lightning import FlowTask
 from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.data.loading import EvaluationSampler
 from hcml_lightning.metrics import VideoAccuracy
+from hcml_lightning.resume import ResumedLoader
 
 SMALL = {"clip_length": 4, "short_side": (40, 48), "crop_size": 32, "flip": "mirror"}
 QUIET = {
@@ -114,6 +115,42 @@ def test_a_run_that_is_cut_off_goes_on_with_the_next_batch(
         "val_check_interval", per_epoch
     )  # fmt: skip
     assert rest == expected[saved:]
+
+
+class Scheduled(Recorder):
+    """Asks how long training is, as a schedule does, before the Trainer has read the checkpoint to its end."""
+
+    def configure_optimizers(self):
+        assert self.trainer.estimated_stepping_batches == 12
+        return super().configure_optimizers()
+
+
+def test_a_loader_without_its_data_module_goes_on_with_the_next_batch_too(synthetic_root, tmp_path):
+    def seen(stop_at: int = -1, ckpt_path: Path | None = None) -> list:
+        save = ModelCheckpoint(dirpath=tmp_path, save_last=True, every_n_train_steps=1)
+        model, data = Scheduled(stop_at), make(synthetic_root("ucf101"))
+        data.setup("fit")
+        trainer = pl.Trainer(max_epochs=3, callbacks=[save, ResumedLoader()], **QUIET)
+        with suppress(Stop):
+            trainer.fit(model, data.train_dataloader(), data.val_dataloader(), ckpt_path=ckpt_path)
+        return model.seen
+
+    expected = seen(stop_at=9)
+    seen(stop_at=6)
+    (last,) = tmp_path.glob("last-v1.ckpt")
+    assert seen(stop_at=9, ckpt_path=last) == expected[6:]
+
+
+def test_a_loader_of_one_process_is_refused_by_two(synthetic_root, monkeypatch):
+    data = make(synthetic_root("ucf101"))
+    data.setup("fit")
+    sampler = data.train_dataloader().sampler
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.raises(
+        RuntimeError, match=r"made for 1 process.*used by 2.*trainer\.fit\(task, data"
+    ):
+        iter(sampler)
 
 
 def test_another_batch_size_on_resuming_is_warned_of(synthetic_root):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.loggers import CSVLogger
 from tests.conftest import TINY
 
 from hcml_lightning import load_run
@@ -482,3 +483,56 @@ def test_another_test_needs_no_other_training(tmp_path: Path):
         run_plan(Plan.from_words(again), ["recognition", "test"], tmp_path, Recorder())
     shutil.rmtree(tmp_path / "test")
     run_plan(Plan.from_words(again), ["recognition", "test"], tmp_path, ends)
+
+
+def test_words_that_are_no_yaml_and_roots_that_are_numbers_go_through(
+    words: list[str],
+    synthetic_root: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("2024", "2024-01-01"):
+        (tmp_path / name).symlink_to(synthetic_root("ucf101"))
+    given = [word for word in words if not word.startswith("--data.root")]
+    given += ["--checkpoint.filename={epoch}-{step}", "--data.root=2024", "--model.lr=1e-3"]
+    stages = ["baseline", "test"]
+    records = run_plan(Plan.from_words(given), stages, tmp_path / "run", Recorder())
+    assert list((tmp_path / "run/baseline/checkpoints").glob("0-*.ckpt"))
+    again = [*given[:-1], "--model.lr=0.001"]
+    assert run_plan(Plan.from_words(again), stages, tmp_path / "run", Recorder()) == records
+    dated = [*given, "--data.root=2024-01-01"]
+    assert run_plan(Plan.from_words(dated), ["baseline"], tmp_path / "dated", Recorder())
+
+
+class OwnLogger(CSVLogger):
+    """Takes no name."""
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(save_dir, "own")
+
+
+def test_a_logger_gets_the_options_that_it_has(words: list[str], tmp_path: Path):
+    logger = f"--trainer.logger={__name__}.OwnLogger"
+    plan = Plan.from_words([*words, logger])
+    launch = Recorder()
+    run_plan(plan, ["baseline"], tmp_path / "run", launch)
+    assert not any("logger.init_args.name" in word for word in launch.calls[0])
+    assert (tmp_path / "run/own/version_0/metrics.csv").is_file()
+
+
+def test_a_run_has_one_test_and_says_so_before_it_trains(words: list[str], tmp_path: Path):
+    plan, launch = Plan.from_words(words), Recorder()
+    run_plan(plan, ["baseline", "test"], tmp_path, launch)
+    launch.calls.clear()
+    with pytest.raises(
+        StageError, match=r"the test of 'baseline'.*hcml test -c .*/motion_only/config"
+    ):
+        run_plan(plan, ["motion_only", "test"], tmp_path, launch)
+    assert launch.calls == []
+
+
+def test_stages_that_would_leave_no_weights_are_refused(words: list[str]):
+    plan = Plan.from_words([*words, "--trainer.fast_dev_run=true"])
+    with pytest.raises(ValueError, match=r"fast_dev_run keeps no weights.*max_epochs 1"):
+        plan.check(["flow", "contrast1"])

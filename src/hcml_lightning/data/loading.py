@@ -7,6 +7,7 @@ on with the very batch that would have come next.
 from collections.abc import Iterator
 from typing import Any, cast
 
+import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -31,7 +32,18 @@ class EpochSampler(DistributedSampler[Sample | None]):
         self.start = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        """Yield (epoch, index), without the first `start` of this rank."""
+        """Yield (epoch, index), without the first `start` of this rank.
+
+        Raises:
+            RuntimeError: if there are other ranks, and it was not made for them.
+        """
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            ranks = torch.distributed.get_world_size()
+            if ranks != self.num_replicas:
+                raise RuntimeError(
+                    f"this training loader was made for {self.num_replicas} process(es) and is used by {ranks}, which "
+                    "would train on the same videos: give the Trainer the data module, trainer.fit(task, data)"
+                )
         indices = list(cast(Iterator[int], super().__iter__()))
         return ((self.epoch, index) for index in indices[self.start :])
 

@@ -63,7 +63,8 @@ class VideoFolderDataModule(VideoDataModule):
             raise ValueError(f"predict_paths must be a list of paths, but is {predict_paths!r}.")
         self.val_fraction = val_fraction
         self.predict_paths = predict_paths
-        self._check_names()
+        if not class_names or predict_paths is None:
+            self._check_names()
         train = self._folder("train")
         names = class_names or self._class_folders(train)
         if not class_names and all(_is_video(train / name) for name in names):

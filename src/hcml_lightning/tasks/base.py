@@ -24,6 +24,7 @@ from hcml_lightning.optim import (
     parameter_groups,
     schedule_steps,
 )
+from hcml_lightning.resume import ResumedLoader
 from hcml_lightning.seeds import SeedEachBatch
 from hcml_lightning.tasks.description import Description, describe
 from hcml_lightning.tasks.finite import FiniteNumbers
@@ -114,12 +115,17 @@ class MotionTask(StoredTask):
         # a checkpoint is about to bring others; if not, what is wrong here is said when the run starts.
         with suppress(OSError, ValueError):
             self._take_weights()
-        return [*self.unless_given(TrainOnly()), FiniteNumbers(), SeedEachBatch()]
+        return [
+            *self.unless_given(TrainOnly()),
+            FiniteNumbers(),
+            SeedEachBatch(),
+            ResumedLoader(),
+        ]
 
     def unless_given(self, callback: pl.Callback) -> list[pl.Callback]:
         """A callback that the Trainer may have been given with other settings, which Lightning would replace."""
         given: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [] if any(type(c) is type(callback) for c in given) else [callback]
+        return [] if any(isinstance(c, type(callback)) for c in given) else [callback]
 
     def lower_level(self) -> int:
         """The highest level that the stages before this one train; -1 where there are none."""

@@ -77,7 +77,9 @@ def known_folder(dirpath: str | None, logger: Any, root: str | None) -> tuple[st
         alone = "leave out --trainer.logger false, so that each run has its own"
         return str(Path(root or "", "checkpoints")), alone
     folder = folder_of_id(logger)
-    return None if folder is None else str(folder), f"let each run have an id of its own ({RUN_ID})"
+    return None if folder is None else str(
+        folder
+    ), f"let each run have its own id or version ({RUN_ID}, --trainer.logger)"
 
 
 def refuse_used_folder(folder: str | None, otherwise: str) -> None:

@@ -215,7 +215,7 @@ def typed_num_classes(words: Sequence[str]) -> int | None:
     for name, said in option_pairs(rest):
         value = said[0].partition("=")[2] or " ".join(said[1:])
         if "num_classes" in name + value:
-            given.append(flatten({name: _parsed(value)}))
+            given.append(flatten({name: parsed(value)}))
     typed = None
     for settings in given:
         for name, value in settings.items():
@@ -226,9 +226,10 @@ def typed_num_classes(words: Sequence[str]) -> int | None:
     return typed
 
 
-def _parsed(value: str) -> Any:
+def parsed(value: str) -> Any:
+    """Return what the value of an option means; as it was typed where that is no YAML, as a pattern of names may be."""
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:
-        # The parser of the command line is about to say so.
+        # Whether that is wrong, the parser of the command line knows.
         return value

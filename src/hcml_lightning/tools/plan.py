@@ -9,13 +9,12 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NamedTuple
 
-import yaml
-
 from hcml_lightning.tools.configs import (
     check_order,
     flatten,
     inline,
     option_pairs,
+    parsed,
     read_config,
     split_words,
 )
@@ -135,6 +134,12 @@ class Plan(NamedTuple):
         stages = [name for name in names if name in TRAINING]
         for name in stages:
             self._check_class(TRAINING[name])
+            if self.settings(TRAINING[name]).get("trainer.fast_dev_run"):
+                raise ValueError(
+                    "--trainer.fast_dev_run keeps no weights that the next stage could start from; to try all stages, "
+                    "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1 and a "
+                    "--run_dir to throw away"
+                )
         if len(stages) < 2:
             # It is about to say so itself.
             return
@@ -178,7 +183,7 @@ class Plan(NamedTuple):
                     assign(settings, name, value)
         for name, given in self._options(stage):
             text = given[0].partition("=")[2] or " ".join(given[1:])
-            assign(settings, name.replace(".init_args", ""), yaml.safe_load(text))
+            assign(settings, name.replace(".init_args", ""), parsed(text))
         return {k: v for k, v in settings.items() if k.rpartition(".")[2] not in HARMLESS}
 
     def names_weights(self, stage: Stage) -> bool:

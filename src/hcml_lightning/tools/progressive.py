@@ -36,6 +36,7 @@ def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) ->
     Raises:
         StageError: if a stage fails, or was run with other settings.
     """
+    _check_test(names, run_dir)
     records: list[Done] = []
     recipe: Stage | None = None
     for name in names:
@@ -52,6 +53,22 @@ def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) ->
             recipe = recipe or TRAINING[previous.stage]
         records.append(StageFolder(plan, name, recipe, previous, run_dir / name).finish(launch))
     return records
+
+
+def _check_test(names: Sequence[str], run_dir: Path) -> None:
+    """Refuse a test whose folder has that of another stage, before this one is trained for it."""
+    trained = [name for name in names if name != "test"]
+    before = done_before(run_dir / "test")
+    if "test" not in names or not trained or before is None:
+        return
+    tested = str(before.settings.get("from", "")).partition(" ")[0]
+    if tested and tested != trained[-1]:
+        own = run_dir / trained[-1]
+        raise StageError(
+            f"{run_dir / 'test'} is the test of '{tested}', and a run has one: leave test out of --stages, and test "
+            f"'{trained[-1]}' by hcml test -c {own / 'config.yaml'} --ckpt_path {own / 'checkpoints/last.ckpt'}; or "
+            "name another --run_dir"
+        )
 
 
 def _source(plan: Plan, stage: Stage, records: Sequence[Done], run_dir: Path) -> Done | None:

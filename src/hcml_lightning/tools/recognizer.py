@@ -131,6 +131,7 @@ class Recognizer:
         data = VideoFolderDataModule(
             root="",
             class_names=list(names),
+            predict_paths=[],
             **{name: settings[name] for name in CLIP_SETTINGS if name in settings},
         )
         architecture = {name: task.hparams[name] for name in NETWORK_SETTINGS}

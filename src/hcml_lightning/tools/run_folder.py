@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from hcml_lightning.storage import write_whole
+from hcml_lightning.storage import folder_of_run, write_whole
 from hcml_lightning.tools.wandb_runs import RUN_ID, note_run, without_run
 
 
@@ -42,6 +42,8 @@ class RunConfigCallback(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write the file and tell the loggers, on the first process."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         # Whoever runs this config again would write over this run, or go on with it.
         config["checkpoint"]["dirpath"] = config["ckpt_path"] = None
@@ -70,10 +72,12 @@ class WandbNote(pl.Callback):
 
 
 def run_folder(trainer: pl.Trainer) -> Path | None:
-    """Return the folder of a run, beside its checkpoints; None where it keeps none."""
+    """Return the folder of a run, that of its checkpoints or above it; None where it keeps none."""
     checkpoint = trainer.checkpoint_callback
-    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None:
-        return Path(checkpoint.dirpath).parent
+    # A run that tries a few batches has none of its own, and must leave that of another one alone.
+    tries = getattr(trainer, "fast_dev_run", False)
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None and not tries:
+        return folder_of_run(Path(checkpoint.dirpath))
     return None
 
 

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from torch import nn
 
 from hcml_lightning.optim import schedule_steps
+from hcml_lightning.storage import folder_of_run
 from hcml_lightning.sync_batch_norm import CPUSyncBatchNorm
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tasks.description import title
@@ -102,7 +103,7 @@ def onwards(task: MotionTask, command: str, record: dict[str, Any]) -> list[tupl
         return []
     stage = NEXT.get((type(task).__name__, int(getattr(task, "level", -1))))
     if stage is None:
-        text = f"hcml test -c {Path(path).parents[1] / 'config.yaml'} --ckpt_path {path}"
+        text = f"hcml test -c {folder_of_run(Path(path).parent) / 'config.yaml'} --ckpt_path {path}"
     else:
         text = f"hcml fit -c configs/stages/{stage}.yaml -c DATA.yaml --model.init_from {path}"
     return [("next", text)]

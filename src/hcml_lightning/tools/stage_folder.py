@@ -8,7 +8,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,8 @@ from hcml_lightning.tools.launch import PASSED_ON
 from hcml_lightning.tools.output import write_json
 from hcml_lightning.tools.plan import HARMLESS, OF_TESTS, Plan, Stage
 from hcml_lightning.tools.wandb_runs import group_words
+
+_USUAL_LOGGERS = ("CSVLogger", "TensorBoardLogger", "WandbLogger")
 
 # Runs the command line with these words, and returns its exit status.
 Launch = Callable[[list[str]], int]
@@ -76,7 +80,7 @@ class StageFolder:
             stage = Stage("test", recipe.config, recipe.sections)
         self.name, self.folder, self.previous = name, folder, previous
         self.words = plan.words(stage)
-        self.settings = json.loads(json.dumps(plan.settings(stage)))
+        self.settings = json.loads(json.dumps(plan.settings(stage), default=str))
         self.last = folder / "checkpoints" / "last.ckpt"
         if previous is not None:
             self.settings["from"] = f"{previous.stage} {previous.checkpoint_sha256[:12]}"
@@ -112,8 +116,9 @@ class StageFolder:
         words = [f"--checkpoint.dirpath={self.last.parent}"]
         logger = self.settings.get("trainer.logger", True)
         if isinstance(logger, str) or logger is True:
-            words.append(f"--trainer.logger.init_args.save_dir={self.folder.parent}")
-            words.append(f"--trainer.logger.init_args.name={self.name}")
+            own = {"save_dir": self.folder.parent, "name": self.name}
+            takes = self._options_of(self.settings.get("trainer.logger.class_path", logger), own)
+            words += [f"--trainer.logger.init_args.{k}={v}" for k, v in own.items() if k in takes]
             words += group_words(self.settings, self.folder.parent)
         if self.name == "test" and self.previous is not None:
             self._check_weights_of(self.previous)
@@ -125,6 +130,13 @@ class StageFolder:
             self._check_weights_of(self.previous)
             words.append(f"--model.init_from={self.previous.checkpoint}")
         return words
+
+    def _options_of(self, logger: str | bool, wanted: Iterable[str]) -> Iterable[str]:
+        """The options that a logger has, of those that Lightning's usual ones have."""
+        if logger is True or str(logger).rpartition(".")[2] in _USUAL_LOGGERS:
+            return wanted
+        parsed = import_module("hcml_lightning.tools.parsed_words")
+        return list(vars(parsed.ParsedWords(self.words).config.trainer.logger.init_args))
 
     def _check_weights_of(self, previous: Done) -> None:
         path = Path(previous.checkpoint)
@@ -227,5 +239,10 @@ def _sha256(path: Path) -> str:
 def _same(name: str, before: Any, now: Any) -> bool:
     """Whether a setting means the same."""
     if name == "data.root" and before and now:
-        before, now = os.path.realpath(before), os.path.realpath(now)
+        # A folder may be called 2024.
+        return os.path.realpath(str(before)) == os.path.realpath(str(now))
+    if isinstance(before, str) != isinstance(now, str):
+        # YAML takes 1e-3 for a word.
+        with suppress(TypeError, ValueError):
+            return float(before) == float(now)
     return bool(before == now)

@@ -16,7 +16,7 @@ from jsonargparse.typing import PositiveInt
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
@@ -215,6 +215,11 @@ class MotionCLI(LightningCLI):
             raise ValueError(f"--trainer: {error}") from error
         sync.on_cpu = trainer.strategy.root_device.type == "cpu"
         callbacks = cast("list[pl.Callback]", trainer.callbacks)  # type: ignore[attr-defined]
+        # Before others of somebody's own: by the first one the run knows its folder.
+        if (own := self._get(self.config_init, "checkpoint")) in callbacks:
+            callbacks.remove(own)
+            others = (i for i, c in enumerate(callbacks) if isinstance(c, Checkpoint))
+            callbacks.insert(next(others, len(callbacks)), own)
         # Before the summary, whose line for an epoch tells what they measure.
         callbacks[:0] = [Throughput(), GradientNorm(), StageSummary()]
         callbacks.append(PredictionWriter())

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from hcml_lightning.storage import folder_of_run
 from hcml_lightning.tools.output import write_json
 
 # Set by `wandb agent`, which chooses the runs of a sweep.
@@ -62,7 +63,7 @@ def choose_run(logger: Any, resumed: Path | None) -> str | None:
         return None
     known = None
     if resumed is not None:
-        folder = resumed.resolve().parents[1]
+        folder = folder_of_run(resumed.resolve().parent)
         known = _read(folder / NOTE).get("id")
         # A copy goes on as a run of its own: by the id it would write into what it was copied from.
         place = Path(arguments.get("save_dir") or ".", arguments.get("project") or "", known or "")
@@ -75,20 +76,22 @@ def choose_run(logger: Any, resumed: Path | None) -> str | None:
 
 
 def folder_of_id(logger: Any) -> Path | None:
-    """Where the checkpoints of a run lie whose id somebody has chosen; None where every start has another id.
+    """Where the checkpoints of a run lie whose id or version somebody has chosen; None where every start has its own.
 
     Args:
         logger: `trainer.logger` of a config.
     """
     first = logger[0] if isinstance(logger, list) and logger else logger
-    if not is_wandb(first):
-        return None
-    arguments = first["init_args"]
-    run_id = arguments.get("version") or arguments.get("id") or os.environ.get(RUN_ID)
-    # As WandbLogger itself looks for them.
-    project = arguments.get("project") or os.environ.get("WANDB_PROJECT", "lightning_logs")
-    place = Path(arguments.get("save_dir") or ".", project)
-    return place / run_id / "checkpoints" if run_id else None
+    arguments = first.get("init_args", {}) if hasattr(first, "get") else {}
+    version, place = arguments.get("version"), Path(arguments.get("save_dir") or ".")
+    if is_wandb(first):
+        version = version or arguments.get("id") or os.environ.get(RUN_ID)
+        # As WandbLogger itself looks for them.
+        place /= arguments.get("project") or os.environ.get("WANDB_PROJECT", "lightning_logs")
+    else:
+        place /= arguments.get("name") or ""
+        version = f"version_{version}" if isinstance(version, int) else version
+    return place / str(version) / "checkpoints" if version else None
 
 
 def new_id() -> str:
