@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hcml_lightning.batch import VideoBatch, middle_view
+from hcml_lightning.batch import VideoBatch, check_batch, middle_view
 
 
 def test_the_middle_view_stands_for_all_of_them() -> None:
@@ -27,3 +27,30 @@ def test_of_three_crops_the_middle_view_is_the_centre(
     label = torch.zeros(1, dtype=torch.int64)
     batch: VideoBatch = {"video": views, "label": label, "index": label, "video_id": ["a"]}
     assert divmod(middle_view(batch)["video"].item(), crops) == (clip, crop)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (
+            [torch.zeros(1)],
+            TypeError,
+            "the loader gives a list; expected a dict with 'video', 'index'",
+        ),
+        ({"video": torch.zeros(1)}, ValueError, "gives 'video', without 'index'.*VideoBatch"),
+        ({}, ValueError, "gives nothing, without 'video'"),
+    ],
+)
+def test_a_batch_of_another_kind_is_named(
+    batch: object, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        check_batch(batch, ("video", "index"))
+
+
+def test_clips_that_are_nearly_black_are_warned_of() -> None:
+    check_batch({"video": torch.ones(1, dtype=torch.uint8)}, ["video"])
+    check_batch({"video": torch.full((1,), 255.0)}, ["video"])
+    check_batch({"video": torch.zeros(1)}, ["video"])
+    with pytest.warns(UserWarning, match="floats up to 1.*uint8, or times 255"):
+        check_batch({"video": torch.tensor([0.0, 0.5])}, ["video"])

@@ -274,7 +274,12 @@ def test_an_epoch_tells_its_own_accuracy(
 def test_saved_config_tests_its_own_checkpoint(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    words = ["test", "-c", str(trained / "config.yaml"), f"--checkpoint.dirpath={tmp_path}/checkpoints"]
+    words = [
+        "test",
+        "-c",
+        str(trained / "config.yaml"),
+        f"--checkpoint.dirpath={tmp_path}/checkpoints",
+    ]
     words += ["--ckpt_path", str(trained / "checkpoints" / "last.ckpt")]
     assert main([*words, f"--trainer.logger.init_args.save_dir={tmp_path}"]) == 0
     record = json.loads((tmp_path / "test.json").read_text())

@@ -6,6 +6,8 @@ The axis letters used in every docstring of this package: B batch, V views, C ch
 M displacements, N sampled locations, Δ offsets of a predictor, K classes, S contrastive targets, P predictions.
 """
 
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import NotRequired, TypedDict
 
 from torch import Tensor
@@ -29,6 +31,38 @@ class VideoBatch(TypedDict):
     index: Tensor
     video_id: list[str]
     flow: NotRequired[Tensor]
+
+
+def check_batch(batch: object, needed: Iterable[str]) -> None:
+    """Hold what a loader gives to what a step reads.
+
+    Args:
+        batch: of the loader.
+        needed: keys of a `VideoBatch` that are read.
+
+    Raises:
+        TypeError: if it is no mapping.
+        ValueError: if something is missing.
+
+    Warns:
+        UserWarning: where the clips look as if they were in 0..1.
+    """
+    needed = list(needed)
+    contract = (
+        f"expected a dict with {', '.join(map(repr, needed))} (hcml_lightning.batch.VideoBatch)"
+    )
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"the loader gives a {type(batch).__name__}; {contract}")
+    if missing := [name for name in needed if name not in batch]:
+        given = ", ".join(map(repr, batch)) or "nothing"
+        raise ValueError(f"the loader gives {given}, without {missing[0]!r}; {contract}")
+    video = batch["video"]
+    if video.is_floating_point() and video.numel() and 0 < float(video.max()) <= 1:
+        warnings.warn(
+            "the clips of this batch are floats up to 1, nearly black for a network that takes RGB in 0..255: give "
+            "them as uint8, or times 255",
+            stacklevel=2,
+        )
 
 
 def middle_view(batch: VideoBatch) -> VideoBatch:

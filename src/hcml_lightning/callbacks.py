@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import StochasticWeightAveraging
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -86,9 +87,29 @@ class TrainOnly(pl.Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Before the optimizer is made, so that it holds nothing frozen."""
         if stage == "fit":
+            by_hand = {name for name, p in pl_module.named_parameters() if not p.requires_grad}
             pl_module.requires_grad_(False)
             for module in self._trained(pl_module):
                 module.requires_grad_(True)
+            self._remark(pl_module, by_hand)
+
+    def _remark(self, task: pl.LightningModule, by_hand: set[str]) -> None:
+        """Say what is trained or frozen otherwise than somebody may have meant it."""
+        trained = {name for name, p in task.named_parameters() if p.requires_grad}
+        if wrong := sorted(by_hand & trained):
+            rank_zero_warn(
+                f"{wrong[0]} and {len(wrong) - 1} more parameters were frozen, and train here all the same: "
+                f"trained_modules() of {type(task).__name__} names them. To train fewer modules, give the Trainer "
+                "TrainOnly([...]) of hcml_lightning.callbacks"
+            )
+        # Parts of a model are frozen on purpose; what stands beside it, somebody has added to train it.
+        names = [name for name, _ in task.named_parameters() if not name.startswith("model.")]
+        idle = [name for name in names if name not in trained]
+        if idle and self.modules is None and hasattr(task, "model"):
+            rank_zero_warn(
+                f"{idle[0]} and {len(idle) - 1} more parameters stay as they are: trained_modules() of "
+                f"{type(task).__name__} does not name them"
+            )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Look for what would change frozen levels all the same.

@@ -119,6 +119,7 @@ class LastCheckpoint(Checkpoint):
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
         self._is_saved = True
         self._others: list[ModelCheckpoint] = []
+        self._best = ""
         self.path: Path | None = None
         self.metrics: dict[str, float] = {}
         self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
@@ -127,7 +128,12 @@ class LastCheckpoint(Checkpoint):
     @property
     def best_model_path(self) -> str:
         """What `ckpt_path="best"` means to Lightning where this stands before other checkpoints: theirs."""
-        return self._others[0].best_model_path if self._others else ""
+        return self._others[0].best_model_path if self._others else self._best
+
+    @best_model_path.setter
+    def best_model_path(self, path: str) -> None:
+        # Lightning brings it from the processes that it has started.
+        self._best = path
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find the folder: by now the other checkpoints know theirs, in whatever order they stand."""

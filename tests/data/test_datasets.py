@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
 from torch.nn.functional import grid_sample
 
 from hcml_lightning.data import (
@@ -182,6 +183,21 @@ def test_epochs_differ_and_come_again(synthetic_root):
     assert same(first, batches(data, "train", 0))
     other = make("ucf101", synthetic_root("ucf101"), seed=1)
     assert not same(first, batches(other, "train", 0))
+
+
+def test_samplers_of_pytorch_get_another_clip_each_time(synthetic_root):
+    data = make("ucf101", synthetic_root("ucf101"), clip_length=2, crop_size=24)
+    data.setup("fit")
+    dataset = data.dataset("train")
+    torch.manual_seed(0)
+    clips = [dataset[0].video for _ in range(8)]
+    assert len({clip.numpy().tobytes() for clip in clips}) > 1
+    torch.manual_seed(0)
+    assert all(torch.equal(dataset[0].video, clip) for clip in clips)
+    # Where the epoch is said, it alone counts.
+    assert torch.equal(dataset[(3, 0)].video, dataset[(3, 0)].video)
+    fixed = data.dataset("val")
+    assert torch.equal(fixed[0].video, fixed[0].video)
 
 
 def test_batch_size_does_not_change_the_samples(synthetic_root):
@@ -431,6 +447,16 @@ class TestKinetics:
 
 
 class TestSomething:
+    def test_version_2_may_lie_as_frames(self, layout_copy):
+        root = layout_copy("something_v2")
+        data = make("something_v2", root)
+        first = Path(data.records("train")[0].path)
+        frames = first.with_suffix("")
+        frames.mkdir()
+        Image.new("RGB", (32, 32)).save(frames / "000001.jpg")
+        first.unlink()
+        assert data.records("train")[0].path == str(frames)
+
     def test_paper_values_are_the_defaults(self, synthetic_root):
         data = SomethingDataModule(str(synthetic_root("something_v2")))
         assert data.hparams["clip_length"] == 32
@@ -463,6 +489,22 @@ class TestSomething:
 
 
 class TestVideoFolder:
+    def test_frames_beside_other_folders_are_no_guess(self, layout_copy):
+        root = layout_copy("folder")
+        clip = root / "train" / "up" / "frames"
+        (clip / "flow_x").mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (32, 32)).save(clip / f"{number}.jpg")
+            Image.new("RGB", (32, 32)).save(clip / "flow_x" / f"{number}.jpg")
+        data = make("folder", root)
+        with pytest.raises(
+            ValueError, match=r"frames: holds 2 images \(0\.jpg, …\) and also flow_x"
+        ):
+            data.records("train")
+        # Thumbnails of a network drive.
+        (clip / "flow_x").rename(clip / "@eaDir")
+        assert str(clip) in [record.path for record in data.records("train")]
+
     def test_folders_without_splits_are_split_the_same_each_time(self, synthetic_root, tmp_path):
         root = synthetic_root("folder")
         for name in ("up", "down"):

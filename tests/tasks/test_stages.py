@@ -296,6 +296,67 @@ def test_the_trainers_own_freezing_holds(fit: Fit, tiny: dict[str, Any]) -> None
     assert changed == {"model.network.fc.weight", "model.network.fc.bias"}
 
 
+def test_a_subclass_of_the_trainers_own_freezing_holds(fit: Fit, tiny: dict[str, Any]) -> None:
+    class Mine(TrainOnly):
+        pass
+
+    task = RecognitionTask(**tiny)
+    fit(task, callbacks=[Mine([task.model.network.fc])])
+    trained = {name for name, p in task.named_parameters() if p.requires_grad}
+    assert trained == {"model.network.fc.weight", "model.network.fc.bias"}
+
+
+def test_freezing_by_hand_is_answered(fit: Fit, tiny: dict[str, Any]) -> None:
+    task = RecognitionTask(**tiny)
+    task.model.network.conv1.requires_grad_(False)
+    with pytest.warns(UserWarning, match=r"conv1\.weight and 0 more .*frozen.*TrainOnly\(\["):
+        fit(task)
+
+
+class WithExtra(RecognitionTask):
+    """Has a part that its loss does not name."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.extra = torch.nn.Linear(2, 2)
+
+
+def test_parts_that_no_loss_names_are_said(fit: Fit, tiny: dict[str, Any]) -> None:
+    with pytest.warns(UserWarning, match=r"extra\.bias and 1 more|extra\.weight and 1 more"):
+        fit(WithExtra(**tiny))
+
+
+def test_a_subclass_reads_what_its_base_wrote(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    class Sub(RecognitionTask):
+        pass
+
+    path = tmp_path / "base.ckpt"
+    fit(RecognitionTask(**tiny)).save_checkpoint(path)
+    assert isinstance(Sub.load_from_checkpoint(path), Sub)
+    with pytest.raises(ValueError, match="made by RecognitionTask, not by FlowTask"):
+        FlowTask.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("task", [RecognitionTask, FlowTask, ContrastTask, ProbeTask])
+def test_a_step_in_a_loop_of_ones_own_gives_its_loss(
+    task: type[MotionTask], tiny: dict[str, Any], loader: Any
+) -> None:
+    model = task(**tiny)
+    loss = model.training_step(next(iter(loader)), 0)
+    loss.backward()
+    assert loss.isfinite()
+    assert float(model.terms["train/loss"]) == pytest.approx(float(loss))
+
+
+def test_a_batch_that_lacks_something_is_named_before_the_step(tiny: dict[str, Any]) -> None:
+    data = torch.utils.data.DataLoader([{"video": torch.zeros(3, 8, 32, 32)}], batch_size=1)
+    trainer = pl.Trainer(**QUIET, max_epochs=1)
+    with pytest.raises(ValueError, match=r"gives 'video', without 'index'; expected a dict with"):
+        trainer.fit(RecognitionTask(**tiny), data, data)
+
+
 def test_the_trainers_own_watch_over_the_features_holds(fit: Fit, tiny: dict[str, Any]) -> None:
     with pytest.raises(CollapseError):
         fit(FlowTask(**tiny), callbacks=[StopOnCollapse(least_spread=9.0)])

@@ -24,6 +24,8 @@ _SUFFIXES = (
     ".3gp",
 )
 _FOLDERS = ("", "annotations", "labels")
+# Network drives keep thumbnails in folders of the second name.
+_HIDDEN = (".", "@eaDir")
 
 
 def is_video(name: str) -> bool:
@@ -59,7 +61,7 @@ def find_list(root: str, names: Iterable[str], what: str) -> Path:
 
 
 class VideoNames:
-    """Tells under which name each video lies: the one in the lists, or that of its copy as .mp4.
+    """Tells under which name each video lies: the one in the lists, that of its copy as .mp4, or of its frames.
 
     Every folder is read once, whatever the number of videos in it.
     """
@@ -68,7 +70,7 @@ class VideoNames:
         self._names: dict[Path, frozenset[str]] = {}
 
     def find(self, path: Path) -> Path:
-        """The path itself if it is there, or if its copy is not there either.
+        """The path itself if it is there, or if neither its copy nor a folder of its frames is.
 
         Args:
             path: of a video file, or of a folder of frames, as the lists call it.
@@ -76,10 +78,9 @@ class VideoNames:
         folder = path.parent
         if folder not in self._names:
             self._names[folder] = frozenset(os.listdir(folder) if folder.is_dir() else ())
-        copy = copy_of(path.name)
-        if path.name not in self._names[folder] and copy in self._names[folder]:
-            return folder / copy
-        return path
+        there = self._names[folder]
+        names = (path.name, copy_of(path.name), path.stem)
+        return folder / next((name for name in names if name in there), path.name)
 
 
 def copy_of(name: str) -> str:
@@ -109,23 +110,33 @@ def walk_videos(
 ) -> Iterator[str]:
     """Find all videos below a folder, sorted: files by their suffix, and folders of images; nothing that is hidden.
 
-    Links are followed, but for those to a folder in which they lie themselves.
+    Links are followed, but for those to a folder in which they lie themselves. A single image beside videos is a
+    picture of theirs.
 
     Args:
         folder: where to look.
         root: links to folders outside of it are not entered but given as they are, to be refused; None enters all.
         above: folders that hold this one, without links.
+
+    Raises:
+        ValueError: if a folder may be a video itself or hold some, by what lies in it.
     """
     place = os.path.realpath(folder)
     if place in above:
         return
     above |= {place}
-    shown = (entry for entry in os.scandir(folder) if not entry.name.startswith("."))
+    shown = (entry for entry in os.scandir(folder) if not entry.name.startswith(_HIDDEN))
     entries = sorted(shown, key=lambda entry: entry.name)
-    no_videos = not any(entry.is_dir() or is_video(entry.name) for entry in entries)
-    if no_videos and any(is_image(entry.name) for entry in entries):
+    others = [entry.name for entry in entries if entry.is_dir() or is_video(entry.name)]
+    images = [entry.name for entry in entries if is_image(entry.name)]
+    if images and not others:
         yield os.fspath(folder)
         return
+    if len(images) > 1 and others:
+        raise ValueError(
+            f"{folder}: holds {len(images)} images ({images[0]}, …) and also {others[0]}: are the images a video, or "
+            f"is what lies beside them? Move one of both away, {others[0]} where the images are the frames"
+        )
     for entry in entries:
         if entry.is_dir():
             if root is not None and entry.is_symlink() and any(outside(root, [entry.path])):

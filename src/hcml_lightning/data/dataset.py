@@ -133,10 +133,14 @@ class VideoDataset(Dataset[Sample | None]):
     def __getitem__(self, key: int | tuple[int, int]) -> Sample | None:
         """Read the video `index`, or (epoch, index).
 
+        A random clip is that of the seed and the epoch; where no epoch is said, as by the samplers of PyTorch, another
+        one each time, by PyTorch's own random numbers.
+
         Raises:
             VideoError: if it cannot be read, and broken videos are not skipped or are too many.
         """
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        drawn = int(torch.randint(1 << 31, ())) if self.recipe.random else 0
+        epoch, index = key if isinstance(key, tuple) else (drawn, key)
         try:
             return self._read(epoch, index)
         except VideoError as error:

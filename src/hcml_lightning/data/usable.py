@@ -63,9 +63,11 @@ def usable_records(
             + "\n  …" * (len(problems) > 5)
         )
         if on_error == "raise":
-            raise FileNotFoundError(
-                f"{message}\nSet on_error='skip' (--data.on_error skip) to go on without them."
-            )
+            advice = "Set on_error='skip' (--data.on_error skip) to go on without them."
+            if len(problems) == len(records):
+                gone = _missing_folder(records[0].path)
+                advice = f"There is no folder {gone}: the videos are expected in it." if gone else ""
+            raise FileNotFoundError(f"{message}\n{advice}".strip())
         rank_zero_warn(f"{message}\nThey are left out.")
     usable = [look.record for look in looks if not look.problem]
     if not usable:
@@ -86,6 +88,11 @@ def relative_names(root: str, paths: Sequence[str]) -> list[str]:
         (path.removeprefix(start) if path.startswith(start) else os.path.relpath(path, root))
         for path in paths
     ]
+
+
+def _missing_folder(path: str) -> str | None:
+    """The highest of the folders of a file that is not there."""
+    return next((str(p) for p in reversed(Path(path).parents) if not p.is_dir()), None)
 
 
 def _look(record: VideoRecord, row: ManifestRow | None, probe_unknown: bool) -> _Look:

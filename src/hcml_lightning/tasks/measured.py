@@ -3,15 +3,21 @@
 What a task measures, batch by batch: logged at each step of training, and as means over the videos of a split.
 """
 
+from typing import Any, ClassVar
+
 import pytorch_lightning as pl
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from hcml_lightning.batch import check_batch
 from hcml_lightning.metrics import BatchMeans
 
 
 class MeasuredTask(pl.LightningModule):
     """Logs what it is told of batches; each evaluation begins anew, whatever became of the one before."""
+
+    # What its steps read of a `VideoBatch`.
+    READS: ClassVar[tuple[str, ...]] = ("video", "index")
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,11 +31,36 @@ class MeasuredTask(pl.LightningModule):
             values: by name.
             indices: position of each video of the batch in its split, (B,).
         """
-        if self.trainer.training:
+        if self._trainer is None:
+            # In a loop of somebody's own.
+            self.terms = values
+        elif self.trainer.training:
             self.terms = values
             self.log_dict(values, batch_size=len(indices))
         else:
             self.means.update(values, indices)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Hold the loader to what a step reads."""
+        if batch_idx == 0:
+            check_batch(batch, self.READS)
+
+    def on_validation_batch_start(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Hold the loader to what a step reads."""
+        if batch_idx == 0:
+            check_batch(batch, self.READS)
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Hold the loader to what a step reads."""
+        if batch_idx == 0:
+            check_batch(batch, self.READS)
+
+    def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Hold the loader to what a step reads."""
+        if batch_idx == 0:
+            check_batch(batch, ("video", "video_id"))
 
     def on_validation_epoch_start(self) -> None:
         """Begin anew, whatever an evaluation that was cut off had measured."""

@@ -36,6 +36,7 @@ class ProbeTask(MotionTask):
     MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
     ON_FROZEN: ClassVar[bool] = True
     CLASSIFIES: ClassVar[bool] = True
+    READS: ClassVar[tuple[str, ...]] = ("video", "index", "label")
 
     # Unstated in the paper: the classifier. One 3×3×3 convolution over place and time, a pooling, and a linear layer.
     def __init__(self, level: int = 0, hidden: int = 64, **shared: Any) -> None:

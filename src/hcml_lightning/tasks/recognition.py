@@ -43,6 +43,7 @@ class RecognitionTask(MotionTask):
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
     CLASSIFIES: ClassVar[bool] = True
+    READS: ClassVar[tuple[str, ...]] = ("video", "index", "label")
 
     def __init__(
         self,

@@ -56,13 +56,18 @@ def print_report(
     _print_group("outside of the folder, by links that are followed", links)
     odd = [f"{row.path}: {row.note}" for row in rows if row.note]
     _print_group("readable, but odd", odd)
-    length, _ = data.clip_shape
+    recipe = data.recipe("val")
+    step = 1 if recipe.frame_stride == "spread" else recipe.frame_stride
+    needed = (recipe.clip_length - 1) * step + 1
     short = [
         f"{row.path}: {row.info.num_frames}"
         for row in rows
-        if row.info is not None and row.info.num_frames < length
+        if row.info is not None and row.info.num_frames < needed
     ]
-    _print_group(f"with fewer frames than a clip of {length}, in which some then come again", short)
+    _print_group(
+        f"with fewer frames than a clip spans, {needed} ({recipe.clip_length} of them, {step} apart): some come again",
+        short,
+    )
     if isinstance(data, VideoFolderDataModule):
         _print_group(
             "files that are no videos by their names, and are not used", data.other_files()

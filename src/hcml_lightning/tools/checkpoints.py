@@ -129,7 +129,7 @@ def check_checkpoint(
     """
     checkpoint = read_checkpoint(path, mmap=True)
     written_by = checkpoint.get("task", type(task).__name__)
-    if written_by != type(task).__name__:
+    if written_by not in [base.__name__ for base in type(task).__mro__]:
         raise ValueError(
             f"{path} was written by {written_by}, and this run is {type(task).__name__}. {OTHER_STAGE}."
         )

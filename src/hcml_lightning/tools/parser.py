@@ -72,7 +72,10 @@ def in_short(message: str, parser: ArgumentParser) -> str:
         return _unknown_option(words.split()[0], parser)
     rejected = _first(r"(?:does not accept option|Option) '([^']+)'", message) or ""
     if (stage := rejected.partition(".")[0]) in STAGES:
-        return f"'{rejected}' is for the stage '{stage}' of `hcml progressive`; leave '{stage}' out of it here"
+        return (
+            f"'{rejected}' is for the stage '{stage}' of `hcml progressive` (--stages {stage} runs it alone); leave "
+            f"'{stage}' out of it here"
+        )
     if name := _first(r"does not accept option '([^']+)'", message):
         guess = nearest(name.replace(".init_args", ""), option_names(parser))
         return f"no option '{name}', which a config names{guess}"

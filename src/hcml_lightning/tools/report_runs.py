@@ -71,8 +71,8 @@ class StageRun:
     @property
     def checkpoint(self) -> Path | None:
         """Weights after the last epoch."""
-        path = self.folder / "checkpoints" / "last.ckpt"
-        return path if path.is_file() else None
+        places = (self.folder / name for name in ("checkpoints/last.ckpt", "last.ckpt"))
+        return next((path for path in places if path.is_file()), None)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hcml_lightning.storage import checkpoint_near, fault_of, newest_whole
+from hcml_lightning.storage import checkpoint_near, fault_of, folder_of_run, newest_whole
 from hcml_lightning.tools.launch import PASSED_ON
 from hcml_lightning.tools.output import write_json
 from hcml_lightning.tools.plan import HARMLESS, OF_TESTS, Plan, Stage
@@ -189,8 +189,14 @@ class StageFolder:
             changes = "; ".join(
                 f"{name}: {before.get(name)} -> {self.settings.get(name)}" for name in changed
             )
+            way = ""
+            if self.name == "test" and self.previous is not None:
+                weights = Path(self.previous.checkpoint)
+                config = folder_of_run(weights.parent) / "config.yaml"
+                way = f"For another test of its weights, hcml test -c {config} --ckpt_path {weights}. "
             raise StageError(
-                f"stage '{self.name}' in {self.folder} was run with other settings ({changes}). Give the old "
+                f"stage '{self.name}' in {self.folder} was run with other settings ({changes}). {way}"
+                "Give the old "
                 "ones again (for data that lies elsewhere now, a link at its old place), name another --run_dir, or "
                 "delete the folder of this stage and of those after it"
             )
