@@ -347,7 +347,7 @@ def test_a_step_in_a_loop_of_ones_own_gives_its_loss(
     loss = model.training_step(next(iter(loader)), 0)
     loss.backward()
     assert loss.isfinite()
-    assert float(model.terms["train/loss"]) == pytest.approx(float(loss))
+    assert float(model.terms["train/loss"]) == pytest.approx(float(loss.detach()))
 
 
 def test_a_batch_that_lacks_something_is_named_before_the_step(tiny: dict[str, Any]) -> None:

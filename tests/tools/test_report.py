@@ -20,7 +20,7 @@ from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.predictions import VideoResult, write_predictions
 from hcml_lightning.tools.progressive import run_plan
 from hcml_lightning.tools.report_charts import MOST_POINTS, charts, thinned, ticks
-from hcml_lightning.tools.report_runs import read_run
+from hcml_lightning.tools.report_runs import read_run, read_runs
 
 # Two of the four stages are enough to look at.
 pytestmark = pytest.mark.filterwarnings("ignore:init_from.*Run the stages between")
@@ -120,6 +120,22 @@ def test_a_single_stage_and_a_moved_run(run: Path, tmp_path: Path):
     assert "/no/such &lt;folder&gt;" in page
     assert "elsewhere left no metrics.csv: it logged to WandbLogger." in page
     assert '<h2 id="test' not in page
+
+
+def test_several_runs_stand_on_one_page(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    page = tmp_path / "page.html"
+    assert main(["report", str(run), str(other), f"--output={page}", "--flow_videos=0"]) == 0
+    groups = {stage.group for stage in read_runs([run, other])}
+    assert groups == {run.as_posix(), other.as_posix()}
+    text = page.read_text(encoding="utf-8")
+    assert all(group in text for group in groups)
+    with pytest.raises(SystemExit):
+        main(["report", str(run), str(other)])
+    assert "say with --output where the page of several runs goes" in capsys.readouterr().err
 
 
 def test_copies_of_configs_are_no_stages(tmp_path: Path):

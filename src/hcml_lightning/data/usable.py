@@ -66,7 +66,9 @@ def usable_records(
             advice = "Set on_error='skip' (--data.on_error skip) to go on without them."
             if len(problems) == len(records):
                 gone = _missing_folder(records[0].path)
-                advice = f"There is no folder {gone}: the videos are expected in it." if gone else ""
+                advice = (
+                    f"There is no folder {gone}: the videos are expected in it." if gone else ""
+                )
             raise FileNotFoundError(f"{message}\n{advice}".strip())
         rank_zero_warn(f"{message}\nThey are left out.")
     usable = [look.record for look in looks if not look.problem]

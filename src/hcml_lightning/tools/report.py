@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hcml_lightning.tools.confusion import confusion
 from hcml_lightning.tools.output import write_text
 from hcml_lightning.tools.report_charts import REFERENCES, TITLES, charts
-from hcml_lightning.tools.report_runs import StageRun, read_run
+from hcml_lightning.tools.report_runs import StageRun, read_runs
 from hcml_lightning.tools.trouble import explain
 
 
@@ -146,9 +146,15 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "run", type=Path, metavar="RUN", help="folder of hcml progressive, demo, fit or test"
+        "runs",
+        type=Path,
+        metavar="RUN",
+        nargs="+",
+        help="folder of hcml progressive, demo, fit or test, or one that holds several of them",
     )
-    parser.add_argument("--output", type=Path, help="file to write (default: RUN/report.html)")
+    parser.add_argument(
+        "--output", type=Path, help="file to write (default: RUN/report.html, of a single RUN)"
+    )
     parser.add_argument(
         "--flow_videos",
         type=int,
@@ -167,9 +173,13 @@ def main(words: Sequence[str]) -> int:
     Returns:
         0.
     """
-    options = make_parser().parse_args(words)
-    output = options.output or options.run / "report.html"
-    stages = read_run(options.run)
-    write_text(output, render(options.run.resolve().name, stages, options.flow_videos))
+    parser = make_parser()
+    options = parser.parse_args(words)
+    if len(options.runs) > 1 and options.output is None:
+        parser.error("say with --output where the page of several runs goes")
+    output = options.output or options.runs[0] / "report.html"
+    title = ", ".join(run.resolve().name for run in options.runs)
+    stages = read_runs(options.runs)
+    write_text(output, render(title, stages, options.flow_videos))
     print(f"{len(stages)} {'stage' if len(stages) == 1 else 'stages'} -> {output}")
     return 0

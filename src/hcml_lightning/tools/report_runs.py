@@ -5,7 +5,8 @@ video is opened.
 """
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,25 @@ def read_run(folder: Path) -> list[StageRun]:
         )
     stages = [_read_stage(path, folder) for path in found]
     return sorted(stages, key=lambda s: (s.group, _rank(s.name), s.name))
+
+
+def read_runs(folders: Sequence[Path]) -> list[StageRun]:
+    """Read the stages of several runs, each with the folder of its run before its group.
+
+    Args:
+        folders: as `read_run` takes them; of a single one the groups stay as they are.
+
+    Raises:
+        FileNotFoundError: as `read_run`.
+        ValueError: as `read_run`.
+    """
+    if len(folders) == 1:
+        return read_run(folders[0])
+    return [
+        replace(stage, group=(folder / stage.group).as_posix())
+        for folder in folders
+        for stage in read_run(folder)
+    ]
 
 
 def _stage_folders(folder: Path, depth: int) -> list[Path]:
