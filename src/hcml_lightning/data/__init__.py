@@ -4,6 +4,7 @@ A video file becomes a `VideoBatch`; nothing here knows what is trained on it.
 """
 
 from hcml_lightning.data.datamodule import VideoDataModule
+from hcml_lightning.data.dataset import collate
 from hcml_lightning.data.kinetics import KineticsDataModule
 from hcml_lightning.data.something import SomethingDataModule
 from hcml_lightning.data.ucf101 import UCF101DataModule
@@ -15,4 +16,5 @@ __all__ = [
     "UCF101DataModule",
     "VideoDataModule",
     "VideoFolderDataModule",
+    "collate",
 ]

@@ -49,6 +49,8 @@ def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) ->
         ValueError: if `features` is not five-dimensional, is empty along C, T, H or W (a batch may be empty), or
             has another dtype, or if a displacement or a stride is no whole number in range.
         NotImplementedError: in forward-mode differentiation.
+        RuntimeError: from PyTorch, in a second derivative and in `torch.func.grad`. `cost_volume_reference` takes
+            these, and forward mode.
 
     Example:
         >>> cost_volume(torch.ones(1, 4, 2, 5, 5), max_displacement=1, stride=1)[0, :, 0, 0, 0].view(3, 3)
