@@ -564,3 +564,15 @@ def test_folders_of_checkpoints_of_any_name_are_folders_of_runs(words: list[str]
         run = hcml_lightning.load_run(tmp_path / name)
         assert run.checkpoint == tmp_path / name / "last.ckpt"
         assert run.config["trainer"]["max_epochs"] == 1
+
+
+def test_a_start_without_videos_names_their_folder_and_leaves_none(
+    words: list[str], layout_copy: Callable[[str], Path], tmp_path: Path
+):
+    root = layout_copy("ucf101")
+    (root / "videos").rename(root / "UCF-101")
+    fit = ["fit", "-c", "stages/baseline.yaml", *words, f"--data.root={root}"]
+    with pytest.raises(SystemExit, match=r"There is no folder .*/videos") as stopped:
+        main([*fit, f"--trainer.logger.save_dir={tmp_path / 'runs'}"])
+    assert "skip" not in str(stopped.value.code)
+    assert list((tmp_path / "runs").rglob("version_*")) == []

@@ -60,6 +60,16 @@ class RunConfigCallback(SaveConfigCallback):
         write_whole((folder or Path(trainer.default_root_dir)) / "config.yaml", text.encode())
 
 
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave no empty folder of a run that failed before it began: the next one shall have its number."""
+        for logger in trainer.loggers:
+            folder = _folder_of(logger, trainer) if isinstance(logger, CSVLogger) else None
+            if folder is not None and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
 class WandbNote(pl.Callback):
     """Note in the folder of a run which run of W&B it is, so that it goes on in that one when it is resumed."""
 
