@@ -233,7 +233,9 @@ def test_the_commands_of_the_page_have_settings_that_exist(
 ):
     """What the shell makes of them, and what each stage makes of that; none is run."""
     blocks = re.findall(r"```sh\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
-    script = "\n".join(['python() { echo "$@"; }', "pip() { :; }; mkdir() { :; }; cp() { :; }", *blocks])
+    script = "\n".join(
+        ['python() { echo "$@"; }', "pip() { :; }; mkdir() { :; }; cp() { :; }", *blocks]
+    )
     said = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=True)
     commands = [line.split() for line in said.stdout.splitlines()]
     assert [file for file, *_ in commands if file != "experiments/run.py"] == [

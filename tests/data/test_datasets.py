@@ -501,6 +501,9 @@ class TestVideoFolder:
             ValueError, match=r"frames: holds 2 images \(0\.jpg, …\) and also flow_x"
         ):
             data.records("train")
+        # Pictures of videos, as those who download them have.
+        for video in sorted((root / "train" / "left").glob("*.*")):
+            Image.new("RGB", (32, 32)).save(video.with_suffix(".jpg"))
         # Thumbnails of a network drive.
         (clip / "flow_x").rename(clip / "@eaDir")
         assert str(clip) in [record.path for record in data.records("train")]

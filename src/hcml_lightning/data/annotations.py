@@ -110,8 +110,8 @@ def walk_videos(
 ) -> Iterator[str]:
     """Find all videos below a folder, sorted: files by their suffix, and folders of images; nothing that is hidden.
 
-    Links are followed, but for those to a folder in which they lie themselves. A single image beside videos is a
-    picture of theirs.
+    Links are followed, but for those to a folder in which they lie themselves. Images that are called like a video
+    beside them are pictures of it, and a single one of another name is none.
 
     Args:
         folder: where to look.
@@ -132,9 +132,11 @@ def walk_videos(
     if images and not others:
         yield os.fspath(folder)
         return
-    if len(images) > 1 and others:
+    titles = {os.path.splitext(name)[0] for name in others}
+    frames = [name for name in images if os.path.splitext(name)[0] not in titles]
+    if len(frames) > 1 and others:
         raise ValueError(
-            f"{folder}: holds {len(images)} images ({images[0]}, …) and also {others[0]}: are the images a video, or "
+            f"{folder}: holds {len(frames)} images ({frames[0]}, …) and also {others[0]}: are the images a video, or "
             f"is what lies beside them? Move one of both away, {others[0]} where the images are the frames"
         )
     for entry in entries:

@@ -76,10 +76,9 @@ def known_folder(dirpath: str | None, logger: Any, root: str | None) -> tuple[st
         # Without a logger there are no folders of versions.
         alone = "leave out --trainer.logger false, so that each run has its own"
         return str(Path(root or "", "checkpoints")), alone
+    otherwise = f"let each run have its own id or version ({RUN_ID}, --trainer.logger)"
     folder = folder_of_id(logger)
-    return None if folder is None else str(
-        folder
-    ), f"let each run have its own id or version ({RUN_ID}, --trainer.logger)"
+    return (None if folder is None else str(folder)), otherwise
 
 
 def refuse_used_folder(folder: str | None, otherwise: str) -> None:

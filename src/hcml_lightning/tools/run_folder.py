@@ -59,7 +59,6 @@ class RunConfigCallback(SaveConfigCallback):
             folder = _folder_of(trainer.loggers[0], trainer)
         write_whole((folder or Path(trainer.default_root_dir)) / "config.yaml", text.encode())
 
-
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
