@@ -66,10 +66,10 @@ def usable_records(
             advice = "Set on_error='skip' (--data.on_error skip) to go on without them."
             if len(problems) == len(records):
                 gone = _missing_folder(records[0].path)
-                advice = (
-                    f"There is no folder {gone}: the videos are expected in it." if gone else ""
-                )
-            raise FileNotFoundError(f"{message}\n{advice}".strip())
+                advice = "None can be read: do the videos have the names that the lists give them?"
+                if gone:
+                    advice = f"There is no folder {gone}: the videos are expected in it."
+            raise FileNotFoundError(f"{message}\n{advice}")
         rank_zero_warn(f"{message}\nThey are left out.")
     usable = [look.record for look in looks if not look.problem]
     if not usable:
