@@ -125,7 +125,10 @@ class ResumableLoader(DataLoader[VideoBatch]):
             return 0
         changed = {name: (state[name], new) for name, new in self._shape(sampler).items()}
         changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
-        if changed:
+        seen = state["batches"] * state["batch_size"] * state["ranks"]
+        # In other batches, or on other ranks, an epoch has the same order.
+        batches, rest = divmod(int(seen), cast(int, self.batch_size) * sampler.num_replicas)
+        if rest or changed.keys() & {"videos", "seed"}:
             rank_zero_warn(
                 "the rest of this epoch sees some videos twice and others not at all, since the checkpoint was "
                 "written with "
@@ -133,7 +136,7 @@ class ResumableLoader(DataLoader[VideoBatch]):
                     f"{name} {old} instead of {new}" for name, (old, new) in changed.items()
                 )
             )
-        return min(int(state["batches"]), len(self))
+        return min(batches, len(self))
 
     def _shape(self, sampler: EpochSampler) -> dict[str, int]:
         """What says which videos a number of batches holds."""

@@ -89,7 +89,8 @@ class ContrastTask(MotionTask):
         motion = dict(zip(network.levels, network.motion_features(clip, self.level), strict=False))
         predicted, targets, positive = self.contrast_pairs(self.level, motion, self.num_locations)
         # In evaluation ranks may hold different numbers of videos, and a rank must not wait for one that has ended.
-        if self.gather_negatives and stage == "train" and self.trainer.world_size > 1:
+        together = self._trainer is not None and self.trainer.world_size > 1
+        if self.gather_negatives and stage == "train" and together:
             targets, positive = gather_targets(targets, positive)
         loss = contrastive_loss(predicted, targets, positive, self.temperature)
         values: dict[str, Tensor | float] = {"loss": loss.detach()}
