@@ -7,7 +7,7 @@ M displacements, N sampled locations, Δ offsets of a predictor, K classes, S co
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 from torch import Tensor
@@ -33,7 +33,7 @@ class VideoBatch(TypedDict):
     flow: NotRequired[Tensor]
 
 
-def check_batch(batch: object, needed: Iterable[str]) -> None:
+def check_batch(batch: object, needed: Sequence[str]) -> None:
     """Hold what a loader gives to what a step reads.
 
     Args:
@@ -47,7 +47,6 @@ def check_batch(batch: object, needed: Iterable[str]) -> None:
     Warns:
         UserWarning: where the clips look as if they were in 0..1.
     """
-    needed = list(needed)
     contract = (
         f"expected a dict with {', '.join(map(repr, needed))} (hcml_lightning.batch.VideoBatch)"
     )

@@ -21,6 +21,7 @@ from hcml_lightning.data import (
     VideoFolderDataModule,
     frame_cache,
 )
+from hcml_lightning.data.annotations import walk_videos
 from hcml_lightning.data.decode import VideoError, read_frames
 from hcml_lightning.data.frame_cache import FrameCache, usable_memory
 from hcml_lightning.data.loading import EpochSampler
@@ -504,6 +505,11 @@ class TestVideoFolder:
         # Pictures of videos, as those who download them have.
         for video in sorted((root / "train" / "left").glob("*.*")):
             Image.new("RGB", (32, 32)).save(video.with_suffix(".jpg"))
+        # Photographs beside videos, and beside folders of them.
+        for number in range(3):
+            Image.new("RGB", (32, 32)).save(root / "train" / "left" / f"IMG_{number}.jpg")
+            Image.new("RGB", (32, 32)).save(root / "train" / f"IMG_{number}.jpg")
+        assert not [path for path in walk_videos(root / "train" / "left") if "IMG" in path]
         # Thumbnails of a network drive.
         (clip / "flow_x").rename(clip / "@eaDir")
         assert str(clip) in [record.path for record in data.records("train")]

@@ -110,8 +110,8 @@ def walk_videos(
 ) -> Iterator[str]:
     """Find all videos below a folder, sorted: files by their suffix, and folders of images; nothing that is hidden.
 
-    Links are followed, but for those to a folder in which they lie themselves. Images that are called like a video
-    beside them are pictures of it, and a single one of another name is none.
+    Links are followed, but for those to a folder in which they lie themselves. Images beside videos, or
+    beside folders of these, are no video.
 
     Args:
         folder: where to look.
@@ -119,7 +119,7 @@ def walk_videos(
         above: folders that hold this one, without links.
 
     Raises:
-        ValueError: if a folder may be a video itself or hold some, by what lies in it.
+        ValueError: if a folder of images holds another one, with images of the same names: either may be the video.
     """
     place = os.path.realpath(folder)
     if place in above:
@@ -132,13 +132,13 @@ def walk_videos(
     if images and not others:
         yield os.fspath(folder)
         return
-    titles = {os.path.splitext(name)[0] for name in others}
-    frames = [name for name in images if os.path.splitext(name)[0] not in titles]
-    if len(frames) > 1 and others:
-        raise ValueError(
-            f"{folder}: holds {len(frames)} images ({frames[0]}, …) and also {others[0]}: are the images a video, or "
-            f"is what lies beside them? Move one of both away, {others[0]} where the images are the frames"
-        )
+    for entry in entries if images else []:
+        # Optical flow, say, or depth. Photographs beside folders of videos are neither.
+        if entry.is_dir() and not set(images).isdisjoint(os.listdir(entry.path)):
+            raise ValueError(
+                f"{folder}: holds {len(images)} images ({images[0]}, …) and also {entry.name}, with images of the same "
+                f"names: which are the frames of the video? Move the others away, {entry.name} where they are these"
+            )
     for entry in entries:
         if entry.is_dir():
             if root is not None and entry.is_symlink() and any(outside(root, [entry.path])):

@@ -139,8 +139,10 @@ class VideoDataset(Dataset[Sample | None]):
         Raises:
             VideoError: if it cannot be read, and broken videos are not skipped or are too many.
         """
-        drawn = int(torch.randint(1 << 31, ())) if self.recipe.random else 0
-        epoch, index = key if isinstance(key, tuple) else (drawn, key)
+        if isinstance(key, tuple):
+            epoch, index = key
+        else:
+            epoch, index = int(torch.randint(1 << 31, ())) if self.recipe.random else 0, key
         try:
             return self._read(epoch, index)
         except VideoError as error:

@@ -127,8 +127,18 @@ def spread(
     ]
 
 
+def clip_span(clip_length: int, frame_stride: FrameStride) -> int:
+    """How many frames a clip spans; with fewer, some come again.
+
+    Example:
+        >>> clip_span(4, 2), clip_span(4, "spread")
+        (7, 4)
+    """
+    return clip_length if frame_stride == "spread" else (clip_length - 1) * frame_stride + 1
+
+
 def _room(num_frames: int, clip_length: int, stride: int) -> int:
-    return max(num_frames - ((clip_length - 1) * stride + 1), 0)
+    return max(num_frames - clip_span(clip_length, stride), 0)
 
 
 def _clip(start: int, num_frames: int, clip_length: int, stride: int) -> list[int]:

@@ -66,7 +66,7 @@ def usable_records(
             advice = "Set on_error='skip' (--data.on_error skip) to go on without them."
             if len(problems) == len(records):
                 gone = _missing_folder(records[0].path)
-                advice = "None can be read: do the videos have the names that the lists give them?"
+                advice = "None of them can be read: are these the videos that are listed?"
                 if gone:
                     advice = f"There is no folder {gone}: the videos are expected in it."
             raise FileNotFoundError(f"{message}\n{advice}")

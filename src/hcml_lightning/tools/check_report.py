@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from hcml_lightning.data import VideoDataModule, VideoFolderDataModule
 from hcml_lightning.data.manifest import ManifestRow
 from hcml_lightning.data.mirror import unpaired_classes
+from hcml_lightning.data.sampling import clip_span
 from hcml_lightning.tools.output import printable
 
 # The first that fits names the kind of an error.
@@ -57,17 +58,13 @@ def print_report(
     odd = [f"{row.path}: {row.note}" for row in rows if row.note]
     _print_group("readable, but odd", odd)
     recipe = data.recipe("val")
-    step = 1 if recipe.frame_stride == "spread" else recipe.frame_stride
-    needed = (recipe.clip_length - 1) * step + 1
+    needed = clip_span(recipe.clip_length, recipe.frame_stride)
     short = [
         f"{row.path}: {row.info.num_frames}"
         for row in rows
         if row.info is not None and row.info.num_frames < needed
     ]
-    _print_group(
-        f"with fewer frames than a clip spans, {needed} ({recipe.clip_length} of them, {step} apart): some come again",
-        short,
-    )
+    _print_group(f"with fewer frames than a clip spans, {needed}, so that some come again", short)
     if isinstance(data, VideoFolderDataModule):
         _print_group(
             "files that are no videos by their names, and are not used", data.other_files()

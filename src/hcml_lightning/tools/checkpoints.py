@@ -94,8 +94,8 @@ def refuse_used_folder(folder: str | None, otherwise: str) -> None:
     last = Path(folder or "", "last.ckpt")
     if folder and newest_whole(last, lambda _: None) is not None:
         raise ValueError(
-            f"--checkpoint.dirpath: {last} is of another run, which this one would replace. Go on with that one "
-            f"(--ckpt_path last), or name another folder, or {otherwise}"
+            f"{last} is of another run, which this one would replace. Go on with that one (--ckpt_path last), or name "
+            f"another folder (--checkpoint.dirpath), or {otherwise}"
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hcml_lightning.data.dataset import ClipRecipe
 from hcml_lightning.data.decode import probe, read_frames
-from hcml_lightning.data.sampling import clip_frames
+from hcml_lightning.data.sampling import clip_frames, clip_span
 from hcml_lightning.data.transforms import apply_view, even_views
 from hcml_lightning.tools.frame_times import FloatArray, frame_times
 
@@ -127,7 +127,7 @@ def read_spans(path: str, spans: Sequence[Span] | None, recipe: ClipRecipe) -> l
 def _clips(span: Span, num_frames: int, num_clips: int, recipe: ClipRecipe) -> list[list[int]]:
     """Frame numbers of the clips of a span; one too short for a clip is widened, as far as the video goes."""
     if recipe.frame_stride != "spread":
-        needed = min((recipe.clip_length - 1) * recipe.frame_stride + 1, num_frames)
+        needed = min(clip_span(recipe.clip_length, recipe.frame_stride), num_frames)
         lack = max(0, needed - (span.end - span.first))
         first = min(max(0, span.first - lack // 2), num_frames - max(needed, span.end - span.first))
         span = Span(first, first + max(needed, span.end - span.first))
