@@ -150,7 +150,7 @@ def test_a_validation_after_every_logged_step_hides_no_signal(monkeypatch: pytes
         trainer = SimpleNamespace(
             **{"world_size": 2, "global_step": step, "log_every_n_steps": 5, "val_check_batch": 5},
             **{"accumulate_grad_batches": 1, "is_last_batch": False, "max_steps": -1},
-            **{"check_val_every_n_epoch": 1, "is_global_zero": True},
+            **{"check_val_every_n_epoch": 1, "is_global_zero": True, "should_stop": False},
             fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(done=False)),
         )
         if step == 6:
@@ -201,15 +201,16 @@ def test_without_others_there_is_no_best(tmp_path: Path):
 
 
 class StopsAt(pl.Callback):
-    """Notes which batches are trained on, and ends training after so many steps, as a Timer does."""
+    """Notes which batches are trained on, and ends training after so many, as a Timer does."""
 
-    def __init__(self, steps: int = -1) -> None:
-        self.steps = steps
+    def __init__(self, batches: int = -1) -> None:
+        self.batches = batches
         self.seen: list[tuple[int, int]] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self.seen.append((trainer.current_epoch, trainer.fit_loop.batch_idx))
-        trainer.should_stop = trainer.global_step == self.steps
+        if len(self.seen) == self.batches:
+            trainer.should_stop = True
 
 
 @pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
@@ -226,3 +227,28 @@ def test_what_ends_inside_an_epoch_goes_on_inside_it(by_steps: bool, tmp_path: P
     )
     assert first.seen == [(0, i) for i in range(4)]
     assert second.seen == [(0, i) for i in range(4, 10)] + [(1, i) for i in range(10)]
+
+
+@pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
+@pytest.mark.parametrize(
+    ("asked", "ends", "settings"),
+    [
+        (4, 6, {"accumulate_grad_batches": 3}),
+        (10, 10, {"accumulate_grad_batches": 3}),
+        (4, 4, {"val_check_interval": 4}),
+    ],
+    ids=["between accumulated batches", "at the epoch's end", "before a validation"],
+)
+def test_a_stop_by_time_loses_no_batch(
+    asked: int, ends: int, settings: dict[str, Any], tmp_path: Path
+):
+    first, second = StopsAt(asked), StopsAt()
+    for callbacks, path in (
+        ([first, LastCheckpoint(tmp_path)], None),
+        ([second, LastCheckpoint(tmp_path)], tmp_path / "last.ckpt"),
+    ):
+        quiet(max_epochs=2, callbacks=callbacks, **settings).fit(
+            Still(), DataLoader(range(10)), DataLoader(range(1)), ckpt_path=path
+        )
+    everything = [(epoch, i) for epoch in range(2) for i in range(10)]
+    assert (first.seen, second.seen) == (everything[:ends], everything[ends:])

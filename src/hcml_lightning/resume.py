@@ -122,7 +122,8 @@ class LastCheckpoint(Checkpoint):
         self._best = ""
         self.path: Path | None = None
         self.metrics: dict[str, float] = {}
-        self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
+        self._asked_by, self._interrupted, self._ends_next = 0, False, False
+        self._due, self._asks_next = False, False
         self._handlers: dict[int, Any] = {}
 
     @property
@@ -145,7 +146,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen, in place of Lightning, which has begun to listen just now."""
-        self._asked_by, self._interrupted, self._due, self._asks_next = 0, False, False, False
+        self._asked_by, self._interrupted, self._ends_next = 0, False, False
+        self._due, self._asks_next = False, False
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._hear) for s in STOP_SIGNALS}
 
@@ -159,16 +161,19 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Save where it is time to, and nothing of the state is outside what is saved."""
         self._is_saved = False
-        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch:
+            # Gradients that are added up so far are in no checkpoint: who ends the run now ends it after their step.
+            self._ends_next, trainer.should_stop = self._ends_next or trainer.should_stop, False
             return
+        trainer.should_stop, self._ends_next = trainer.should_stop or self._ends_next, False
         every = self.every_n_steps
         self._due |= every is not None and trainer.global_step % every == 0
         self._asks_next |= self._asks(trainer, pl_module)
-        # A run that went on from before a validation would leave it out. After its last step the epoch's end saves.
-        if _validates_after(trainer, batch_idx) or trainer.is_last_batch:
-            return
-        # By the number of steps, or by the time, inside an epoch.
+        # By the number of steps, or by the time, inside an epoch: this run validates once more, wherever it is.
         ends = trainer.fit_loop.epoch_loop.done
+        # A run that went on from before a validation would leave it out. After its last step the epoch's end saves.
+        if (_validates_after(trainer, batch_idx) and not ends) or trainer.is_last_batch:
+            return
         told = not ends and self._asks_next and self._told(trainer, pl_module)
         self._asks_next = False
         if told or self._due or ends:
