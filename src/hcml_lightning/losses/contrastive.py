@@ -125,6 +125,7 @@ def contrastive_loss(
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     # Departure: Eq. 2 is written as a sum; a mean keeps γ independent of B, N and T.
+
     # Autocast would multiply in half precision, where 1/τ makes the rounding of a cosine an error of 0.1 nats.
     with full_precision(predicted.device.type):
         loss: Tensor = _StreamedCrossEntropy.apply(
