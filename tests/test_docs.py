@@ -16,6 +16,7 @@ import yaml
 import hcml_lightning
 from hcml_lightning import RecognitionTask
 from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
+from hcml_lightning.tasks.base import MotionTask
 from hcml_lightning.tools.configs import find_config, read_config
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.plan import PAPER, TRAINING, Plan, Stage
@@ -278,7 +279,10 @@ def test_versions_agree():
 def test_defaults_beside_the_papers_symbols_are_those_of_the_code():
     page = (REPOSITORY / "docs/configuration.md").read_text()
     rows = re.findall(r"^\|[^|]+\|[^|]+\| `--model\.(\w+)` \| ([\d.]+)", page, re.MULTILINE)
-    taken = inspect.signature(RecognitionTask).parameters
+    taken = {
+        **inspect.signature(MotionTask).parameters,
+        **inspect.signature(RecognitionTask).parameters,
+    }
     shown = {name: float(value) for name, value in rows}
     defaults = {name: taken[name].default for name in shown}
     assert shown.pop("contrast_weights") == pytest.approx(defaults.pop("contrast_weights")[0])
