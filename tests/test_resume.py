@@ -92,13 +92,13 @@ def test_a_save_that_is_due_before_a_validation_comes_after_it(
 class Interrupted(Still):
     """Is told to end while it trains on one batch, the first of all being number 1."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, signum: int = signal.SIGUSR1) -> None:
         super().__init__()
-        self.batch = batch
+        self.batch, self.signum = batch, signum
 
     def training_step(self, batch: Any, index: int) -> torch.Tensor:
         if self.trainer.fit_loop.total_batch_idx + 1 == self.batch:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), self.signum)
         return super().training_step(batch, index)
 
 
@@ -123,6 +123,21 @@ def test_what_is_told_to_end_after_its_last_step_has_ended(
     assert last.batches[-1] == batch
     if told is not None:
         assert told.value.code == 128 + signal.SIGUSR1
+
+
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 128 + signal.SIGUSR1)]
+)
+def test_a_run_that_the_agent_of_a_sweep_stops_has_not_failed(
+    signum: int, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """By SIGTERM; the agent gives up a sweep of which too many runs end with any status but 0."""
+    monkeypatch.setenv("WANDB_SWEEP_ID", "x")
+    trainer = quiet(max_epochs=1, limit_val_batches=0, callbacks=[LastCheckpoint(tmp_path)])
+    with pytest.raises(SystemExit) as stopped:
+        trainer.fit(Interrupted(3, signum), DataLoader(range(10)), DataLoader(range(1)))
+    assert stopped.value.code == status
+    assert (tmp_path / "last.ckpt").is_file()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ what came before is for `seeds.py`.
 """
 
 import io
+import os
 import signal
 import threading
 from pathlib import Path
@@ -33,8 +34,11 @@ class Stopped(SystemExit):
             any other status is a crash to be ended by force.
     """
 
-    def __init__(self, signum: int, is_main: bool) -> None:
-        super().__init__(128 + signum if is_main else 0)
+    def __init__(self, signum: int, is_main: bool = True) -> None:
+        # The agent of a sweep ends runs that do badly by SIGTERM, and takes any other status for a failure of theirs:
+        # after a few it would give up the sweep.
+        by_agent = signum == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ
+        super().__init__(0 if by_agent or not is_main else 128 + signum)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -174,7 +178,7 @@ class LastCheckpoint(Checkpoint):
         # A run that went on from before a validation would leave it out. After its last step the epoch's end saves.
         if (_validates_after(trainer, batch_idx) and not ends) or trainer.is_last_batch:
             return
-        told = not ends and self._asks_next and self._told(trainer, pl_module)
+        told = not ends and self._asks_next and self._told(trainer)
         self._asks_next = False
         if told or self._due or ends:
             self._save(trainer)
@@ -185,7 +189,7 @@ class LastCheckpoint(Checkpoint):
         """Save; a run that has just trained its last epoch or step also ends in its own way."""
         epochs = trainer.current_epoch + 1
         is_last = epochs == trainer.max_epochs or trainer.global_step == trainer.max_steps
-        told = self._told(trainer, pl_module)
+        told = self._told(trainer)
         # What ended inside the epoch, by time or steps, is saved as it was then: now the rest counts as trained.
         cut_off = self._is_saved and not trainer.is_last_batch
         if not cut_off and (told or is_last or epochs % self.every_n_epochs == 0):
@@ -244,13 +248,9 @@ class LastCheckpoint(Checkpoint):
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         return alone or trainer.global_step % max(1, every) == 0
 
-    def _told(self, trainer: pl.Trainer, task: pl.LightningModule) -> bool:
+    def _told(self, trainer: pl.Trainer) -> bool:
         """Whether any process was told to end: all must do so after the same step."""
-        told = bool(self._asked_by)
-        if trainer.world_size > 1:
-            flag = torch.tensor(told, dtype=torch.int32, device=task.device)
-            told = bool(trainer.strategy.reduce(flag, reduce_op="max"))
-        return told
+        return trainer.strategy.reduce_boolean_decision(bool(self._asked_by), all=False)
 
     def _save(self, trainer: pl.Trainer) -> None:
         self._due, self._is_saved = False, True

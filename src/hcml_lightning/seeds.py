@@ -4,12 +4,12 @@ Randomness that does not depend on what came before, so that a run that goes on 
 """
 
 import os
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 
 class SeedEachBatch(pl.Callback):
@@ -23,31 +23,23 @@ class SeedEachBatch(pl.Callback):
 
     def __init__(self) -> None:
         self._seed = 0
-        self._before: tuple[Tensor, list[Tensor]] | None = None
+        self._outside = ExitStack()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Look up the seed, and remember where torch's numbers stand."""
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
-        on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-        self._before = torch.get_rng_state(), on_gpu
+        devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+        self._outside.enter_context(torch.random.fork_rng(devices))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Go back to there."""
-        self._restore()
+        self._outside.close()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Go back to there."""
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._before is not None:
-            on_cpu, on_gpu = self._before
-            torch.set_rng_state(on_cpu)
-            for device, state in enumerate(on_gpu):
-                torch.cuda.set_rng_state(state, device)
-        self._before = None
+        self._outside.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The seed."""

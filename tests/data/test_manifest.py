@@ -99,18 +99,6 @@ def test_rows_come_back_as_they_were(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
 
 
-def test_the_index_of_a_long_video_comes_back_and_lists_keep_their_limit(tmp_path):
-    limit = csv.field_size_limit()
-    info = VideoInfo(60_000, 30.0, 4, 5)
-    pts = np.cumsum(np.arange(60_000) % 3 + 1000)
-    index = pack_index(VideoIndex(info, pts, {}, (), 0, True))
-    assert len(index) > 2 * limit
-    write_manifest(tmp_path / "m.csv", [ManifestRow("a", "a.mp4", "", 5, 6, info, index=index)])
-    (row,) = read_manifest(tmp_path / "m.csv").values()
-    assert np.array_equal(unpack_index(row.index, info).pts, pts)
-    assert csv.field_size_limit() == limit
-
-
 def test_images_whose_names_are_no_utf8_have_a_digest(tmp_path):
     (tmp_path / "ü.jpg").write_bytes(b"picture")
     # As it has always been, so that what is in manifests holds.

@@ -55,6 +55,7 @@ def test_efficacy_score() -> None:
     assert efficacy_score(0.8, 0.6) == pytest.approx(4)
     assert efficacy_score(0.5, 0.5) == math.inf
     assert efficacy_score(0.4, 0.5) == math.inf
+    assert efficacy_score(0, 0) == efficacy_score(0, 0.1) == 0
 
 
 def test_effective_rank_does_not_depend_on_scale() -> None:

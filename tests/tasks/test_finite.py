@@ -198,7 +198,7 @@ def test_every_stage_stops_and_names_its_terms(fit: Callable[..., Any], tiny: di
     with pytest.raises(NotFiniteError) as stopped:
         fit(FlowTask(**tiny), callbacks=[_Poison()])
     said = str(stopped.value)
-    assert said.startswith("FlowTask level 0: train/photometric_zero is nan")
+    assert said.startswith("FlowTask level 0: train/flow is nan, train/photometric_zero is nan")
     assert "train/loss is nan at step 1 (epoch 0, batch 1)" in said
     assert "'drift4', 'drift5', 'drift6', 'drift7'" in said
 

@@ -353,7 +353,7 @@ def test_a_step_in_a_loop_of_ones_own_gives_its_loss(
 def test_a_batch_that_lacks_something_is_named_before_the_step(tiny: dict[str, Any]) -> None:
     data = torch.utils.data.DataLoader([{"video": torch.zeros(3, 8, 32, 32)}], batch_size=1)
     trainer = pl.Trainer(**QUIET, max_epochs=1)
-    with pytest.raises(ValueError, match=r"gives 'video', without 'index'; expected a dict with"):
+    with pytest.raises(ValueError, match=r"gives 'video', without 'label'; expected a dict with"):
         trainer.fit(RecognitionTask(**tiny), data, data)
 
 

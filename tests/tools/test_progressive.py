@@ -183,7 +183,8 @@ def test_a_stage_whose_end_broke_before_it_was_recorded_ends_once_more(
     content[len(content) // 2] ^= 1
     last.write_bytes(content)
     with pytest.raises(
-        StageError, match=r"'contrast1' cannot begin: .*damaged.* Delete .*done\.json"
+        StageError,
+        match=r"'contrast1' cannot begin: .*not what the stage left.* Delete .*done\.json",
     ):
         run_plan(plan, ["flow", "contrast1"], run_dir, launch)
 

@@ -19,13 +19,10 @@ from hcml_lightning.data.dataset import ClipRecipe, Flip, VideoDataset, collate
 from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.listed import ListedDataModule, Split
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
-from hcml_lightning.data.ranges import (
-    check_at_least,
-    check_frame_stride,
-    check_one_of,
-    check_sizes,
-)
+from hcml_lightning.data.ranges import check_frame_stride, check_sizes
 from hcml_lightning.data.sampling import FrameStride
+from hcml_lightning.ranges import check_at_least, check_one_of
+from hcml_lightning.signatures import show_all_arguments
 from hcml_lightning.storage import plain
 
 _STAGES: dict[str, tuple[Split, ...]] = {
@@ -69,6 +66,10 @@ class VideoDataModule(ListedDataModule):
     Raises:
         ValueError: if a crop does not fit into the scaled video, or a number is too small.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        show_all_arguments(cls)
 
     def __init__(
         self,

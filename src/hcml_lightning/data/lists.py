@@ -144,7 +144,7 @@ def what_is_wrong_with(name: str) -> str:
         ('', 'is empty; expected the name of a video')
     """
     path = PurePosixPath(name)
-    if not name.strip() or name == ".":
+    if not name.strip() or not path.parts:
         return "is empty; expected the name of a video"
     if "\0" in name:
         return "holds a NUL; get the list anew"

@@ -22,9 +22,6 @@ MANIFEST_NAME = "hcml_manifest.csv"
 # Names of files are bytes, and need not be UTF-8: they go through files of text as they are.
 NAME_ERRORS = "surrogateescape"
 
-# Characters; the index of a video takes up to five a frame, so this is enough for days.
-LARGEST_CELL = 2**26
-
 COLUMNS = (
     "id", "path", "label", "frames", "fps", "width", "height", "bytes", "modified", "digest", "error", "note", "index",
 )  # fmt: skip
@@ -136,8 +133,6 @@ def read_manifest(file: Path) -> dict[str, ManifestRow]:
     """
     with file.open(newline="", encoding="utf-8", errors=NAME_ERRORS) as lines:
         cells = csv.reader(lines)
-        # Of the whole process: put back, since the lists that strangers write are to keep theirs.
-        limit = csv.field_size_limit(LARGEST_CELL)
         try:
             if tuple(next(cells, ())) != COLUMNS:
                 raise ValueError("its first line is another")
@@ -147,8 +142,6 @@ def read_manifest(file: Path) -> dict[str, ManifestRow]:
                 f"{file}, line {cells.line_num}: this is no manifest of this release ({error}); remove it and run "
                 "`hcml data check` again."
             ) from error
-        finally:
-            csv.field_size_limit(limit)
 
 
 def write_manifest(file: Path, rows: Iterable[ManifestRow]) -> None:
@@ -168,12 +161,9 @@ def write_csv(file: Path, columns: Iterable[str], rows: Iterator[list[str]]) -> 
         whole(file, f".{os.getpid()}.part") as partial,
         partial.open("x", newline="", encoding="utf-8", errors=NAME_ERRORS) as lines,
     ):
-        writer = csv.writer(lines, lineterminator="\n")
-        quoting = csv.writer(lines, lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer = csv.writer(lines)
         writer.writerow(columns)
-        for row in rows:
-            # The writer quotes a line feed, but not a carriage return, at which the reader would stop.
-            (quoting if any("\r" in cell for cell in row) else writer).writerow(row)
+        writer.writerows(rows)
 
 
 @contextmanager

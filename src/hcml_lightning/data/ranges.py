@@ -7,28 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def check_at_least(least: int, **values: int) -> None:
-    """Refuse numbers that are too small.
-
-    Raises:
-        ValueError: with the first of them.
-    """
-    for name, value in values.items():
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, but is {value}.")
-
-
-def check_one_of(name: str, value: Any, taken: Sequence[Any]) -> None:
-    """Refuse what is none of a few words or numbers.
-
-    Raises:
-        ValueError: if it is none of them.
-    """
-    if value not in taken:
-        words = " or ".join(repr(word) for word in taken)
-        raise ValueError(f"{name} must be {words}, but is {value!r}.")
-
-
 def check_frame_stride(value: Any) -> None:
     """Refuse what is neither a number of frames nor "spread".
 

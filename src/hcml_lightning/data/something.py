@@ -13,6 +13,7 @@ from hcml_lightning.data.dataset import Flip, VideoRecord
 from hcml_lightning.data.listed import Split
 from hcml_lightning.data.lists import read_json, read_lines
 from hcml_lightning.data.sampling import FrameStride
+from hcml_lightning.ranges import check_one_of
 
 _SIDES = {"train": "train", "val": "validation", "test": "validation", "predict": "test"}
 
@@ -66,6 +67,7 @@ class SomethingDataModule(VideoDataModule):
             flip=flip,
             **kwargs,
         )
+        check_one_of("version", version, (1, 2))
         self.version = version
         if version == 1:
             path = self._list("labels.csv", "the list of classes", "label_map.txt")

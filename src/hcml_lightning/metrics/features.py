@@ -89,8 +89,8 @@ def efficacy_score(train_accuracy: float, test_accuracy: float) -> float:
         test_accuracy: top-1 on the test set, in the same unit.
 
     Returns:
-        The score; infinite where the classifier is no worse on the test set, so that no gap is left to divide by; NaN
-        where an accuracy is.
+        The score; 0 where nothing was learned, infinite where the classifier is no worse on the test set, so that no
+        gap is left to divide by; NaN where an accuracy is.
 
     Example:
         >>> efficacy_score(0.75, 0.5)
@@ -99,4 +99,6 @@ def efficacy_score(train_accuracy: float, test_accuracy: float) -> float:
     gap = train_accuracy - test_accuracy
     if math.isnan(gap):
         return math.nan
-    return train_accuracy / gap if gap > 0 else math.inf
+    if gap > 0:
+        return train_accuracy / gap
+    return math.inf if train_accuracy > 0 else 0.0

@@ -5,10 +5,10 @@ The end-point error, for videos whose true flow is known.
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
 
 
-class EndPointError(Metric):
+class EndPointError(MeanMetric):
     """Mean Euclidean distance between estimated and true flow, in the unit of the flow.
 
     Example:
@@ -18,29 +18,17 @@ class EndPointError(Metric):
         5.0
     """
 
-    full_state_update = False
-    higher_is_better = False
-    total: Tensor
-    count: Tensor
-
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+        # What is not a number is no distance either, and shows.
+        super().__init__(nan_strategy="disable")
 
-    def update(self, flow: Tensor, true_flow: Tensor) -> None:
+    def update(self, flow: Tensor, true_flow: Tensor) -> None:  # type: ignore[override]
         """Add flow fields, both (N, 2, ...).
 
         Raises:
             ValueError: if the shapes disagree.
         """
-        distance = end_point_distance(flow, true_flow)
-        self.total = self.total + distance.sum()
-        self.count = self.count + distance.numel()
-
-    def compute(self) -> Tensor:
-        """Mean distance."""
-        return self.total / self.count
+        super().update(end_point_distance(flow, true_flow))
 
 
 def end_point_distance(flow: Tensor, true_flow: Tensor) -> Tensor:

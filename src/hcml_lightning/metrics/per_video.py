@@ -5,6 +5,7 @@ Each video counts exactly once, however many ranks share them, and whichever com
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
@@ -148,6 +149,4 @@ class BatchMeans(Metric):
 
 def _first_of_each(indices: Tensor) -> Tensor:
     """Where each of the different indices comes first, in their order."""
-    inverse: Tensor = torch.unique(indices, return_inverse=True)[1]
-    first = inverse.new_full((int(inverse.max()) + 1,), len(inverse))
-    return first.scatter_reduce(0, inverse, torch.arange(len(inverse), device=first.device), "amin")
+    return torch.as_tensor(np.unique(indices.cpu(), return_index=True)[1], device=indices.device)

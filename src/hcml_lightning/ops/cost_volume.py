@@ -85,7 +85,9 @@ def cost_volume_reference(features: Tensor, max_displacement: int = 6, stride: i
     _check(features, max_displacement, stride)
     height, width = features.shape[-2:]
     reach = max_displacement // stride * stride
-    unit = F.normalize(features.to(accumulation_dtype(features.dtype)), dim=1, eps=NORM_EPS)
+    unit = F.normalize(
+        features.to(torch.promote_types(features.dtype, torch.float32)), dim=1, eps=NORM_EPS
+    )
     following = torch.cat([unit[:, :, 1:], unit[:, :, -1:]], dim=2)
     padded = F.pad(following, (reach, reach, reach, reach))
     costs = [
@@ -115,11 +117,6 @@ def check_displacements(max_displacement: int, stride: int) -> None:
         raise ValueError(
             f"`stride` must be a whole number of pixels, 1 or more, got {stride!r:.40}"
         )
-
-
-def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which products are summed: float64 for float64, float32 for everything else."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _check(features: Tensor, max_displacement: int, stride: int) -> None:

@@ -120,7 +120,7 @@ def _clear_outside(costs: Tensor, grids: Grids) -> None:
 
 def _normalise(features: Tensor, grids: Grids, eps: float) -> tuple[Tensor, Tensor]:
     """Split the maps into grids, channels last, and divide by the norms; also give the inverse norms."""
-    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(features.dtype, torch.float32)
     unit = torch.zeros(grids.buffer_shape, dtype=dtype, device=features.device)
     for piece, unit_piece in grids.pieces(features, unit):
         near = piece.clone() if grids.are_far(piece) else piece

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from hcml_lightning.ops.cost_volume import NORM_EPS, accumulation_dtype
+from hcml_lightning.ops.cost_volume import NORM_EPS
 
 
 def cost_volume_portable(features: Tensor, max_displacement: int, stride: int) -> Tensor:
@@ -27,7 +27,9 @@ def cost_volume_portable(features: Tensor, max_displacement: int, stride: int) -
     height, width = features.shape[-2:]
     reach = max_displacement // stride * stride
     steps = torch.arange(0, 2 * reach + 1, stride, device=features.device)
-    unit = F.normalize(features.to(accumulation_dtype(features.dtype)), dim=1, eps=NORM_EPS)
+    unit = F.normalize(
+        features.to(torch.promote_types(features.dtype, torch.float32)), dim=1, eps=NORM_EPS
+    )
     following = torch.cat([unit[:, :, 1:], unit[:, :, -1:]], dim=2)
     padded = F.pad(following, (reach, reach, reach, reach))
     rows = steps[:, None] + torch.arange(height, device=features.device)

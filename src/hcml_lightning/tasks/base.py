@@ -6,7 +6,7 @@ The base of all tasks: the model, its warm start, optimizer and schedule, and th
 import inspect
 import os
 from contextlib import suppress
-from typing import ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
@@ -24,11 +24,12 @@ from hcml_lightning.optim import (
     parameter_groups,
     schedule_steps,
 )
+from hcml_lightning.ranges import check_at_least, check_one_of, check_share
 from hcml_lightning.resume import ResumedLoader
 from hcml_lightning.seeds import SeedEachBatch
+from hcml_lightning.signatures import show_all_arguments
 from hcml_lightning.tasks.description import Description, describe
 from hcml_lightning.tasks.finite import FiniteNumbers
-from hcml_lightning.tasks.ranges import refuse_negative, refuse_one
 from hcml_lightning.tasks.stored import StoredTask
 from hcml_lightning.tasks.warm_start import load_warm_start
 
@@ -63,6 +64,10 @@ class MotionTask(StoredTask):
     # Whether it stands on features that it leaves as they are, so that these must have learned something.
     ON_FROZEN: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        show_all_arguments(cls)
+
     def __init__(
         self,
         backbone: str = "r2d50",
@@ -82,8 +87,9 @@ class MotionTask(StoredTask):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        refuse_negative(lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs)
-        refuse_one(momentum=momentum, dropout=dropout)
+        check_at_least(0, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs)
+        check_share(momentum=momentum, dropout=dropout)
+        check_one_of("optimizer", optimizer, get_args(OptimizerName))
         if self.CLASSIFIES and num_classes < 2:
             raise ValueError(
                 f"num_classes must be at least 2 to tell classes apart, but is {num_classes}; from the command line it "

@@ -15,8 +15,8 @@ from hcml_lightning.batch import VideoBatch, middle_view
 from hcml_lightning.callbacks import StopOnCollapse
 from hcml_lightning.losses import contrastive_accuracy, contrastive_loss
 from hcml_lightning.metrics import feature_health
+from hcml_lightning.ranges import check_above_zero
 from hcml_lightning.tasks.base import MotionTask
-from hcml_lightning.tasks.ranges import refuse_zero
 
 
 class ContrastTask(MotionTask):
@@ -46,7 +46,7 @@ class ContrastTask(MotionTask):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        refuse_zero(temperature=temperature, num_locations=num_locations)
+        check_above_zero(temperature=temperature, num_locations=num_locations)
         self.level, self.below = level, self.model.level_below(level)
         self.temperature, self.num_locations = temperature, num_locations
         self.gather_negatives = gather_negatives
@@ -93,16 +93,16 @@ class ContrastTask(MotionTask):
         if self.gather_negatives and stage == "train" and together:
             targets, positive = gather_targets(targets, positive)
         loss = contrastive_loss(predicted, targets, positive, self.temperature)
-        values: dict[str, Tensor | float] = {"loss": loss.detach()}
+        # Under the name that it has in joint training too, so that one curve goes through all stages.
+        name = f"contrast_l{self.level}"
+        values: dict[str, Tensor | float] = {"loss": loss.detach(), name: loss.detach()}
         if stage != "train":
-            name = f"contrast_l{self.level}"
             values |= {
-                name: loss.detach(),
                 f"{name}_chance": math.log(len(targets)),
                 f"{name}_top1": contrastive_accuracy(predicted, targets, positive),
                 **feature_health(self.level, motion[self.level]),
             }
-        self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, batch["index"])
+        self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, batch)
         return loss
 
 

@@ -15,8 +15,8 @@ from hcml_lightning.batch import VideoBatch, middle_view
 from hcml_lightning.callbacks import StopOnCollapse
 from hcml_lightning.metrics import end_point_distance, feature_health
 from hcml_lightning.models.backbones import fold_time
+from hcml_lightning.ranges import check_at_least
 from hcml_lightning.tasks.base import MotionTask
-from hcml_lightning.tasks.ranges import refuse_negative
 
 
 class FlowTask(MotionTask):
@@ -47,7 +47,7 @@ class FlowTask(MotionTask):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        refuse_negative(smoothness_weight=smoothness_weight, flow_weight=flow_weight)
+        check_at_least(0, smoothness_weight=smoothness_weight, flow_weight=flow_weight)
         self.level = level
         self.smoothness_weight, self.flow_weight = smoothness_weight, flow_weight
         if level not in self.model.levels:
@@ -116,9 +116,12 @@ class FlowTask(MotionTask):
         terms = self.flow_terms(self.level, motion, clip)
         # Departure: the paper has λ in joint training alone. Here it sets the scale of the first stage too, so that one
         # learning rate and one ζ serve both.
-        loss = self.flow_weight * (terms.photometric + self.smoothness_weight * terms.smoothness)
+        reconstruction = terms.photometric + self.smoothness_weight * terms.smoothness
+        loss = self.flow_weight * reconstruction
         values: dict[str, Tensor | float] = {
             "loss": loss.detach(),
+            # Under the name that it has in joint training too, so that one curve goes through all stages.
+            "flow": reconstruction.detach(),
             "photometric": terms.photometric.detach(),
             "photometric_zero": terms.photometric_zero,
             "smoothness": terms.smoothness.detach(),
@@ -127,7 +130,7 @@ class FlowTask(MotionTask):
         }
         if stage != "train":
             values |= feature_health(self.level, motion) | self._errors(terms.flow, batch)
-        self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, batch["index"])
+        self.log_mean({f"{stage}/{k}": v for k, v in values.items()}, batch)
         return loss
 
     def _errors(self, flow: Tensor, batch: VideoBatch) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from hcml_lightning.batch import check_batch
+from hcml_lightning.batch import VideoBatch, check_batch
 from hcml_lightning.metrics import BatchMeans
 
 
@@ -17,28 +17,28 @@ class MeasuredTask(pl.LightningModule):
     """Logs what it is told of batches; each evaluation begins anew, whatever became of the one before."""
 
     # What its steps read of a `VideoBatch`.
-    READS: ClassVar[tuple[str, ...]] = ("video", "index")
+    READS: ClassVar[tuple[str, ...]] = ("video",)
 
     def __init__(self) -> None:
         super().__init__()
         self.terms: dict[str, Tensor | float] = {}
         self.means = BatchMeans()
 
-    def log_mean(self, values: dict[str, Tensor | float], indices: Tensor) -> None:
+    def log_mean(self, values: dict[str, Tensor | float], batch: VideoBatch) -> None:
         """Log scalars as means over the epoch in validation and test, and at each step in training.
 
         Args:
             values: by name.
-            indices: position of each video of the batch in its split, (B,).
+            batch: what they were measured on.
         """
         if self._trainer is None:
             # In a loop of somebody's own.
             self.terms = values
         elif self.trainer.training:
             self.terms = values
-            self.log_dict(values, batch_size=len(indices))
+            self.log_dict(values, batch_size=len(batch["video"]))
         else:
-            self.means.update(values, indices)
+            self.means.update(values, batch["index"])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Hold the loader to what a step reads."""
@@ -50,12 +50,12 @@ class MeasuredTask(pl.LightningModule):
     ) -> None:
         """Hold the loader to what a step reads."""
         if batch_idx == 0:
-            check_batch(batch, self.READS)
+            check_batch(batch, (*self.READS, "index"))
 
     def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Hold the loader to what a step reads."""
         if batch_idx == 0:
-            check_batch(batch, self.READS)
+            check_batch(batch, (*self.READS, "index"))
 
     def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Hold the loader to what a step reads."""

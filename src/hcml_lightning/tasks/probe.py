@@ -15,9 +15,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.metrics import VideoAccuracy, efficacy_score
 from hcml_lightning.models.backbones import backbone_spec, initialise_
+from hcml_lightning.ranges import check_above_zero
 from hcml_lightning.tasks.base import MotionTask
 from hcml_lightning.tasks.counts import TrainCounts
-from hcml_lightning.tasks.ranges import refuse_zero
 from hcml_lightning.tasks.views import VideoPrediction, mean_probability
 
 
@@ -36,12 +36,12 @@ class ProbeTask(MotionTask):
     MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
     ON_FROZEN: ClassVar[bool] = True
     CLASSIFIES: ClassVar[bool] = True
-    READS: ClassVar[tuple[str, ...]] = ("video", "index", "label")
+    READS: ClassVar[tuple[str, ...]] = ("video", "label")
 
     # Unstated in the paper: the classifier. One 3×3×3 convolution over place and time, a pooling, and a linear layer.
     def __init__(self, level: int = 0, hidden: int = 64, **shared: Any) -> None:
         super().__init__(**shared)
-        refuse_zero(hidden=hidden)
+        check_above_zero(hidden=hidden)
         if level not in self.model.levels:
             raise ValueError(f"level must be one of the levels {self.model.levels}, got {level}")
         self.level = level
@@ -85,14 +85,14 @@ class ProbeTask(MotionTask):
         logits = self(batch["video"])
         loss = F.cross_entropy(logits, batch["label"])
         self.train_accuracy.update(logits, batch["label"])
-        self.log_mean({"train/loss": loss.detach()}, batch["index"])
+        self.log_mean({"train/loss": loss.detach()}, batch)
         return loss
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """Accuracy on one centre crop of one clip a video."""
         logits = self(batch["video"])
         self.val_accuracy.update(logits.softmax(dim=1), batch["label"], batch["index"])
-        self.log_mean({"val/loss": F.cross_entropy(logits, batch["label"])}, batch["index"])
+        self.log_mean({"val/loss": F.cross_entropy(logits, batch["label"])}, batch)
         self.log_dict(self.val_accuracy)
 
     def on_validation_epoch_end(self) -> None:

@@ -15,9 +15,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.losses import contrastive_loss
 from hcml_lightning.metrics import VideoAccuracy, feature_health
+from hcml_lightning.ranges import check_above_zero, check_at_least
 from hcml_lightning.tasks.base import MotionTask
 from hcml_lightning.tasks.counts import TrainCounts
-from hcml_lightning.tasks.ranges import refuse_negative, refuse_zero
 from hcml_lightning.tasks.views import VideoPrediction, mean_probability
 
 
@@ -43,7 +43,7 @@ class RecognitionTask(MotionTask):
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
     CLASSIFIES: ClassVar[bool] = True
-    READS: ClassVar[tuple[str, ...]] = ("video", "index", "label")
+    READS: ClassVar[tuple[str, ...]] = ("video", "label")
 
     def __init__(
         self,
@@ -62,10 +62,10 @@ class RecognitionTask(MotionTask):
                 f"contrast_weights needs a weight for each contrastive level {levels[1:]}, got {contrast_weights}"
             )
         # A negative weight would leave its term out, as 0 does, but without having been asked to.
-        refuse_zero(temperature=temperature, num_locations=num_locations)
-        refuse_zero(views_per_forward=views_per_forward)
-        refuse_negative(flow_weight=flow_weight, smoothness_weight=smoothness_weight)
-        refuse_negative(**{f"contrast_weights[{i}]": w for i, w in enumerate(contrast_weights)})
+        check_above_zero(temperature=temperature, num_locations=num_locations)
+        check_above_zero(views_per_forward=views_per_forward)
+        check_at_least(0, flow_weight=flow_weight, smoothness_weight=smoothness_weight)
+        check_at_least(0, **{f"contrast_weights[{i}]": w for i, w in enumerate(contrast_weights)})
         self.flow_weight = flow_weight if levels else 0.0
         self.contrast_weights = dict(zip(levels[1:], contrast_weights, strict=False))
         self.smoothness_weight, self.temperature = smoothness_weight, temperature
@@ -120,7 +120,7 @@ class RecognitionTask(MotionTask):
                 loss = loss + weight * contrast
                 values[f"contrast_l{level}"] = contrast.detach()
         values["loss"] = loss.detach()
-        self.log_mean({f"train/{k}": v for k, v in values.items()}, batch["index"])
+        self.log_mean({f"train/{k}": v for k, v in values.items()}, batch)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: VideoBatch, batch_idx: int) -> None:
@@ -142,7 +142,7 @@ class RecognitionTask(MotionTask):
         loss = F.cross_entropy(logits, batch["label"])
         health = [feature_health(i, p) for i, p in motion.items()]
         values = {f"val/{k}": v for values in health for k, v in values.items()}
-        self.log_mean({"val/loss": loss, **values}, batch["index"])
+        self.log_mean({"val/loss": loss, **values}, batch)
         self.log_dict(self.val_accuracy)
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:

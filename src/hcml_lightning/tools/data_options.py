@@ -4,8 +4,8 @@ The tools for data take the same words as `hcml fit`: configs, of which only the
 """
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -40,8 +40,7 @@ class DataParser(ArgumentParser):
         try:
             configs, rest = split_words(words)
             contents = [read_config(config) for config in configs]
-            parts = {name: _section(contents, name) for name in ("data", "model")}
-            given = [f"--{k}={inline(v)}" for k, v in parts.items() if v and k in self.taken]
+            given = [f"--{k}={inline(c[k])}" for c in contents for k in self.taken if c.get(k)]
             options = self.instantiate(self.parse_args([*given, *rest]))
             data = options.data
         except (ValueError, FileNotFoundError) as error:
@@ -62,14 +61,3 @@ def data_parser(name: str, description: str) -> DataParser:
     parser.add_argument("-c", "--config", help="config of data, as for `hcml fit`; repeatable")
     parser.add_subclass_arguments(VideoDataModule, "data", required=False)
     return parser
-
-
-def _section(configs: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """What configs say about data or model; of several the later wins."""
-    merged: dict[str, Any] = {}
-    arguments: dict[str, Any] = {}
-    for config in configs:
-        section = config.get(name) or {}
-        arguments |= section.get("init_args") or {}
-        merged |= section
-    return {**merged, "init_args": arguments} if merged else {}

@@ -61,7 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ckpt_path", type=Path, required=True, help="of a recognition stage")
     parser.add_argument(
-        "--output", type=Path, default=Path("predictions.csv"), help=".csv or .json to write"
+        "--output", type=Path, default=Path("found.csv"), help=".csv or .json to write"
     )
     parser.add_argument("--top_k", type=int, default=5, help="classes of each video or window")
     parser.add_argument(

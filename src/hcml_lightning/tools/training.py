@@ -27,7 +27,7 @@ from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-define
 from hcml_lightning._version import __version__
 from hcml_lightning.callbacks import GradientNorm, Throughput
 from hcml_lightning.data import VideoDataModule
-from hcml_lightning.resume import AtomicCheckpointIO, LastCheckpoint
+from hcml_lightning.resume import AtomicCheckpointIO, LastCheckpoint, Stopped
 from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.checkpoints import (
@@ -260,4 +260,4 @@ def train(args: ArgsType = None) -> None:
             MotionCLI(args)
     except SIGTERMException as stopped:
         # Lightning ends with status 0, as if all were done.
-        raise SystemExit(128 + signal.SIGTERM) from stopped
+        raise Stopped(signal.SIGTERM) from stopped

@@ -216,7 +216,7 @@ def log_pictures(trainer: pl.Trainer, key: str, pictures: Sequence[Picture]) -> 
 
 def _probability(task: RecognitionTask | ProbeTask, clip: Tensor) -> Tensor:
     """Class probabilities, (B, K), on the CPU."""
-    logits: Tensor = task(clip) if isinstance(task, ProbeTask) else task.model.network(clip)
+    logits: Tensor = task(clip)
     return logits.detach().float().softmax(dim=1).cpu()
 
 
