@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hcml_lightning.optim import make_optimizer, parameter_groups
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, ProbeTask, RecognitionTask
@@ -44,6 +45,32 @@ def moved(device: str) -> dict[str, Any]:
 
 def gradients(task: MotionTask) -> list[Tensor]:
     return [p.grad for p in task.parameters() if p.grad is not None]
+
+
+class MixedLayouts(TorchDispatchMode):
+    """Names the operations that meet maps both with their channels last and not, and so copy or run slowly on GPUs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        maps = [a for a in args if isinstance(a, Tensor) and a.ndim >= 4 and a.shape[1] > 2]
+        last = {m.stride(1) == 1 for m in maps if m.shape[-1] > 1}
+        if len(last) == 2 and "copy" not in str(func):
+            self.found.append(f"{func} of {[(tuple(m.shape), m.stride()) for m in maps]}")
+        return func(*args, **(kwargs or {}))
+
+
+# The pooling in the light classifier of the probe has a gradient of its own layout.
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "probe"])
+def test_features_and_gradients_keep_their_channels_last(stage: str, tiny: dict[str, Any]) -> None:
+    task = ready(stage, tiny)
+    with MixedLayouts() as mixed:
+        task.training_step(batch(), 0).backward()
+    assert not mixed.found
 
 
 @pytest.fixture

@@ -95,12 +95,17 @@ def unfold_time(frames: Tensor, num_frames: int) -> Tensor:
     return rearrange(frames, "(b t) c h w -> b c t h w", t=num_frames)
 
 
+def some_frames(frames: Tensor, num_frames: int, which: slice) -> Tensor:
+    """The same frames of every clip, channels last: (B·T, C, H, W) → (B·T', C, H, W)."""
+    # The gradient of a slice lies in memory in the order of the axes that were sliced.
+    clips = rearrange(frames, "(b t) c h w -> b t h w c", t=num_frames)
+    taken = rearrange(clips[:, which], "b t h w c -> (b t) h w c")
+    return rearrange(taken, "n h w c -> n c h w")
+
+
 def every_nth_frame(frames: Tensor, num_frames: int, step: int) -> Tensor:
     """Frames 0, step, 2·step, … of every clip: (B·T, C, H, W) → (B·⌈T/step⌉, C, H, W)."""
-    if step == 1:
-        return frames
-    clips = rearrange(frames, "(b t) c h w -> b t c h w", t=num_frames)
-    return rearrange(clips[:, ::step], "b t c h w -> (b t) c h w")
+    return frames if step == 1 else some_frames(frames, num_frames, slice(None, None, step))
 
 
 class TemporalConv(nn.Module):

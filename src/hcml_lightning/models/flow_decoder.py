@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hcml_lightning.models.backbones import fold_time, unfold_time
+from hcml_lightning.models.backbones import fold_time, some_frames, unfold_time
 
 
 class FlowDecoder(nn.Module):
@@ -37,7 +37,7 @@ class FlowDecoder(nn.Module):
     def forward(self, motion: Tensor) -> Tensor:
         """(B, C, T, H, W) → (B, 2, T − 1, H, W): the last frame has no successor."""
         num_frames = motion.shape[2] - 1
-        features = fold_time(motion[:, :, :num_frames])
+        features = some_frames(fold_time(motion), num_frames + 1, slice(num_frames))
         for conv in self.hidden:
             features = torch.cat([features, F.leaky_relu(conv(features), 0.1)], dim=1)
         return unfold_time(self.flow(features), num_frames)

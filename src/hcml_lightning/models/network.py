@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -125,7 +126,9 @@ class MotionNetwork(nn.Module):
     def classify(self, features: Tensor, level: int = 3) -> Tensor:
         """F^l (B, C_l, T_l, H_l, W_l), of res5 where no level is given → logits (B, K)."""
         top, _ = self._climb(features, level, len(self.stages) - 1)
-        return cast("Tensor", self.fc(self.dropout(top.mean(dim=(2, 3, 4)))))
+        # With the channels last, as the gradient then comes back.
+        pooled = rearrange(top, "b c t h w -> b t h w c").mean(dim=(1, 2, 3))
+        return cast("Tensor", self.fc(self.dropout(pooled)))
 
     def _run(self, clip: Tensor, up_to: int) -> tuple[Tensor, dict[int, Tensor]]:
         return self._climb(self.layer1(self._stem(clip)), 0, up_to)

@@ -14,7 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.metrics import VideoAccuracy, efficacy_score
-from hcml_lightning.models.backbones import backbone_spec, initialise_
+from hcml_lightning.models.backbones import backbone_spec, initialise_, keep_channels_last_
 from hcml_lightning.ranges import check_above_zero
 from hcml_lightning.tasks.base import MotionTask
 from hcml_lightning.tasks.counts import TrainCounts
@@ -56,6 +56,7 @@ class ProbeTask(MotionTask):
             nn.Linear(hidden, self.num_classes),
         )
         initialise_(self.probe)
+        keep_channels_last_(self.probe)
         accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
         # Counts alone: the scores of a whole training split would fill the device.
         self.train_accuracy = MulticlassAccuracy(self.num_classes, average="micro")
