@@ -66,13 +66,13 @@ print(torch.__version__, triton.__version__, torch.cuda.get_device_name() if tor
 PYTHON
   # The newest warnings of a machine nobody has seen are no failures.
   # shellcheck disable=SC2046
-  part 120 python3 -m pytest -q -m gpu -p no:cacheprovider -o filterwarnings=default --continue-on-collection-errors \
-    $(python3 -c 'import xdist' 2>/dev/null && echo "-n 8 --dist worksteal") $(grep -rlE 'mark\.gpu' tests --include='test_*.py')
-  bench 140 tune --dtype bfloat16 --repeats 9 "${tunes[@]}"
+  part 120 python3 -m pytest -v -m gpu -p no:cacheprovider -o filterwarnings=default --continue-on-collection-errors \
+    $(python3 -c 'import xdist' 2>/dev/null && echo "-n 14 --dist worksteal") $(grep -rlE 'mark\.gpu' tests --include='test_*.py')
   bench 90 cost_volume --dtype bfloat16 --repeats 25 "${volumes[@]}" --providers "ours*" eager localcorr
   bench 110 train_step --dtype bfloat16 --repeats 10 --backbone "$backbone" "${clips[@]}" --providers \
     ours "ours without motion blocks" resnet50 "ours motion blocks only" "ours + searched convolutions" \
-    "ours + contiguous weights" r2plus1d_18 r3d_18 "ours flow" "ours contrast ?"
+    "ours + contiguous weights" "ours + padded motion" r2plus1d_18 r3d_18 "ours flow" "ours contrast ?"
+  bench 140 tune --dtype bfloat16 --repeats 9 "${tunes[@]}"
   bench 40 contrastive_loss --repeats 15 "${losses[@]}"
   bench 60 train_step --dtype bfloat16 --repeats 6 --backbone "$long" "${long_clips[@]}" --providers \
     ours "ours without motion blocks" "ours motion blocks only"
@@ -81,7 +81,7 @@ PYTHON
     "ours r2plus1d101" "ours r2plus1d101 without motion blocks"
   bench 30 cost_volume --dtype float32 --repeats 25 "${volumes[@]}" --providers "ours*" localcorr
   bench 150 train_step --dtype bfloat16 --repeats 10 --backbone "$backbone" "${clips[@]}" --providers \
-    "resnet50 + compiled" "ours without motion blocks + compiled" "ours + compiled"
+    "ours + compiled" "ours without motion blocks + compiled" "resnet50 + compiled"
   bench 60 cost_volume --dtype bfloat16 --repeats 25 "${small_volumes[@]}" --providers ours "compiled*"
   if [ "$device" = cuda ] && command -v ncu >/dev/null; then
     part 50 ncu --clock-control none --kernel-name regex:cost_volume --launch-count 2 --section SpeedOfLight \

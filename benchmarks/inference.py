@@ -5,6 +5,8 @@ of uint8 pixels to logits; "+ compiled" by `torch.compile`, "+ contiguous weight
 format of the features. The roofline is that of the network's own operations: its share of the time is the utilisation.
 """
 
+import sys
+
 import measure
 import report
 import torch
@@ -79,13 +81,22 @@ def main() -> None:
     names = [n + v for n in NETWORKS for v in VARIANTS if "ours" in n or v != VARIANTS[1]]
     names = report.chosen(names, options.providers)
     default = (8, 3, 16, 224, 224) if options.device == "cuda" else (1, 3, 8, 112, 112)
+    left_out: list[str] = []
     for shape in options.shapes or [default]:
         subject = report.Subject("inference", shape, dtype, options.device)
         # On a GPU what was measured should be on disk when the time runs out; on a CPU neighbours disturb all alike.
         groups = [names] if options.device == "cpu" else [[name] for name in names]
         for group in groups:
-            rows = benchmark(subject, limits, group, options.repeats)
+            # One that fails, for want of memory or of a compiler, stops no other.
+            try:
+                rows = benchmark(subject, limits, group, options.repeats)
+            except Exception as error:
+                print(f"{', '.join(group)}: left out: {error}", file=sys.stderr, flush=True)
+                left_out += group
+                continue
             report.record(rows, options.output)
+    if left_out:
+        sys.exit(f"left out: {', '.join(left_out)}")
 
 
 if __name__ == "__main__":

@@ -142,9 +142,12 @@ def _player(name: str, sets: Sequence[Work], graphs: bool) -> list[Callable[[], 
     passes = [forward] if sets[0].backward is None else [forward, backward]
     if not graphs:
         return list(passes)
+    stream = torch.cuda.current_stream()
     try:
         return _captured(passes)
     except RuntimeError as error:
+        # A capture that fails as it ends leaves its own stream the current one.
+        torch.cuda.set_stream(stream)
         message = str(error).splitlines()[0]
         print(f"{name} is timed with its launches: {message}", file=sys.stderr, flush=True)
         return list(passes)

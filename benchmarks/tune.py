@@ -31,7 +31,8 @@ AXES = {
 # Where a launch takes longer than its work there is less to find.
 SMALL_AXES = {
     "forward": {"ROWS": (1, 2, 4), "NY": (2, 4)},
-    "backward": {"ROWS": (1, 2, 4), "BC": (32, 64, 128)},
+    # One row of the backward kernel compiles for 40 s there.
+    "backward": {"ROWS": (2, 4), "BC": (32, 64, 128)},
 }
 DIRECTIONS = ("forward", "backward")
 

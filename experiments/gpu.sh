@@ -8,7 +8,7 @@
 # third:  Table 2 with R2D-50 on ucf101_6, three seeds.
 # Each wants one of the data sets in DATA. Fetches nothing: what is missing of the packages that the lines below import
 # can lie as wheels in WHEELS. Runs go side by side, as many as there are seeds and methods; what is in the tables when
-# the time is over stays. To OUT go the tables, the figures and, as they are written, the logs.
+# the time is over stays. To OUT go the tables, the figures and, in one archive at the end, the logs.
 # A rehearsal: PROTOCOL=cpu SMALL=r2d_tiny LARGE=r2d_tiny EXTRA='--trainer.max_epochs=1 --trainer.limit_train_batches=1 --trainer.check_val_every_n_epoch=1'.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -21,20 +21,22 @@ protocol=${PROTOCOL:-gpu}
 read -r -a extra <<<"${EXTRA:-}"
 large=${LARGE:-r2plus1d101}
 small=${SMALL:-r2d50}
-logs=$out/logs_$part
-mkdir -p "$logs"
-packages=$(mktemp -d)
-trap 'rm -rf "$packages"' EXIT
+packages=$(mktemp -d) logs=$(mktemp -d)
+mkdir -p "$out"
+trap 'tar -czf "$out/logs_$part.tgz" -C "$logs" .; rm -rf "$packages" "$logs"' EXIT
+trap 'exit 143' TERM
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 if [ -n "${WHEELS:-}" ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --target "$packages" "$WHEELS"/*.whl || exit
   export PYTHONPATH=$PYTHONPATH:$packages
 fi
 # A package that is missing is said before any job is started. Lightning's command line wants those of jsonargparse[signatures].
-python3 - <<'PYTHON' || exit
-import av, cv2, docstring_parser, jsonargparse, matplotlib, pytorch_grad_cam, pytorch_lightning.cli, torchmetrics
-import torchvision, typeshed_client
+python3 - "$part" <<'PYTHON' || exit
+import sys
+import av, docstring_parser, einops, jsonargparse, matplotlib, pytorch_lightning.cli, torchmetrics, torchvision, typeshed_client
 import hcml_lightning.cli
+if sys.argv[1] == "first":
+    import cv2, pytorch_grad_cam
 PYTHON
 
 waiting=()
