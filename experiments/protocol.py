@@ -19,11 +19,12 @@ import torch
 
 from hcml_lightning.storage import whole
 from hcml_lightning.tools.configs import inline
+from hcml_lightning.tools.done import Done
 from hcml_lightning.tools.launch import launch_with, locked
 from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan
 from hcml_lightning.tools.provenance import commit
-from hcml_lightning.tools.stage_folder import Done, Launch
+from hcml_lightning.tools.stage_folder import Launch
 
 FOLDER = Path(__file__).parent
 ACCURACY = (

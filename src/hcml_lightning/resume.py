@@ -5,11 +5,8 @@ what came before is for `seeds.py`.
 """
 
 import io
-import os
 import signal
-import threading
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,28 +14,9 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
-from torch.utils.data import get_worker_info
 
+from hcml_lightning.stop_signals import Stopped, StopRequest
 from hcml_lightning.storage import previous_of, write_checkpoint
-
-# Sent before a kill: by schedulers, by SLURM's `--signal` ahead of time, by the keyboard.
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
-class Stopped(SystemExit):
-    """The end of a run that was asked to end and has saved its state.
-
-    Args:
-        signum: the signal that asked.
-        is_main: whether this is the first of all processes. The others end with status 0: for whoever started them,
-            any other status is a crash to be ended by force.
-    """
-
-    def __init__(self, signum: int, is_main: bool = True) -> None:
-        # The agent of a sweep ends runs that do badly by SIGTERM, and takes any other status for a failure of theirs:
-        # after a few it would give up the sweep.
-        by_agent = signum == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ
-        super().__init__(0 if by_agent or not is_main else 128 + signum)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -126,9 +104,8 @@ class LastCheckpoint(Checkpoint):
         self._best = ""
         self.path: Path | None = None
         self.metrics: dict[str, float] = {}
-        self._asked_by, self._interrupted, self._ends_next = 0, False, False
-        self._due, self._asks_next = False, False
-        self._handlers: dict[int, Any] = {}
+        self._request = StopRequest()
+        self._due, self._asks_next, self._ends_next = False, False, False
 
     @property
     def best_model_path(self) -> str:
@@ -150,10 +127,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen, in place of Lightning, which has begun to listen just now."""
-        self._asked_by, self._interrupted, self._ends_next = 0, False, False
-        self._due, self._asks_next = False, False
-        if threading.current_thread() is threading.main_thread():
-            self._handlers = {s: signal.signal(s, self._hear) for s in STOP_SIGNALS}
+        self._due, self._asks_next, self._ends_next = False, False, False
+        self._request.listen()
 
     def on_train_batch_end(
         self,
@@ -214,30 +189,13 @@ class LastCheckpoint(Checkpoint):
         """Save what ended early, for another callback or the time; leave the signals to whom they were left before."""
         if not self._is_saved:
             self._save(trainer)
-        self._stop_listening()
+        self._request.stop_listening()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Leave the signals to whom they were left before."""
-        self._stop_listening()
-
-    def _hear(self, signum: int, _: FrameType | None) -> None:
-        if signum == signal.SIGINT and self._interrupted:
-            raise KeyboardInterrupt
-        self._interrupted |= signum == signal.SIGINT
-        if not self._asked_by:
-            self._asked_by = signum
-            # Workers that load data were forked while this was listening, and a terminal interrupts them too.
-            if get_worker_info() is None:
-                rank_zero_info(
-                    f"{signal.Signals(signum).name}: the run ends after this batch, with its state saved"
-                )
-
-    def _stop_listening(self) -> None:
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        self._handlers = {}
+        self._request.stop_listening()
 
     def _asks(self, trainer: pl.Trainer, task: pl.LightningModule) -> bool:
         """Whether this step is one after which processes tell each other, the same in all of them.
@@ -250,7 +208,7 @@ class LastCheckpoint(Checkpoint):
 
     def _told(self, trainer: pl.Trainer) -> bool:
         """Whether any process was told to end: all must do so after the same step."""
-        return trainer.strategy.reduce_boolean_decision(bool(self._asked_by), all=False)
+        return trainer.strategy.reduce_boolean_decision(bool(self._request.signum), all=False)
 
     def _save(self, trainer: pl.Trainer) -> None:
         self._due, self._is_saved = False, True
@@ -264,7 +222,7 @@ class LastCheckpoint(Checkpoint):
 
     def _stop(self, trainer: pl.Trainer) -> None:
         rank_zero_info(f"the run ends here; it goes on from {self.path}")
-        raise Stopped(self._asked_by or signal.SIGTERM, trainer.is_global_zero)
+        raise Stopped(self._request.signum or signal.SIGTERM, trainer.is_global_zero)
 
 
 def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:

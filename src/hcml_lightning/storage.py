@@ -5,6 +5,7 @@ run, a full disk or the power, there is a state to go on from.
 """
 
 import errno
+import hashlib
 import os
 import re
 import zipfile
@@ -22,7 +23,7 @@ def whole(path: Path, suffix: str = ".part") -> Iterator[Path]:
 
     Args:
         path: of the file; its folder is made where it is missing.
-        suffix: of the other name: some encoders ask for theirs, and processes that write the same for one each.
+        suffix: of the temporary name; needed where an encoder goes by it, or several processes write the same file.
 
     Yields:
         Where to write. Whatever ends the writing, this is gone then, and what stood at `path` stands there still.
@@ -144,6 +145,12 @@ def damaged_part(path: Path) -> str | None:
     """
     with zipfile.ZipFile(path) as archive:
         return archive.testzip()
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def newest_whole(path: Path, tell: Callable[[str], None]) -> Path | None:

@@ -3,7 +3,7 @@
 import pytest
 
 from hcml_lightning.tools.confusion import confusion
-from hcml_lightning.tools.predictions import VideoResult
+from hcml_lightning.tools.video_results import VideoResult
 
 
 def test_confusion_counts_what_is_known():

@@ -17,10 +17,10 @@ from tests.conftest import TINY
 
 from hcml_lightning.cli import main
 from hcml_lightning.tools.plan import Plan
-from hcml_lightning.tools.predictions import VideoResult, write_predictions
 from hcml_lightning.tools.progressive import run_plan
 from hcml_lightning.tools.report_charts import MOST_POINTS, charts, thinned, ticks
 from hcml_lightning.tools.report_runs import read_run, read_runs
+from hcml_lightning.tools.video_results import VideoResult, write_predictions
 
 # Two of the four stages are enough to look at.
 pytestmark = pytest.mark.filterwarnings("ignore:init_from.*Run the stages between")

@@ -18,10 +18,10 @@ from hcml_lightning.tools.check import list_videos
 from hcml_lightning.tools.journal import Journal
 from hcml_lightning.tools.output import printable, write_json
 from hcml_lightning.tools.prediction_files import Prediction, open_results
-from hcml_lightning.tools.predictions import VideoResult, read_predictions, write_predictions
 from hcml_lightning.tools.prepare_jobs import list_jobs
 from hcml_lightning.tools.recognizer import Recognition
 from hcml_lightning.tools.transcode import Encoding
+from hcml_lightning.tools.video_results import VideoResult, read_predictions, write_predictions
 
 NAMES = [
     "new\nline",

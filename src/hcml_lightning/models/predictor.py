@@ -51,9 +51,9 @@ class Predictor(nn.Module):
         # and the frame that cover the same place and time.
         coarse = coarser_locations(locations, below.shape[4], upper.shape[4], self.ratio)
         at_upper = gather_locations(upper, coarse)
-        # Unstated in the paper: that the nearest targets are no future to P^l, which holds a cost volume with the next
-        # frame of its level, 2^l clip frames on, and the fused P^{l−1} of both. In the 2D backbones it has read at even
-        # times all that the targets at δ = 1 and 2 are made of, at odd times all of δ = 1; later ones reach beyond it.
+        # Unstated in the paper: that the nearest targets are no future to P^l. It compares its frame with the next one
+        # of its level, 2^l clip frames later, and both hold the fused P^{l−1}. In the 2D backbones, P^l has seen the
+        # targets at δ = 1 and, at even times, at δ = 2; later ones lie beyond what it has seen.
         times = torch.arange(below.shape[2], device=below.device)
         at_upper = at_upper[:, times // self.ratio]
         hidden = torch.relu(self.hidden(torch.cat([at_upper, at_below], dim=-1)))

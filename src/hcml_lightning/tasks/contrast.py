@@ -68,7 +68,7 @@ class ContrastTask(MotionTask):
         return self.below
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Beside the freezing, a look at whether there is anything to freeze."""
+        """Also stop where the features have collapsed."""
         return [*super().configure_callbacks(), *self.unless_given(StopOnCollapse())]
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:

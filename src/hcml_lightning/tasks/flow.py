@@ -75,7 +75,7 @@ class FlowTask(MotionTask):
         return self._step(batch, "train")
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Beside the freezing, a look at whether there is anything to freeze."""
+        """Also stop where the features have collapsed."""
         return [*super().configure_callbacks(), *self.unless_given(StopOnCollapse())]
 
     def on_train_end(self) -> None:

@@ -4,7 +4,6 @@ Strict on every key: a stage that silently started from random weights would was
 and levels that a stage would have trained are missed aloud.
 """
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from hcml_lightning.storage import sha256_of
 from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
 from hcml_lightning.tasks.classes import first_difference
 
@@ -91,9 +91,7 @@ def load_warm_start(
             "what you want."
         )
     model.load_state_dict(stored)
-    with Path(path).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return WarmStart(str(Path(path).absolute()), digest, remarks)
+    return WarmStart(str(Path(path).absolute()), sha256_of(Path(path)), remarks)
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:

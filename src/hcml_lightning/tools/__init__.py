@@ -1,1 +1,1 @@
-"""What the command line runs: `training` is Lightning's own, every other module is one command."""
+"""What the command line runs: `training` has Lightning's own commands, `commands` names the modules of the others."""

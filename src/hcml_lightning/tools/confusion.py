@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hcml_lightning.tools.predictions import VideoResult
+from hcml_lightning.tools.video_results import VideoResult
 
 
 class Cell(NamedTuple):

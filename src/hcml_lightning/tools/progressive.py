@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hcml_lightning.tools.configs import CONFIGS
+from hcml_lightning.tools.done import Done, done_before
 from hcml_lightning.tools.launch import launch_with, locked
 from hcml_lightning.tools.output import format_metrics, print_table
 from hcml_lightning.tools.plan import INIT_FROM, NAMES, PAPER, TRAINING, Plan, Stage
-from hcml_lightning.tools.stage_folder import Done, Launch, StageError, StageFolder, done_before
+from hcml_lightning.tools.stage_folder import Launch, StageError, StageFolder
 
 
 def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) -> list[Done]:

@@ -14,7 +14,7 @@ import yaml
 
 from hcml_lightning.tools.curves import by_step, read_points
 from hcml_lightning.tools.plan import NAMES
-from hcml_lightning.tools.predictions import FILE_NAME, VideoResult, read_predictions
+from hcml_lightning.tools.video_results import FILE_NAME, VideoResult, read_predictions
 
 COMMANDS = ("fit", "validate", "test")
 # What makes a folder one of a stage, in the order in which a run writes them.

@@ -3,7 +3,6 @@
 One stage in its folder: what of it is still to be done, where its weights come from, and the record of its end.
 """
 
-import hashlib
 import json
 import os
 import signal
@@ -12,9 +11,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from hcml_lightning.storage import checkpoint_near, folder_of_run, newest_whole
+from hcml_lightning.storage import folder_of_run, newest_whole, sha256_of
+from hcml_lightning.tools.done import Done, done_before
 from hcml_lightning.tools.launch import PASSED_ON
 from hcml_lightning.tools.output import write_json
 from hcml_lightning.tools.plan import HARMLESS, OF_TESTS, Plan, Stage
@@ -24,28 +24,6 @@ _USUAL_LOGGERS = ("CSVLogger", "TensorBoardLogger", "WandbLogger")
 
 # Runs the command line with these words, and returns its exit status.
 Launch = Callable[[list[str]], int]
-
-
-class Done(NamedTuple):
-    """A stage that has ended, as `done.json` in its folder holds it.
-
-    Attributes:
-        stage: name.
-        checkpoint: weights after its last epoch; those that were tested, for the test.
-        checkpoint_sha256: of that file.
-        epochs: how many it trained.
-        seconds: wall time, over all starts.
-        metrics: numbers of its last epoch.
-        settings: what its result depends on.
-    """
-
-    stage: str
-    checkpoint: str
-    checkpoint_sha256: str
-    epochs: int
-    seconds: float
-    metrics: dict[str, float]
-    settings: dict[str, Any]
 
 
 class StageError(RuntimeError):
@@ -141,7 +119,7 @@ class StageFolder:
     def _check_weights_of(self, previous: Done) -> None:
         path = Path(previous.checkpoint)
         fault = None if path.is_file() else "there is no such file"
-        if fault is None and _sha256(path) != previous.checkpoint_sha256:
+        if fault is None and sha256_of(path) != previous.checkpoint_sha256:
             fault = "its content is not what the stage left"
         if fault is not None:
             done = self.folder.parent / previous.stage / "done.json"
@@ -219,27 +197,12 @@ class StageFolder:
         return Done(
             stage=self.name,
             checkpoint=str(checkpoint),
-            checkpoint_sha256=_sha256(checkpoint),
+            checkpoint_sha256=sha256_of(checkpoint),
             epochs=0 if self.name == "test" else int(result["epochs"]),
             seconds=round(times["spent"] + ended - times["started"], 1),
             metrics=result["metrics"],
             settings=self.settings,
         )
-
-
-def done_before(folder: Path) -> Done | None:
-    """Read the record of a stage that has ended in a folder, if one has; its checkpoint is where it is now."""
-    path = folder / "done.json"
-    if not path.is_file():
-        return None
-    record = Done(**json.loads(path.read_text()))
-    found = checkpoint_near(folder, Path(record.checkpoint))
-    return record if found is None else record._replace(checkpoint=str(found.absolute()))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _same(name: str, before: Any, now: Any) -> bool:

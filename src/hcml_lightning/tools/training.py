@@ -25,11 +25,12 @@ from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-define
 )
 
 from hcml_lightning._version import __version__
-from hcml_lightning.callbacks import GradientNorm, Throughput
 from hcml_lightning.data import VideoDataModule
-from hcml_lightning.resume import AtomicCheckpointIO, LastCheckpoint, Stopped
+from hcml_lightning.resume import AtomicCheckpointIO, LastCheckpoint
+from hcml_lightning.stop_signals import Stopped
 from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import MotionTask
+from hcml_lightning.throughput import GradientNorm, Throughput
 from hcml_lightning.tools.checkpoints import (
     check_checkpoint,
     known_folder,
@@ -41,9 +42,9 @@ from hcml_lightning.tools.configs import order_words, typed_num_classes
 from hcml_lightning.tools.launch import end_with_parent
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.parser import BASES, MISSING, HcmlParser
-from hcml_lightning.tools.prediction_writer import PredictionWriter
 from hcml_lightning.tools.run_folder import RunConfigCallback, WandbNote, keep_curves
 from hcml_lightning.tools.summary import StageSummary
+from hcml_lightning.tools.video_result_writer import VideoResultWriter
 from hcml_lightning.tools.wandb_runs import choose_run, own_run
 
 TRAINER_DEFAULTS = {
@@ -222,7 +223,7 @@ class MotionCLI(LightningCLI):
             callbacks.insert(next(others, len(callbacks)), own)
         # Before the summary, whose line for an epoch tells what they measure.
         callbacks[:0] = [Throughput(), GradientNorm(), StageSummary()]
-        callbacks.append(PredictionWriter())
+        callbacks.append(VideoResultWriter())
         if isinstance(best := trainer.checkpoint_callback, ModelCheckpoint):
             every = [self._get(self.config, f"save_every_n_{unit}") for unit in ("steps", "epochs")]
             callbacks.append(LastCheckpoint(best.dirpath, *every))

@@ -22,7 +22,7 @@ from hcml_lightning.tasks import MotionTask, ProbeTask, RecognitionTask
 from hcml_lightning.tools.confusion import confusion
 from hcml_lightning.tools.drawing import estimate_flow, flow_rows, heat_row, some_clips, write_mp4
 from hcml_lightning.tools.grad_cam import grad_cam
-from hcml_lightning.tools.predictions import VideoResult
+from hcml_lightning.tools.video_results import VideoResult
 
 
 class Picture(NamedTuple):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from hcml_lightning.batch import VideoBatch
-from hcml_lightning.tools.predictions import FILE_NAME, VideoResult, write_predictions
 from hcml_lightning.tools.run_folder import run_folder
+from hcml_lightning.tools.video_results import FILE_NAME, VideoResult, write_predictions
 
 
-class PredictionWriter(pl.Callback):
+class VideoResultWriter(pl.Callback):
     """Write `predictions.csv` beside `test.json`: every tested video once, however many processes shared them."""
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hcml_lightning.tools.predictions import VideoResult, read_predictions, write_predictions
+from hcml_lightning.tools.video_results import VideoResult, read_predictions, write_predictions
 
 # Seven videos on two processes, which are given eight: the first one twice.
 TWO_RANKS = """
@@ -15,7 +15,7 @@ warnings.simplefilter("ignore")
 import pytorch_lightning as pl, torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
-from hcml_lightning.tools.prediction_writer import PredictionWriter
+from hcml_lightning.tools.video_result_writer import VideoResultWriter
 
 class Task(pl.LightningModule):
     class_names = ["a", "b"]
@@ -33,7 +33,7 @@ def batches():
 
 trainer = pl.Trainer(
     devices=2, strategy="ddp_notebook", accelerator="cpu", logger=False, enable_progress_bar=False,
-    callbacks=[ModelCheckpoint(sys.argv[1] + "/checkpoints"), PredictionWriter()],
+    callbacks=[ModelCheckpoint(sys.argv[1] + "/checkpoints"), VideoResultWriter()],
 )
 trainer.test(Task(), batches(), verbose=False)
 """

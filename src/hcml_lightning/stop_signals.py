@@ -1,0 +1,69 @@
+"""[signal → **request to end** → exit status]
+
+Signals that ask a run to end, and the status that it ends with.
+"""
+
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from pytorch_lightning.utilities import rank_zero_info
+from torch.utils.data import get_worker_info
+
+# Sent before a kill: by schedulers, by SLURM's `--signal` ahead of time, by the keyboard.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Stopped(SystemExit):
+    """The end of a run that was asked to end and has saved its state.
+
+    Args:
+        signum: the signal that asked.
+        is_main: whether this is the first of all processes. The others end with status 0: for whoever started them,
+            any other status is a crash to be ended by force.
+    """
+
+    def __init__(self, signum: int, is_main: bool = True) -> None:
+        # The agent of a sweep ends runs that do badly by SIGTERM, and takes any other status for a failure of theirs:
+        # after a few it would give up the sweep.
+        by_agent = signum == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ
+        super().__init__(0 if by_agent or not is_main else 128 + signum)
+
+
+class StopRequest:
+    """Whether a signal has asked this process to end; a second SIGINT ends it at once.
+
+    Attributes:
+        signum: the first signal that asked; 0 where none has.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._interrupted = False
+        self._handlers: dict[int, Any] = {}
+
+    def listen(self) -> None:
+        """Forget earlier requests, and hear signals from now on, where this is the main thread."""
+        self.signum, self._interrupted = 0, False
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {s: signal.signal(s, self._hear) for s in STOP_SIGNALS}
+
+    def stop_listening(self) -> None:
+        """Leave the signals to whom they were left before."""
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers = {}
+
+    def _hear(self, signum: int, _: FrameType | None) -> None:
+        if signum == signal.SIGINT and self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted |= signum == signal.SIGINT
+        if not self.signum:
+            self.signum = signum
+            # Workers that load data were forked while this was listening, and a terminal interrupts them too.
+            if get_worker_info() is None:
+                rank_zero_info(
+                    f"{signal.Signals(signum).name}: the run ends after this batch, with its state saved"
+                )

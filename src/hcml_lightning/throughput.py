@@ -1,0 +1,122 @@
+"""[steps of training → **clips per second, norm of the gradient** → loggers]
+
+What is measured of training, whatever the task.
+"""
+
+import time
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+
+class Throughput(pl.Callback):
+    """Log `train/clips_per_second`, over all devices, and `train/data_wait`, the share of time that this one waited.
+
+    Both hold for the training steps since they were logged last; validation and the writing of checkpoints do not
+    count. A GPU's own clock tells how long it had nothing to do between two steps: a processor that is far ahead of it
+    may wait for data without any harm. Lightning's ThroughputMonitor would stop and wait for the GPU in every step.
+    """
+
+    def __init__(self) -> None:
+        self._clips = 0
+        self._marks: list[_Moment] = []
+        self._spans: list[tuple[_Moment, _Moment, _Moment]] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that is resumed inside an epoch has no epoch start."""
+        self._marks = [_now(pl_module.device)]
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The first batch of an epoch is waited for from here."""
+        self._marks = [_now(pl_module.device)]
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """A batch has come."""
+        self._marks.append(_now(pl_module.device))
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count its clips."""
+        end = _now(pl_module.device)
+        before, start = self._marks
+        self._spans.append((before, start, end))
+        self._marks = [end]
+        self._clips += len(batch["video"])
+        # Between steps of the optimizer, Lightning lets nothing through.
+        steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
+        if steps and _is_logged(trainer, trainer.global_step):
+            self._log(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """An epoch may go on after a validation."""
+        self._marks = [_now(pl_module.device)]
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Epochs of fewer steps than are logged have a number too."""
+        if self._spans:
+            self._log(trainer, pl_module)
+
+    def _log(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        last = self._spans[-1][-1]
+        if isinstance(last, torch.cuda.Event):
+            # The losses of this step are about to be logged, which waits for it in any case.
+            last.synchronize()
+        waited = sum(_seconds(before, start) for before, start, _ in self._spans)
+        total = sum(_seconds(before, end) for before, _, end in self._spans)
+        speed = self._clips * trainer.world_size / max(total, 1e-9)
+        task.log_dict(
+            {"train/clips_per_second": speed, "train/data_wait": waited / max(total, 1e-9)}
+        )
+        self._clips, self._spans = 0, []
+
+
+class GradientNorm(pl.Callback):
+    """Log `train/grad_norm`, the Euclidean norm of all gradients before they are clipped, in steps that are logged."""
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Every gradient is there, and averaged over the devices."""
+        if not _is_logged(trainer, trainer.global_step + 1):
+            return
+        norm = nn.utils.get_total_norm(p.grad for p in pl_module.parameters() if p.grad is not None)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        # Fused optimizers divide by the scale of 16-bit training themselves.
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            norm = norm / scaler.get_scale()
+        pl_module.log("train/grad_norm", norm)
+
+
+# On the clock of the processor, seconds, or on that of a GPU.
+_Moment = float | torch.cuda.Event
+
+
+def _now(device: torch.device) -> _Moment:
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def _seconds(start: _Moment, end: _Moment) -> float:
+    if isinstance(start, float):
+        return cast("float", end) - start
+    milliseconds: float = start.elapsed_time(cast("torch.cuda.Event", end))
+    return milliseconds / 1000
+
+
+def _is_logged(trainer: pl.Trainer, step: int) -> bool:
+    """Whether the loggers hear of the optimizer's step of this number, counted from 1."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return step > 0 and every > 0 and step % every == 0
