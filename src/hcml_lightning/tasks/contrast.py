@@ -33,7 +33,6 @@ class ContrastTask(MotionTask):
         ValueError: if the level has no motion block, or none below it, or a number is out of its range.
     """
 
-    MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
     ON_FROZEN: ClassVar[bool] = True
 
     # Unstated in the paper: N.
