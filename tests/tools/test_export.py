@@ -159,3 +159,13 @@ def test_without_the_packages(checkpoints: dict[str, Path], monkeypatch: pytest.
 
 def test_every_format_that_can_be_asked_for_has_a_writer():
     assert tuple(tool.WRITERS) == FORMATS
+
+
+def test_a_folder_that_is_named_as_a_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        main(["export", "--ckpt_path", "no.ckpt", "--output", str(tmp_path / "net.onnx")])
+    assert "give its name, and the format by --formats onnx" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -36,7 +36,13 @@ def main(words: Sequence[str]) -> int:
     Returns:
         0.
     """
-    options = make_parser().parse_args(words)
+    parser = make_parser()
+    options = parser.parse_args(words)
+    if options.output.suffix[1:] in FORMATS:
+        parser.error(
+            f"--output {options.output} is the folder for files of several formats: give its name, and the format "
+            f"by --formats {options.output.suffix[1:]}"
+        )
     # Late, so that --help and what is wrong with an option are said at once.
     exporting = import_module("hcml_lightning.tools.exporting")
     recognizer = import_module("hcml_lightning").Recognizer.from_checkpoint(options.ckpt_path)
