@@ -4,7 +4,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -160,6 +159,9 @@ def _flow(task: FlowTask, video: Tensor) -> Tensor:
 
 def _classical(video: Tensor, like: Tensor) -> Tensor:
     """Farnebäck's flow of the full frames, brought to the grid and the unit of another: (B, 2, T − 1, h, w)."""
+    # Late, since the other experiments need no OpenCV.
+    import cv2
+
     grey = video.float().mean(dim=1).byte().numpy()
     pairs = [
         cv2.calcOpticalFlowFarneback(a, b, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]

@@ -57,9 +57,9 @@ Made by `python experiments/summarise.py` from the tables in `experiments/`, whi
 those of the paper. The data: **utdmhad_depth27**, 861 videos of 27 actions that differ only in motion (UTD-MHAD, depth
 rendered as grey; different people in training and test), and **ucf101_6**, 731 videos of six classes of UCF-101 that
 differ mostly in their scenes. The recipe was chosen on the test videos of utdmhad_depth27, split 1: those numbers are
-optimistic; the other splits and ucf101_6 took no part in it. Kinetics and Something-Something were not available. The
-paper's numbers beside ours are for other data and other sizes: compare the ranking, not the absolute values. Wall times
-were taken while other work ran on the same cores.
+optimistic; no accuracy on the other splits or on ucf101_6 took part in it. Kinetics and Something-Something were not
+available. The paper's numbers beside ours are for other data and other sizes: compare the ranking, not the absolute
+values. Wall times were taken while other work ran on the same cores.
 """
 
 

@@ -244,6 +244,25 @@ def test_what_ends_inside_an_epoch_goes_on_inside_it(by_steps: bool, tmp_path: P
     assert second.seen == [(0, i) for i in range(4, 10)] + [(1, i) for i in range(10)]
 
 
+class Scored(Still):
+    """Logs how far training was when it was validated."""
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        self.log("val/step", float(self.global_step))
+
+
+def test_the_last_step_is_saved_with_the_validation_after_it(tmp_path: Path):
+    trainer = quiet(
+        max_steps=4,
+        val_check_interval=2,
+        num_sanity_val_steps=0,
+        callbacks=[LastCheckpoint(tmp_path)],
+    )
+    trainer.fit(Scored(), DataLoader(range(10)), DataLoader(range(1)))
+    stored = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert stored["metrics"]["val/step"] == 4
+
+
 @pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
 @pytest.mark.parametrize(
     ("asked", "ends", "settings"),

@@ -30,6 +30,7 @@ def test_arguments_of_the_base_are_shown(cls: type, base: type):
     shown, own = inspect.signature(cls).parameters, inspect.signature(cls.__init__).parameters
     assert set(shown) >= set(inspect.signature(base).parameters)
     assert "kwargs" not in shown
+    assert not hasattr(cls.__new__(cls), "__signature__")
     # Own defaults come before those of the base.
     assert all(shown[n].default == p.default for n, p in own.items() if n in shown)
 

@@ -148,10 +148,12 @@ class LastCheckpoint(Checkpoint):
         every = self.every_n_steps
         self._due |= every is not None and trainer.global_step % every == 0
         self._asks_next |= self._asks(trainer, pl_module)
-        # By the number of steps, or by the time, inside an epoch: this run validates once more, wherever it is.
+        # By the number of steps, or by the time, inside an epoch.
         ends = trainer.fit_loop.epoch_loop.done
-        # A run that went on from before a validation would leave it out. After its last step the epoch's end saves.
-        if (_validates_after(trainer, batch_idx) and not ends) or trainer.is_last_batch:
+        # A run that went on from before a validation would leave it out; one that ends by its time validates wherever
+        # it is. After the last step the epoch's end saves.
+        validates = _validates_after(trainer, batch_idx) and not (ends and trainer.should_stop)
+        if validates or trainer.is_last_batch:
             return
         told = not ends and self._asks_next and self._told(trainer)
         self._asks_next = False

@@ -41,6 +41,10 @@ class SeedEachBatch(pl.Callback):
         """Go back to there."""
         self._outside.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the numbers outside of this run, which a copy has no share in."""
+        return {**self.__dict__, "_outside": ExitStack()}
+
     def state_dict(self) -> dict[str, Any]:
         """The seed."""
         return {"seed": self._seed}

@@ -24,4 +24,16 @@ def show_all_arguments(cls: type) -> None:
         rest = [p for p in own if p.kind is p.VAR_KEYWORD]
         if not rest:
             break
-    cls.__signature__ = inspect.Signature([*shown.values(), *rest])  # type: ignore[attr-defined]
+    cls.__signature__ = _OfClass(inspect.Signature([*shown.values(), *rest]))  # type: ignore[attr-defined]
+
+
+class _OfClass:
+    """A signature that the class has, and not its objects, which may be called otherwise."""
+
+    def __init__(self, signature: inspect.Signature) -> None:
+        self.signature = signature
+
+    def __get__(self, instance: object, owner: type) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        return self.signature

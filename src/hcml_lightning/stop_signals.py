@@ -9,11 +9,18 @@ import threading
 from types import FrameType
 from typing import Any
 
-from pytorch_lightning.utilities import rank_zero_info
-from torch.utils.data import get_worker_info
-
 # Sent before a kill: by schedulers, by SLURM's `--signal` ahead of time, by the keyboard.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+def status_of(signum: int) -> int:
+    """The exit status of a run that a signal has ended: 128 + signal.
+
+    The agent of a W&B sweep ends runs that do badly by SIGTERM, and takes any status but 0 for a failure of theirs;
+    after a few it would give up the sweep.
+    """
+    by_agent = signum == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ
+    return 0 if by_agent else 128 + signum
 
 
 class Stopped(SystemExit):
@@ -26,10 +33,7 @@ class Stopped(SystemExit):
     """
 
     def __init__(self, signum: int, is_main: bool = True) -> None:
-        # The agent of a sweep ends runs that do badly by SIGTERM, and takes any other status for a failure of theirs:
-        # after a few it would give up the sweep.
-        by_agent = signum == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ
-        super().__init__(0 if by_agent or not is_main else 128 + signum)
+        super().__init__(status_of(signum) if is_main else 0)
 
 
 class StopRequest:
@@ -62,6 +66,10 @@ class StopRequest:
         self._interrupted |= signum == signal.SIGINT
         if not self.signum:
             self.signum = signum
+            # Late, since what starts runs need not wait for it.
+            from pytorch_lightning.utilities import rank_zero_info
+            from torch.utils.data import get_worker_info
+
             # Workers that load data were forked while this was listening, and a terminal interrupts them too.
             if get_worker_info() is None:
                 rank_zero_info(

@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -20,6 +21,8 @@ from tests.conftest import TINY
 from tests.tools.wandb_files import OfflineRun, read_runs
 
 from hcml_lightning.cli import main
+from hcml_lightning.stop_signals import Stopped
+from hcml_lightning.tools import wandb_runs
 from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan
@@ -31,6 +34,21 @@ def words(synthetic_root: Callable[[str], Path], tmp_path: Path) -> list[str]:
     words = [*TINY, "-c", "wandb.yaml", f"--data.root={synthetic_root('ucf101')}"]
     words += ["--data.batch_size=2", "--trainer.max_epochs=1", "--trainer.log_every_n_steps=1"]
     return [*words, f"--trainer.logger.init_args.save_dir={tmp_path}"]
+
+
+@pytest.mark.parametrize(
+    ("end", "exit_code"),
+    [(Stopped(signal.SIGTERM, is_main=False), 0), (SystemExit(1), 1), (ValueError(), 1)],
+    ids=repr,
+)
+def test_a_run_that_is_stopped_with_status_0_has_not_failed(
+    end: BaseException, exit_code: int, monkeypatch: pytest.MonkeyPatch
+):
+    active = iter([None, run := mock.Mock()])
+    monkeypatch.setattr(wandb_runs, "_active_run", lambda: next(active))
+    with pytest.raises(type(end)), wandb_runs.own_run():
+        raise end
+    run.finish.assert_called_once_with(exit_code=exit_code)
 
 
 def test_a_run_logs_curves_config_and_pictures_and_goes_on_in_itself(

@@ -4,8 +4,8 @@ The tools for data take the same words as `hcml fit`: configs, of which only the
 """
 
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -40,7 +40,7 @@ class DataParser(ArgumentParser):
         try:
             configs, rest = split_words(words)
             contents = [read_config(config) for config in configs]
-            given = [f"--{k}={inline(c[k])}" for c in contents for k in self.taken if c.get(k)]
+            given = [f"--{k}={_word(c[k])}" for c in contents for k in self.taken if c.get(k)]
             options = self.instantiate(self.parse_args([*given, *rest]))
             data = options.data
         except (ValueError, FileNotFoundError) as error:
@@ -61,3 +61,8 @@ def data_parser(name: str, description: str) -> DataParser:
     parser.add_argument("-c", "--config", help="config of data, as for `hcml fit`; repeatable")
     parser.add_subclass_arguments(VideoDataModule, "data", required=False)
     return parser
+
+
+def _word(section: Mapping[str, Any] | str) -> str:
+    """What a config says of data or model as one word: the name of a class, or settings."""
+    return section if isinstance(section, str) else inline(section)

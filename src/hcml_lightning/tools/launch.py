@@ -17,11 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from hcml_lightning.stop_signals import STOP_SIGNALS
+
 # From linux/prctl.h.
 PR_SET_PDEATHSIG = 1
-
-# What a scheduler or a user sends to a run that is to end.
-PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @contextmanager
@@ -90,7 +89,7 @@ def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {s: signal.signal(s, pass_on) for s in PASSED_ON}
+        before = {s: signal.signal(s, pass_on) for s in STOP_SIGNALS}
     try:
         yield heard
     finally:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hcml_lightning.stop_signals import Stopped
 from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.done import Done, done_before
 from hcml_lightning.tools.launch import launch_with, locked
@@ -186,7 +187,7 @@ def main(words: Sequence[str]) -> int:
             raise
         # Whoever told it to end sees in the status that it did.
         print(f"hcml progressive: {error}", file=sys.stderr)
-        raise SystemExit(error.status) from error
+        raise Stopped(error.status - 128) from error
     print_table(stage_rows(records))
     if names[-1] == "test":
         print(f"\ntest: {format_metrics(records[-1].metrics)}   ({options.run_dir}/test/test.json)")

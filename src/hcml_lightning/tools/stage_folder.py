@@ -13,9 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from hcml_lightning.stop_signals import STOP_SIGNALS, status_of
 from hcml_lightning.storage import folder_of_run, newest_whole, sha256_of
 from hcml_lightning.tools.done import Done, done_before
-from hcml_lightning.tools.launch import PASSED_ON
 from hcml_lightning.tools.output import write_json
 from hcml_lightning.tools.plan import HARMLESS, OF_TESTS, Plan, Stage
 from hcml_lightning.tools.wandb_runs import group_words
@@ -133,7 +133,9 @@ class StageFolder:
 
     def _unfinished(self, status: int) -> StageError:
         """Say how a stage ended, and how it goes on."""
-        if status - 128 in PASSED_ON:
+        if status == status_of(signal.SIGTERM):
+            status = 128 + signal.SIGTERM
+        if status - 128 in STOP_SIGNALS:
             how = f"was told to end ({signal.Signals(status - 128).name})."
         elif status < 0:
             how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that ran out of memory."
@@ -142,7 +144,7 @@ class StageFolder:
         state = newest_whole(self.last, self._tell) or "its start"
         return StageError(
             f"stage '{self.name}' {how} Started again, it goes on from {state}",
-            status if status - 128 in PASSED_ON else 1,
+            status if status - 128 in STOP_SIGNALS else 1,
         )
 
     def _check_settings(self) -> None:

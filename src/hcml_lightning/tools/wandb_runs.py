@@ -30,6 +30,9 @@ def own_run() -> Iterator[None]:
     try:
         yield
         failed = False
+    except SystemExit as end:
+        failed = end.code not in (0, None)
+        raise
     finally:
         run = _active_run()
         if run is not None and run is not before:
