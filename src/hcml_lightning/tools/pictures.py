@@ -74,6 +74,7 @@ def draw_curves(run_dir: Path, path: Path) -> None:
             _plot(axes, run_dir / folder, names)
         axes.set_title(title)
         axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(fontsize="small")
     with whole(path, ".part.png") as partial:
         figure.savefig(partial, dpi=110)
