@@ -171,14 +171,18 @@ def test_an_interrupted_command_ends_in_one_line(
 
 @pytest.mark.parametrize("words", [["--help"], ["completion", "bash"]])
 def test_output_that_nobody_reads_ends_a_command(words: list[str]):
-    with subprocess.Popen(
-        [sys.executable, "-m", "hcml_lightning", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == f"hcml {words[0]}: nobody reads on, stopped\n"
-    assert process.returncode == 141
+    read, write = os.pipe()
+    # Before the command starts: one that is quicker than this test would have written all of it.
+    os.close(read)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "hcml_lightning", *words],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert ended.stderr == f"hcml {words[0]}: nobody reads on, stopped\n"
+    assert ended.returncode == 141
