@@ -1,6 +1,7 @@
 """What is no bug is said in words; what may be one keeps its traceback."""
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
