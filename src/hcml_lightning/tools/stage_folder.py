@@ -133,6 +133,7 @@ class StageFolder:
 
     def _unfinished(self, status: int) -> StageError:
         """Say how a stage ended, and how it goes on."""
+        # Below the agent of a sweep, a stage that was told to end has status 0.
         if status == status_of(signal.SIGTERM):
             status = 128 + signal.SIGTERM
         if status - 128 in STOP_SIGNALS:
