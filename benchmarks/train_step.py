@@ -93,9 +93,6 @@ class Stage(nn.Module):
             module.requires_grad_(True).train()
         # There is no trainer to log to.
         task.log_mean = lambda *_: None
-        # It counts its updates in an attribute, for each of which compiled code would be compiled anew.
-        if isinstance(task, RecognitionTask):
-            task.train_accuracy.update = lambda *_: None
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of the stage."""

@@ -20,6 +20,11 @@ REPOSITORY = Path(__file__).parents[1]
 TINY = ["-c", "data/ucf101.yaml", "-c", str(REPOSITORY / "tests" / "tiny.yaml")]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # What takes longest comes first, so that no process ends with it while the others have nothing left.
+    items.sort(key=lambda item: item.path.name not in ("test_notebooks.py", "test_experiments.py"))
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     return REPOSITORY

@@ -91,6 +91,8 @@ def test_compiles_without_a_graph_break(stage: str, tiny: dict[str, Any]) -> Non
         losses.append(one(batch(), 0))
         losses[-1].backward()
     torch.testing.assert_close(losses[1], losses[0])
+    with torch.compiler.set_stance("fail_on_recompile"):
+        step(batch(), 1)
     expected, actual = gradients(task), gradients(compiled)
     assert len(expected) == len(actual) > 0
     # Sums in another order, through a dozen batch norms.

@@ -1,4 +1,4 @@
-"""[predictions of an epoch → **counts in a checkpoint** → the same epoch, going on]
+"""[logits of a step → **counts of an epoch, in checkpoints too** → accuracy in training]
 
 What is counted over an epoch of training must not begin anew where a run goes on inside the epoch.
 """
@@ -11,10 +11,14 @@ from torchmetrics import Metric
 
 
 class TrainCounts(pl.Callback):
-    """Keep in checkpoints what a metric has counted of an epoch, over all processes, and count on from there.
+    """Count an epoch's predictions, over all processes, keep the counts in checkpoints, and count on from there.
+
+    Not the step itself does: a metric counts its updates in a number that compiled code would be made for, anew at each
+    step.
 
     Args:
-        metric: of sums alone, as an accuracy by counts is; it begins anew with each epoch.
+        metric: of `to_count` of the task, logits and labels; of sums alone, as an accuracy by counts is; it begins
+            anew with each epoch.
     """
 
     def __init__(self, metric: Metric) -> None:
@@ -23,6 +27,10 @@ class TrainCounts(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A run that goes on inside an epoch does not come here."""
         self.metric.reset()
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Count what the step has found, before anybody writes a checkpoint."""
+        self.metric.update(*pl_module.to_count)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -85,7 +85,7 @@ class ProbeTask(MotionTask):
         """Cross-entropy."""
         logits = self(batch["video"])
         loss = F.cross_entropy(logits, batch["label"])
-        self.train_accuracy.update(logits, batch["label"])
+        self.to_count = logits.detach(), batch["label"]
         self.log_mean({"train/loss": loss.detach()}, batch)
         return loss
 

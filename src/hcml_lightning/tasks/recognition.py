@@ -101,7 +101,7 @@ class RecognitionTask(MotionTask):
         logits = self.model.network.classify(features)
         loss = F.cross_entropy(logits, label)
         values: dict[str, Tensor | float] = {"classification": loss.detach()}
-        self.train_accuracy.update(logits.detach(), label)
+        self.to_count = logits.detach(), label
         if self.flow_weight > 0:
             lowest = self.model.levels[0]
             flow = self.flow_terms(lowest, motion[lowest], clip)
