@@ -91,8 +91,6 @@ class Stage(nn.Module):
         task.requires_grad_(False).eval()
         for module in task.trained_modules():
             module.requires_grad_(True).train()
-        # There is no trainer to log to.
-        task.log_mean = lambda *_: None
 
     def forward(self, batch: Batch) -> Tensor:
         """The loss of the stage."""

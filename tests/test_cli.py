@@ -1,6 +1,7 @@
 """The command line: what it says, what it refuses, what it writes."""
 
 import csv
+import functools
 import json
 import os
 import re
@@ -553,6 +554,35 @@ def test_a_few_batches_to_try_leave_no_trace_in_a_run(words: list[str], tmp_path
         assert main([*command, "--trainer.fast_dev_run=true"]) == 0
     after = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()}
     assert after == before
+
+
+def test_compiled_steps_come_to_the_same(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Traced into graphs that run as they are: the compiler's own code takes minutes to make, and rounds otherwise.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    frames = torch._dynamo.utils.counters["frames"]
+    frames.clear()
+    found = []
+    for compiled in ("false", "true"):
+        folder = tmp_path / compiled
+        fit = ["fit", "-c", "stages/baseline.yaml", *words, "--trainer.max_epochs=1"]
+        assert main([*fit, f"--checkpoint.dirpath={folder}", f"--compile={compiled}"]) == 0
+        assert (frames["ok"] > 0) == (compiled == "true")
+        metrics = json.loads((folder / "fit.json").read_text())["metrics"]
+        for name in ("train/clips_per_second", "train/data_wait"):
+            metrics.pop(name, None)
+        stored = torch.load(folder / "last.ckpt", weights_only=True)
+        found.append((stored["state_dict"], metrics))
+    torch.testing.assert_close(found[1], found[0])
+    torch._dynamo.reset()
+
+
+def test_steps_that_compute_anew_are_not_compiled(words: list[str]):
+    fit = ["fit", "-c", "stages/baseline.yaml", *words, "--compile=true", "--model.recompute=true"]
+    with pytest.raises(SystemExit, match=r"--compile and --model\.recompute do not go together"):
+        main(fit)
 
 
 def test_folders_of_checkpoints_of_any_name_are_folders_of_runs(words: list[str], tmp_path: Path):

@@ -29,7 +29,6 @@ def ready(stage: str, tiny: dict[str, Any]) -> MotionTask:
     task.requires_grad_(False).eval()
     for module in task.trained_modules():
         module.requires_grad_(True).train()
-    task.log_mean = lambda *_: None
     return task
 
 

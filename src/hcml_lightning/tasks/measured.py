@@ -6,6 +6,7 @@ What a task measures, batch by batch: logged at each step of training, and as me
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
@@ -31,14 +32,34 @@ class MeasuredTask(pl.LightningModule):
             values: by name.
             batch: what they were measured on.
         """
-        if self._trainer is None:
-            # In a loop of somebody's own.
+        # Without a trainer, in a loop of somebody's own, they are there to be looked at.
+        if self._trainer is None or self.trainer.training:
             self.terms = values
-        elif self.trainer.training:
-            self.terms = values
-            self.log_dict(values, batch_size=len(batch["video"]))
         else:
-            self.means.update(values, batch["index"])
+            self._add_to_means(values, batch["index"])
+
+    def on_after_backward(self) -> None:
+        """Log the terms of the step. The step itself does not, so that it can be compiled into one graph."""
+        self.log_dict(self.terms)
+
+    # Not compiled: what metrics and Lightning count would be constants of the code.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _add_to_means(self, values: dict[str, Tensor | float], index: Tensor) -> None:
+        self.means.update(values, index)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def log_accuracy(
+        self, accuracy: MetricCollection, probability: Tensor, batch: VideoBatch
+    ) -> None:
+        """Log the accuracy of a split, each video counted once.
+
+        Args:
+            accuracy: `VideoAccuracy` by name.
+            probability: of each class, (B, K).
+            batch: what they were found for.
+        """
+        accuracy.update(probability, batch["label"], batch["index"])
+        self.log_dict(accuracy)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Hold the loader to what a step reads."""

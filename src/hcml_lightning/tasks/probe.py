@@ -92,9 +92,8 @@ class ProbeTask(MotionTask):
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """Accuracy on one centre crop of one clip a video."""
         logits = self(batch["video"])
-        self.val_accuracy.update(logits.softmax(dim=1), batch["label"], batch["index"])
         self.log_mean({"val/loss": F.cross_entropy(logits, batch["label"])}, batch)
-        self.log_dict(self.val_accuracy)
+        self.log_accuracy(self.val_accuracy, logits.softmax(dim=1), batch)
 
     def on_validation_epoch_end(self) -> None:
         """The score of Sec. 4.2, from this epoch's training accuracy."""
@@ -109,8 +108,7 @@ class ProbeTask(MotionTask):
     def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
         """Mean probability over all views of a video."""
         found = self.predict_step(batch, batch_idx)
-        self.test_accuracy.update(found["probability"], batch["label"], batch["index"])
-        self.log_dict(self.test_accuracy)
+        self.log_accuracy(self.test_accuracy, found["probability"], batch)
         return found
 
     def predict_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:

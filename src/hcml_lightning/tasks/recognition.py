@@ -138,18 +138,16 @@ class RecognitionTask(MotionTask):
         """One centre crop of one clip a video, as in the paper's ablations (Sec. 4.2)."""
         features, motion = self.model.network.features(batch["video"])
         logits = self.model.network.classify(features)
-        self.val_accuracy.update(logits.softmax(dim=1), batch["label"], batch["index"])
         loss = F.cross_entropy(logits, batch["label"])
         health = [feature_health(i, p) for i, p in motion.items()]
         values = {f"val/{k}": v for values in health for k, v in values.items()}
         self.log_mean({"val/loss": loss, **values}, batch)
-        self.log_dict(self.val_accuracy)
+        self.log_accuracy(self.val_accuracy, logits.softmax(dim=1), batch)
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
         """Mean probability over all views of a video (Sec. 4.3)."""
         found = self.predict_step(batch, batch_idx)
-        self.test_accuracy.update(found["probability"], batch["label"], batch["index"])
-        self.log_dict(self.test_accuracy)
+        self.log_accuracy(self.test_accuracy, found["probability"], batch)
         return found
 
     def predict_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
