@@ -94,6 +94,8 @@ def write_gradient(
         for i in range(min(n, len(blocks))):
             grad_surroundings[i::n].baddbmm_(products[i::n].mT, blocks[i::n])
 
+    unit, grad_unit, extra = unit[:, :-1], grad_unit[:, :-1], grad_unit[:, -1]
+    grad_unit[:, -1].add_(extra)
     # d(x / |x|) leaves only what is orthogonal to x; a clamped norm is a constant.
     radial = torch.linalg.vecdot(grad_unit, unit).mul_(inverse * eps < 1)
     grad_unit.addcmul_(unit, radial[..., None], value=-1).mul_(inverse[..., None])
@@ -126,5 +128,8 @@ def _normalise(features: Tensor, grids: Grids, eps: float) -> tuple[Tensor, Tens
         near = piece.clone() if grids.are_far(piece) else piece
         for grid in range(grids.stride**2):
             grids.of_buffer(unit_piece, grid).copy_(grids.of_map(near, grid))
-    inverse = torch.linalg.vector_norm(unit, dim=-1).clamp_min_(eps).reciprocal_()
-    return unit.mul_(inverse[..., None]), inverse
+    frames = unit[:, :-1]
+    inverse = torch.linalg.vector_norm(frames, dim=-1).clamp_min_(eps).reciprocal_()
+    frames.mul_(inverse[..., None])
+    unit[:, -1] = frames[:, -1]
+    return unit, inverse

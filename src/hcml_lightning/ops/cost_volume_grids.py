@@ -16,11 +16,10 @@ _SCRATCH_ELEMENTS = 1 << 18  # 1 MiB of float32: half of a usual level 2 cache
 
 
 class Step(NamedTuple):
-    """What is multiplied at once: `num_frames` frames from `frame` on, with those from `following` on."""
+    """What is multiplied at once: `num_frames` frames from `frame` on, each with the one after it."""
 
     sample: int
     frame: int
-    following: int
     num_frames: int
     grids: range
 
@@ -50,9 +49,10 @@ class Grids:
         # Blocks see rows of zeros above and below the grid; a whole grid has spare columns in their place.
         self.padding = 0 if self.whole else radius
         self.rows = self.num_blocks * self.block_rows + 2 * self.padding
+        # The last frame is there twice: as the frame after itself.
         self.buffer_shape = (
             self.batch,
-            self.frames,
+            self.frames + 1,
             stride**2,
             self.rows,
             self.columns,
@@ -72,55 +72,53 @@ class Grids:
         self.scratch_elements = self.frames_per_step * per_frame
 
     def steps(self) -> Iterator[Step]:
-        """All pairs of frames, as many in one step as the scratch holds; the last one pairs with itself."""
-        last = self.frames - 1
-        pairs = [
-            (t, t + 1, min(self.frames_per_step, last - t))
-            for t in range(0, last, self.frames_per_step)
-        ]
+        """All pairs of frames, as many in one step as the scratch holds."""
         for sample in range(self.batch):
-            for frame, following, count in [*pairs, (last, last, 1)]:
+            for frame in range(0, self.frames, self.frames_per_step):
+                count = min(self.frames_per_step, self.frames - frame)
                 for grid in range(0, self.stride**2, self.grids_per_step):
                     grids = range(grid, grid + self.grids_per_step)
-                    yield Step(sample, frame, following, count, grids)
+                    yield Step(sample, frame, count, grids)
 
     def pieces(self, maps: Tensor, buffer: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Samples of maps (B, X, T, H, W) and of a buffer, cut alike; single frames (X, 1, H, W) of distant values."""
-        count = 1 if self.are_far(maps.movedim(1, 0)) else self.frames
+        """Maps (B, X, T, H, W), as (X, ..., H, W), and a buffer, cut alike: single frames of distant values."""
+        if not self.are_far(maps.movedim(1, 0)):
+            yield maps.movedim(1, 0), buffer[:, : self.frames]
+            return
         for sample in range(self.batch):
-            for frame in range(0, self.frames, count):
-                frames = slice(frame, frame + count)
-                yield maps[sample, :, frames], buffer[sample, frames]
+            for frame in range(self.frames):
+                yield maps[sample, :, frame], buffer[sample, frame]
 
     def are_far(self, maps: Tensor) -> bool:
         """Whether the values of a pixel in maps (X, ...) lie so far apart that frames should be copied first."""
         return not self.whole and maps.stride(0) > 1
 
     def of_map(self, maps: Tensor, grid: int) -> Tensor:
-        """The pixels of one grid in maps of shape (X, n, H, W): a view (n, h, w, X)."""
+        """The pixels of one grid in maps of shape (X, ..., H, W): a view (..., h, w, X)."""
         y, x = divmod(grid, self.stride)
         return maps[..., y :: self.stride, x :: self.stride].movedim(0, -1)
 
     def of_buffer(self, buffer: Tensor, grid: int) -> Tensor:
-        """The same pixels in n frames of a buffer of `buffer_shape`, without its padding: a view (n, h, w, C)."""
+        """The same pixels in frames of a buffer of `buffer_shape`, without its padding: a view (..., h, w, C)."""
         y, x = divmod(grid, self.stride)
         rows = len(range(y, self.height, self.stride))
         columns = len(range(x, self.width, self.stride))
-        return buffer[:, grid, self.padding : self.padding + rows, :columns]
+        return buffer[..., grid, self.padding : self.padding + rows, :columns, :]
 
     def blocks(self, buffer: Tensor, step: Step) -> Tensor:
         """The pixels that look around themselves: a view (blocks, pixels, C)."""
-        start = buffer[step.sample, step.frame, step.grids[0], self.padding :]
-        return self._matrices(start, step, self.block_pixels)
+        return self._matrices(buffer, step, step.frame, self.padding, self.block_pixels)
 
     def surroundings(self, buffer: Tensor, step: Step) -> Tensor:
         """The pixels of the next frame that they can meet: a view (blocks, more pixels, C) that overlaps itself."""
-        start = buffer[step.sample, step.following, step.grids[0]]
-        return self._matrices(start, step, self.surrounding_pixels)
+        return self._matrices(buffer, step, step.frame + 1, 0, self.surrounding_pixels)
 
-    def _matrices(self, start: Tensor, step: Step, pixels: int) -> Tensor:
+    def _matrices(self, buffer: Tensor, step: Step, frame: int, row: int, pixels: int) -> Tensor:
         size = (self._num_products(step), pixels, self.channels)
-        return start.as_strided(size, (self.block_pixels * self.channels, self.channels, 1))
+        strides = (self.block_pixels * self.channels, self.channels, 1)
+        sample, _, grid, line, *_ = buffer.stride()
+        start = step.sample * sample + frame * buffer.stride(1) + step.grids[0] * grid + row * line
+        return buffer.as_strided(size, strides, start)
 
     def products(self, scratch: Tensor, step: Step) -> Tensor:
         """All products of both: a view (blocks, pixels, more pixels)."""
