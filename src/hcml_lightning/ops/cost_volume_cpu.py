@@ -106,8 +106,8 @@ def write_gradient(
         near = piece
         if grids.are_far(piece):
             near = piece.new_empty(*piece.shape[1:], grids.channels).movedim(-1, 0)
-        for grid in range(stride * stride):
-            grids.of_map(near, grid).copy_(grids.of_buffer(grad_piece, grid))
+        for pixels, grad_pixels in grids.pixels(near, grad_piece):
+            pixels.copy_(grad_pixels)
         if near is not piece:
             piece.copy_(near)
 
@@ -126,8 +126,8 @@ def _normalise(features: Tensor, grids: Grids, eps: float) -> tuple[Tensor, Tens
     unit = torch.zeros(grids.buffer_shape, dtype=dtype, device=features.device)
     for piece, unit_piece in grids.pieces(features, unit):
         near = piece.clone() if grids.are_far(piece) else piece
-        for grid in range(grids.stride**2):
-            grids.of_buffer(unit_piece, grid).copy_(grids.of_map(near, grid))
+        for pixels, unit_pixels in grids.pixels(near, unit_piece):
+            unit_pixels.copy_(pixels)
     frames = unit[:, :-1]
     inverse = torch.linalg.vector_norm(frames, dim=-1).clamp_min_(eps).reciprocal_()
     frames.mul_(inverse[..., None])

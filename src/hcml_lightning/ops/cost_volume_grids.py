@@ -43,6 +43,8 @@ class Grids:
         self.window = 2 * radius + 1
         height = -(-self.height // stride)
         self.columns = max(-(-self.width // stride), self.window)
+        # Then all grids have one size, and are copied at once: on small maps a copy takes less time than to start it.
+        self.even = self.height % stride == self.width % stride == 0
         self.whole = height * self.columns <= _WHOLE_GRID_PIXELS
         self.block_rows = height if self.whole else _ROWS_PER_BLOCK
         self.num_blocks = -(-height // self.block_rows)
@@ -93,17 +95,22 @@ class Grids:
         """Whether the values of a pixel in maps (X, ...) lie so far apart that frames should be copied first."""
         return not self.whole and maps.stride(0) > 1
 
-    def of_map(self, maps: Tensor, grid: int) -> Tensor:
-        """The pixels of one grid in maps of shape (X, ..., H, W): a view (..., h, w, X)."""
-        y, x = divmod(grid, self.stride)
-        return maps[..., y :: self.stride, x :: self.stride].movedim(0, -1)
-
-    def of_buffer(self, buffer: Tensor, grid: int) -> Tensor:
-        """The same pixels in frames of a buffer of `buffer_shape`, without its padding: a view (..., h, w, C)."""
-        y, x = divmod(grid, self.stride)
-        rows = len(range(y, self.height, self.stride))
-        columns = len(range(x, self.width, self.stride))
-        return buffer[..., grid, self.padding : self.padding + rows, :columns, :]
+    def pixels(self, maps: Tensor, buffer: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Views of maps (X, ..., H, W) and of frames of a buffer that hold the same pixels, (..., h, w, X)."""
+        s = self.stride
+        if self.even:
+            rows, columns = self.height // s, self.width // s
+            inner = buffer[..., self.padding : self.padding + rows, :columns, :]
+            yield (
+                rearrange(maps, "c ... (h y) (w x) -> ... y x h w c", y=s, x=s),
+                torch.unflatten(inner, -4, (s, s)),
+            )
+            return
+        for grid in range(s * s):
+            y, x = divmod(grid, s)
+            part = maps[..., y::s, x::s].movedim(0, -1)
+            rows, columns = part.shape[-3:-1]
+            yield part, buffer[..., grid, self.padding : self.padding + rows, :columns, :]
 
     def blocks(self, buffer: Tensor, step: Step) -> Tensor:
         """The pixels that look around themselves: a view (blocks, pixels, C)."""
@@ -147,8 +154,7 @@ class Grids:
         """Views of the bands and of maps (dy, dx, frames, H, W) that hold the same costs."""
         bands = self.bands(scratch, step)
         maps = maps.movedim(2, 0)
-        if self.whole and self.height % self.stride == self.width % self.stride == 0:
-            # Grids of one size are copied at once: on small maps a copy takes less time than to start it.
+        if self.whole and self.even:
             part = rearrange(
                 maps, "n dy dx (h y) (w x) -> y x n dy dx h w", y=self.stride, x=self.stride
             )
