@@ -1,5 +1,6 @@
 """Figure 2: the levels of the hierarchy, added one by one."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
 
 
 def by_levels(rows: Sequence[dict[str, str]]) -> list[tuple[str, list[dict[str, str]]]]:
-    """The runs of utdmhad_depth27, split 1, without a level, with one, two and three; the seeds that each has.
+    """The runs of utdmhad_depth27 without a level, with one, two and three; the splits and seeds that each has.
 
     Args:
         rows: of results.csv.
@@ -48,8 +49,7 @@ def by_levels(rows: Sequence[dict[str, str]]) -> list[tuple[str, list[dict[str, 
     Returns:
         For each number of levels where the blocks are, and the rows.
     """
-    where = ("utdmhad_depth27", "1", "cpu")
-    rows = [row for row in rows if (row["dataset"], row["split"], row["protocol"]) == where]
+    rows = [r for r in rows if (r["dataset"], r["protocol"]) == ("utdmhad_depth27", "cpu")]
     names = {
         "none (plain R2D)": ("table2", "baseline"),
         "res2": ("figure2", "level 0"),
@@ -63,26 +63,29 @@ def by_levels(rows: Sequence[dict[str, str]]) -> list[tuple[str, list[dict[str, 
 
 
 def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
-    """Draw top-1 over the number of levels; nothing where nothing was measured.
+    """Draw top-1 over the number of levels, a line for each split; nothing where nothing was measured.
 
     Args:
         rows: of results.csv.
         path: png to write.
     """
-    steps = [(title, [float(r["top1"]) for r in runs]) for title, runs in by_levels(rows) if runs]
-    if not steps:
+    steps = by_levels(rows)
+    splits = sorted({row["split"] for _, runs in steps for row in runs})
+    if not splits:
         return
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
-    for place, (_, values) in enumerate(steps):
-        axes.plot([place] * len(values), values, "o", color="tab:gray", markersize=4)
-    axes.plot(
-        range(len(steps)), [statistics.mean(v) for _, v in steps], "-", color="tab:blue", lw=2
-    )
+    for split in splits:
+        values = [[float(r["top1"]) for r in runs if r["split"] == split] for _, runs in steps]
+        means = [statistics.mean(here) if here else math.nan for here in values]
+        (line,) = axes.plot(range(len(steps)), means, lw=2, label=f"split {split}")
+        for place, here in enumerate(values):
+            axes.plot([place] * len(here), here, "o", color=line.get_color(), ms=4, alpha=0.6)
     axes.set_xticks(range(len(steps)), [title for title, _ in steps])
     axes.set_ylabel("top-1, %")
     axes.set_xlabel("self-supervised motion blocks after")
-    axes.set_title("utdmhad_depth27, split 1 (points: seeds)")
+    axes.set_title("utdmhad_depth27 (points: seeds)")
+    axes.legend()
     axes.grid(axis="y", alpha=0.3)
     with whole(path, ".part.png") as partial:
         figure.savefig(partial, dpi=130)

@@ -82,26 +82,32 @@ def _verdict(rows: Sequence[Row], ridge: float | None) -> str:
 
 
 def figure2(rows: Sequence[Row]) -> str:
-    """Accuracy by the number of levels."""
+    """Accuracy by the number of levels, split by split, and what each level adds over all of them."""
     steps = by_levels(rows)
-    if not any(runs for _, runs in steps):
+    splits = sorted({row["split"] for _, runs in steps for row in runs})
+    if not splits:
         return MISSING + "."
-    lines = ["| blocks after | top-1 | seeds |", "|---|---|---|"]
+    lines = [
+        f"| blocks after | {' | '.join(f'split {split}' for split in splits)} |",
+        f"|---|{'---|' * len(splits)}",
+    ]
     for title, runs in steps:
-        lines.append(f"| {title} | {spread(runs, 'top1')} | {seeds(runs)} |")
+        here = [[row for row in runs if row["split"] == split] for split in splits]
+        cells = [f"{spread(r, 'top1')} ({seeds(r)})" if r else MISSING for r in here]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     gains = [differences(before, after) for (_, before), (_, after) in pairwise(steps)]
     if all(gains):
         means = [statistics.fmean(gain) for gain in gains]
         told = ", ".join(
-            f"{mean:+.1f} ({sum(one > 0 for one in gain)} of {len(gain)} seeds rise)"
+            f"{mean:+.1f} ({sum(one > 0 for one in gain)} of {len(gain)} runs rise)"
             for mean, gain in zip(means, gains, strict=True)
         )
         if min(min(gain) for gain in gains) > 0:
             rises = "yes"
         else:
-            rises = "on average, not for every seed" if min(means) > 0 else "not all of them here"
+            rises = "on average, not in every run" if min(means) > 0 else "not all of them here"
         lines.append(
-            f"\nLevel by level, over the same seeds, {told}. Each level adds: **{rises}**."
+            f"\nLevel by level, over the same splits and seeds, {told}. Each level adds: **{rises}**."
         )
     return "\n".join(lines) + "\n\n![Top-1 by levels](experiments/figures/figure2.png)"
 
