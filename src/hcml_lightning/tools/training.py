@@ -121,7 +121,7 @@ class MotionCLI(LightningCLI):
             "--compile",
             type=bool,
             default=False,
-            help="compile the steps (torch.compile): minutes at the start, then faster steps on a GPU",
+            help="compile the steps of training and evaluation (torch.compile), which takes minutes at the start",
         )
         parser.set_defaults(
             {
