@@ -30,7 +30,8 @@ class TrainCounts(pl.Callback):
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Count what the step has found, before anybody writes a checkpoint."""
-        self.metric.update(*pl_module.to_count)
+        if pl_module.to_count is not None:
+            self.metric.update(*pl_module.to_count)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

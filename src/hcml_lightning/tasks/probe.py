@@ -60,6 +60,8 @@ class ProbeTask(MotionTask):
         accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
         # Counts alone: the scores of a whole training split would fill the device.
         self.train_accuracy = MulticlassAccuracy(self.num_classes, average="micro")
+        # Logits and labels of the last step, for `TrainCounts`.
+        self.to_count: tuple[Tensor, Tensor] | None = None
         self.val_accuracy = accuracy.clone(prefix="val/")
         self.test_accuracy = accuracy.clone(prefix="test/")
 

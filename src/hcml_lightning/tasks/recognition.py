@@ -74,6 +74,8 @@ class RecognitionTask(MotionTask):
         accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
         # Counts alone: the scores of a whole training split would fill the device.
         self.train_accuracy = MulticlassAccuracy(self.num_classes, average="micro")
+        # Logits and labels of the last step, for `TrainCounts`.
+        self.to_count: tuple[Tensor, Tensor] | None = None
         self.val_accuracy = accuracy.clone(prefix="val/")
         self.test_accuracy = accuracy.clone(prefix="test/")
 
@@ -130,9 +132,15 @@ class RecognitionTask(MotionTask):
         """
         trainer = self.trainer
         if trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
-            # A number that all processes have, and not the metric, which would ask them all whenever one looks at it.
-            top1 = self.train_accuracy.compute()
-            self.log("train/top1", top1, on_step=False, on_epoch=True, batch_size=1)
+            # A number that all processes have, though Lightning cannot know it, and not the metric, which would ask
+            # them all whenever one looks at it.
+            self.log_dict(
+                {"train/top1": self.train_accuracy.compute()},
+                on_step=False,
+                on_epoch=True,
+                sync_dist=True,
+                batch_size=1,
+            )
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """One centre crop of one clip a video, as in the paper's ablations (Sec. 4.2)."""
