@@ -79,6 +79,7 @@ class TrainOnly(pl.Callback):
         modules: what stays trainable; what `task.trained_modules()` gives where None.
     """
 
+    # Unstated in the paper: by which statistics the batch norms of fixed levels normalise. By the running ones.
     def __init__(self, modules: list[nn.Module] | None = None) -> None:
         self.modules = modules
 

@@ -23,6 +23,8 @@ from typing import Literal
 
 import numpy as np
 
+# Unstated in the paper: what a clip is of a video that is too short for it. Its last frame is repeated, so that some of
+# the contrastive loss's other times are the same frame.
 FrameStride = int | Literal["spread"]
 
 

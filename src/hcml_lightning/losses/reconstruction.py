@@ -134,6 +134,7 @@ def reconstruct(flow: Tensor, clip: Tensor, step: int = 1) -> FlowTerms:
         )
     flow = flow.float()
     height, width = flow.shape[3:]
+    # Unstated in the paper: the range of intensities, on which ε, ζ and λ depend. It is 0..1.
     # Unstated in the paper: the size and the rate of the frames that are rebuilt, and whether the last one, which has
     # no successor, counts among the T of Eq. 3. They are those of P^l, and it does not.
     frames = rearrange(frames, "b c t h w -> (b t) c h w").float() / 255

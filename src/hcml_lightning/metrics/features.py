@@ -35,7 +35,8 @@ def feature_spread(features: Tensor) -> Tensor:
 def effective_rank(features: Tensor) -> Tensor:
     """Over how many directions features spread: 1 where they lie on a line, C where they fill all channels alike.
 
-    The exponential of the entropy of the normalised eigenvalues of the covariance (Roy and Vetterli, 2007).
+    The exponential of the entropy of the normalised eigenvalues of the covariance (Roy and Vetterli, 2007). RankMe
+    takes the singular values of the features, their square roots, and comes to larger numbers.
 
     Args:
         features: (B, C, T, H, W).

@@ -56,7 +56,8 @@ class BackboneSpec:
 
 
 # Unstated in the paper: how many channels P^l has and where the strides sit. C/4, with spatial and temporal stride on
-# the 3×3 convolution (temporal on the 3×1×1 where there is one), is the reading that gives the costs of Tables 2 and 6.
+# the 3×3 convolution (temporal on the 3×1×1 where there is one), is the one reading found that gives the
+# ratios of Tables 2 and 6, and their costs too where 4 operations are counted for each element of a batch norm.
 BACKBONES = {
     "r2d50": BackboneSpec(blocks=(3, 4, 6, 3)),
     "r2plus1d101": BackboneSpec(blocks=(3, 4, 23, 3), temporal_stages=(2, 3)),

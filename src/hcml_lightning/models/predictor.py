@@ -53,7 +53,8 @@ class Predictor(nn.Module):
         at_upper = gather_locations(upper, coarse)
         # Unstated in the paper: that the nearest targets are no future to P^l. It compares its frame with the next one
         # of its level, 2^l clip frames later, and both hold the fused P^{l−1}. In the 2D backbones, P^l has seen the
-        # targets at δ = 1 and, at even times, at δ = 2; later ones lie beyond what it has seen.
+        # targets at δ = 1 and, at even times, at δ = 2; later ones lie beyond what it has seen. In R(2+1)D-101 P² has
+        # seen all 32 frames of the clip.
         times = torch.arange(below.shape[2], device=below.device)
         at_upper = at_upper[:, times // self.ratio]
         hidden = torch.relu(self.hidden(torch.cat([at_upper, at_below], dim=-1)))

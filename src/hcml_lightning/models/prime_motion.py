@@ -47,6 +47,7 @@ class MotionExtractor(nn.Module):
         self.reduce = nn.Conv2d(in_channels, reduced, 1, bias=False)
         self.reduce_bn = nn.BatchNorm2d(reduced)
         self.cost_bn = nn.BatchNorm2d(costs)
+        # Unstated in the paper: the size of the "2D convolution" of A.3. It is 3×3.
         self.mix = nn.Conv2d(reduced + costs, out_channels, 3, padding=1, bias=False)
         self.mix_bn = nn.BatchNorm2d(out_channels)
 
