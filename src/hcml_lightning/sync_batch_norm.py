@@ -48,6 +48,9 @@ class CPUSyncBatchNorm(_BatchNorm):
         running_var.lerp_(variance, momentum)
 
 
+SYNCHRONISED = (nn.SyncBatchNorm, CPUSyncBatchNorm)
+
+
 class SyncEverywhere(TorchSyncBatchNorm):
     """What `Trainer(sync_batchnorm=True)` does, on CPUs too: given as a plugin in its place.
 

@@ -20,6 +20,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from hcml_lightning.callbacks import CollapseError, StopOnCollapse, TrainOnly
+from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, ProbeTask, RecognitionTask
 
 Fit = Callable[..., pl.Trainer]
@@ -170,6 +171,40 @@ def test_frozen_features_that_have_learned_nothing_are_said(
         path = tmp_path / "end.ckpt"
         trainer.save_checkpoint(path)
         fit(STAGES[name](**tiny, init_from=path))
+
+
+def test_clips_too_short_to_show_a_level_motion_are_said(tiny: dict[str, Any], tmp_path: Path):
+    class Short(Drift):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            item = super().__getitem__(index)
+            return item | {"video": item["video"][:, :4]}
+
+    def step(task: MotionTask) -> None:
+        loader = DataLoader(Short(), batch_size=4)
+        trainer = pl.Trainer(**QUIET, default_root_dir=tmp_path, max_steps=1, log_every_n_steps=1)
+        trainer.fit(task, loader, loader)
+
+    with pytest.warns(UserWarning, match=r"level 2 sees a single frame .* of 4, .* to 8 or more"):
+        step(ContrastTask(level=2, **tiny))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="level . sees")
+        step(ContrastTask(level=1, **tiny))
+
+
+def test_batch_norm_of_each_device_alone_is_said(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pl.Trainer, "world_size", 2)
+    task = FlowTask(**tiny)
+    task.trainer = pl.Trainer(**QUIET)
+    with pytest.warns(UserWarning, match=r"FlowTask trains \d+ batch norms whose .*sync_batchnorm"):
+        task.on_fit_start()
+    SyncEverywhere().apply(task)
+    task.on_fit_start()
+    # In joint training each device's clips are to meet alone.
+    task = RecognitionTask(**tiny)
+    task.trainer = pl.Trainer(**QUIET)
+    task.on_fit_start()
 
 
 def test_init_from_is_what_is_evaluated(fit: Fit, tiny: dict[str, Any], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hcml_lightning.callbacks import TrainOnly
 from hcml_lightning.losses import pair_with_future, reconstruct, sample_locations
@@ -28,6 +29,7 @@ from hcml_lightning.ranges import check_at_least, check_one_of, check_share
 from hcml_lightning.resume import ResumedLoader
 from hcml_lightning.seeds import SeedEachBatch
 from hcml_lightning.signatures import show_all_arguments
+from hcml_lightning.sync_batch_norm import SYNCHRONISED
 from hcml_lightning.tasks.description import Description, describe
 from hcml_lightning.tasks.finite import FiniteNumbers
 from hcml_lightning.tasks.stored import StoredTask
@@ -63,6 +65,9 @@ class MotionTask(StoredTask):
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
     # Whether it stands on features that it leaves as they are, so that these must have learned something.
     ON_FROZEN: ClassVar[bool] = False
+    # Whether its batch norms are to take their statistics over all devices, which the self-supervised stages need so as
+    # not to find a trivial solution (B.2).
+    GLOBAL_BATCH_NORM: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -156,6 +161,14 @@ class MotionTask(StoredTask):
             rank_zero_warn(
                 f"{type(self).__name__} stands on frozen features that have learned nothing, and stay so: give the "
                 "checkpoint of the stage before as init_from (--model.init_from)"
+            )
+        trained = [part for module in self.trained_modules() for part in module.modules()]
+        own = [p for p in trained if isinstance(p, _BatchNorm) and not isinstance(p, SYNCHRONISED)]
+        if self.GLOBAL_BATCH_NORM and own and self.trainer.world_size > 1:
+            rank_zero_warn(
+                f"{type(self).__name__} trains {len(own)} batch norms whose statistics are those of each device alone; "
+                "the paper takes them over all devices (B.2): Trainer(sync_batchnorm=True), which is in the configs of "
+                "the self-supervised stages"
             )
 
     def on_validation_start(self) -> None:

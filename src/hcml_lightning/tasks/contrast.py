@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, distributed, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -34,6 +35,7 @@ class ContrastTask(MotionTask):
     """
 
     ON_FROZEN: ClassVar[bool] = True
+    GLOBAL_BATCH_NORM: ClassVar[bool] = True
 
     # Unstated in the paper: N.
     def __init__(
@@ -69,6 +71,17 @@ class ContrastTask(MotionTask):
     def configure_callbacks(self) -> list[pl.Callback]:
         """Also stop where the features have collapsed."""
         return [*super().configure_callbacks(), *self.unless_given(StopOnCollapse())]
+
+    def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
+        """Say aloud where clips are too short for the level to see any motion."""
+        super().on_train_batch_start(batch, batch_idx)
+        frames = batch["video"].shape[2]
+        if batch_idx == 0 and frames <= 2**self.level:
+            rank_zero_warn(
+                f"level {self.level} sees a single frame of a clip of {frames}, which its cost volume compares with "
+                f"itself, so that its features hold no motion: raise clip_length (--data.clip_length) to "
+                f"{2 ** (self.level + 1)} or more"
+            )
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         """Eq. 2."""

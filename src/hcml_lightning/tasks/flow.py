@@ -34,6 +34,7 @@ class FlowTask(MotionTask):
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/photometric", "min")
+    GLOBAL_BATCH_NORM: ClassVar[bool] = True
 
     # Unstated in the paper: ζ. Measured with r2d_tiny and Adam: on UCF-101 and on depth video, whose
     # photometric error at zero flow is 0.02 and 0.008, 0.0025 lowered it by a fifth to a quarter in six epochs,
