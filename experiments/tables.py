@@ -111,6 +111,10 @@ def figure2(rows: Sequence[Row]) -> str:
         lines.append(
             f"\nLevel by level, over the same splits and seeds, {told}. Each level adds: **{rises}**."
         )
+    lines.append(
+        "\nThe rows are of several commits and versions of PyTorch (`experiments/results.csv`), between which one seed "
+        "has come to numbers two points apart."
+    )
     return "\n".join(lines) + "\n\n![Top-1 by levels](experiments/figures/figure2.png)"
 
 
