@@ -134,13 +134,8 @@ class RecognitionTask(MotionTask):
         if trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
             # A number that all processes have, though Lightning cannot know it, and not the metric, which would ask
             # them all whenever one looks at it.
-            self.log_dict(
-                {"train/top1": self.train_accuracy.compute()},
-                on_step=False,
-                on_epoch=True,
-                sync_dist=True,
-                batch_size=1,
-            )
+            top1 = self.train_accuracy.compute()
+            self.log("train/top1", top1, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """One centre crop of one clip a video, as in the paper's ablations (Sec. 4.2)."""
