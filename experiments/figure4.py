@@ -12,12 +12,10 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.utils import make_grid, save_image
 
 from hcml_lightning.batch import VideoBatch
-from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.storage import whole
 from hcml_lightning.tasks import RecognitionTask
-from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tools.grad_cam import grad_cam, moving_mass, moving_pixels
-from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
+from protocol import QUANTITY, Protocol, circumstances, data_of, is_done, write_rows
 from table2 import METHODS
 
 # Of the picture.
@@ -64,8 +62,7 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
 
 
 def _videos(checkpoint: str) -> DataLoader[VideoBatch]:
-    known = read_checkpoint(checkpoint)["datamodule_hyper_parameters"]
-    data = UCF101DataModule(**{k: v for k, v in known.items() if not k.startswith("_")})
+    data = data_of(checkpoint)
     data.setup("validate")
     return data.val_dataloader()
 
