@@ -95,6 +95,7 @@ def test_public_names_are_there():
         (["-c", "tiny.yaml", "--print_config"], "is for the stage 'flow' of `hcml progressive`"),
         (["--model=RecognitonTask"], "no class 'RecognitonTask'; did you mean 'RecognitionTask'?"),
         (["--model=hcml_lightning.Nope"], "there are ContrastTask, FlowTask, "),
+        (["--model=ClassificationTask"], "expected a class, ContrastTask, FlowTask, ProbeTask, "),
         (["--data=UCF"], "no class 'UCF'; there are "),
         (["--trainer.logger=WandbLoger"], "no class 'WandbLoger'; did you mean 'WandbLogger'?"),
         (["--model.lr=abc"], "--model.lr: expected a number, got 'abc'"),

@@ -126,7 +126,7 @@ def test_test_counts_each_video_once(
         # Right on videos 1 and 2, wrong on video 0.
         return torch.eye(4)[batch["label"].clamp(min=1)]
 
-    monkeypatch.setattr("hcml_lightning.tasks.recognition.mean_probability", probability)
+    monkeypatch.setattr("hcml_lightning.tasks.classification.mean_probability", probability)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
     )

@@ -5,6 +5,7 @@ The base of all tasks: the model, its warm start, optimizer and schedule, and th
 
 import inspect
 import os
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import Any, ClassVar, get_args
 
@@ -36,7 +37,7 @@ from hcml_lightning.tasks.stored import StoredTask
 from hcml_lightning.tasks.warm_start import load_warm_start
 
 
-class MotionTask(StoredTask):
+class MotionTask(StoredTask, ABC):
     """A training stage: the whole hierarchy, and which part of it a loss trains.
 
     Args:
@@ -112,13 +113,9 @@ class MotionTask(StoredTask):
         self.weight_decay, self.decay_norm_and_bias = weight_decay, decay_norm_and_bias
         self.warmup_epochs = warmup_epochs
 
+    @abstractmethod
     def trained_modules(self) -> list[nn.Module]:
-        """The modules that this stage's loss trains; everything else is frozen.
-
-        Raises:
-            NotImplementedError: in the base class.
-        """
-        raise NotImplementedError
+        """The modules that this stage's loss trains; everything else is frozen."""
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Freezing is part of the method, no run may go on without finite numbers, and each must be repeatable."""

@@ -5,38 +5,30 @@ How discriminative and how general the motion features of one level are (Sec. 4.
 
 from typing import Any, ClassVar, cast
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from hcml_lightning.batch import VideoBatch
-from hcml_lightning.metrics import VideoAccuracy, efficacy_score
+from hcml_lightning.metrics import efficacy_score
 from hcml_lightning.models.backbones import backbone_spec, initialise_, keep_channels_last_
 from hcml_lightning.ranges import check_above_zero
-from hcml_lightning.tasks.base import MotionTask
-from hcml_lightning.tasks.counts import TrainCounts
-from hcml_lightning.tasks.views import VideoPrediction, mean_probability
+from hcml_lightning.tasks.classification import ClassificationTask
 
 
-class ProbeTask(MotionTask):
+class ProbeTask(ClassificationTask):
     """A light classifier on the frozen motion features of one level; `init_from` names the checkpoint to be judged.
 
     Args:
         level: l, whose features are judged.
         hidden: channels of the classifier's one convolution.
-        **shared: arguments of every task.
+        **shared: arguments of every task that classifies.
 
     Raises:
         ValueError: if the level has no motion block, there are fewer than two classes, or a number is out of its range.
     """
 
-    MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
     ON_FROZEN: ClassVar[bool] = True
-    CLASSIFIES: ClassVar[bool] = True
-    READS: ClassVar[tuple[str, ...]] = ("video", "label")
 
     # Unstated in the paper: the classifier. One 3×3×3 convolution over place and time, a pooling, and a linear layer.
     def __init__(self, level: int = 0, hidden: int = 64, **shared: Any) -> None:
@@ -57,17 +49,6 @@ class ProbeTask(MotionTask):
         )
         initialise_(self.probe)
         keep_channels_last_(self.probe)
-        accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
-        # Counts alone: the scores of a whole training split would fill the device.
-        self.train_accuracy = MulticlassAccuracy(self.num_classes, average="micro")
-        # Logits and labels of the last step, for `TrainCounts`.
-        self.to_count: tuple[Tensor, Tensor] | None = None
-        self.val_accuracy = accuracy.clone(prefix="val/")
-        self.test_accuracy = accuracy.clone(prefix="test/")
-
-    def configure_callbacks(self) -> list[pl.Callback]:
-        """An epoch that goes on from a checkpoint counts from its start."""
-        return [*super().configure_callbacks(), TrainCounts(self.train_accuracy)]
 
     def trained_modules(self) -> list[nn.Module]:
         """The probe alone."""
@@ -105,16 +86,4 @@ class ProbeTask(MotionTask):
             train = float(self.train_accuracy.compute())
             test = float(self.val_accuracy.compute()["val/top1"])
             score = efficacy_score(train, test)
-            self.log_dict({"train/top1": train, "val/efficacy": score}, sync_dist=True)
-
-    def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
-        """Mean probability over all views of a video."""
-        found = self.predict_step(batch, batch_idx)
-        self.log_accuracy(self.test_accuracy, found["probability"], batch)
-        return found
-
-    def predict_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
-        """Mean probability over all views of a video."""
-        # As many clips at a time as in training.
-        probability = mean_probability(self, batch, len(batch["video"]))
-        return {"video_id": batch["video_id"], "probability": probability}
+            self.log("val/efficacy", score, sync_dist=True)

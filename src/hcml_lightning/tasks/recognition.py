@@ -4,24 +4,19 @@ Joint training for action recognition (Sec. 3.4, Eq. 5); the plain baseline and 
 terms.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
-import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.losses import contrastive_loss
-from hcml_lightning.metrics import VideoAccuracy, feature_health
+from hcml_lightning.metrics import feature_health
 from hcml_lightning.ranges import check_above_zero, check_at_least
-from hcml_lightning.tasks.base import MotionTask
-from hcml_lightning.tasks.counts import TrainCounts
-from hcml_lightning.tasks.views import VideoPrediction, mean_probability
+from hcml_lightning.tasks.classification import ClassificationTask
 
 
-class RecognitionTask(MotionTask):
+class RecognitionTask(ClassificationTask):
     """Action recognition, beside the self-supervised terms of all levels (Eq. 5).
 
     `levels=[]` is the plain baseline; `flow_weight=0` and `contrast_weights=[0, 0]` train motion blocks by the
@@ -33,17 +28,12 @@ class RecognitionTask(MotionTask):
         smoothness_weight: ζ.
         temperature: τ.
         num_locations: N.
-        views_per_forward: how many views of a multi-view test go through the network at a time; bounds the memory.
-        **shared: arguments of every task.
+        **shared: arguments of every task that classifies.
 
     Raises:
         ValueError: if there are fewer weights than contrastive levels, fewer than two classes, or a number out of its
             range.
     """
-
-    MONITOR: ClassVar[tuple[str, str]] = ("val/top1", "max")
-    CLASSIFIES: ClassVar[bool] = True
-    READS: ClassVar[tuple[str, ...]] = ("video", "label")
 
     def __init__(
         self,
@@ -52,7 +42,6 @@ class RecognitionTask(MotionTask):
         smoothness_weight: float = 0.0025,
         temperature: float = 0.07,
         num_locations: int = 32,
-        views_per_forward: int = 8,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -63,25 +52,12 @@ class RecognitionTask(MotionTask):
             )
         # A negative weight would leave its term out, as 0 does, but without having been asked to.
         check_above_zero(temperature=temperature, num_locations=num_locations)
-        check_above_zero(views_per_forward=views_per_forward)
         check_at_least(0, flow_weight=flow_weight, smoothness_weight=smoothness_weight)
         check_at_least(0, **{f"contrast_weights[{i}]": w for i, w in enumerate(contrast_weights)})
         self.flow_weight = flow_weight if levels else 0.0
         self.contrast_weights = dict(zip(levels[1:], contrast_weights, strict=False))
         self.smoothness_weight, self.temperature = smoothness_weight, temperature
-        self.num_locations, self.views_per_forward = num_locations, views_per_forward
-        # Clones of one collection share their state, so that each score is kept once.
-        accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
-        # Counts alone: the scores of a whole training split would fill the device.
-        self.train_accuracy = MulticlassAccuracy(self.num_classes, average="micro")
-        # Logits and labels of the last step, for `TrainCounts`.
-        self.to_count: tuple[Tensor, Tensor] | None = None
-        self.val_accuracy = accuracy.clone(prefix="val/")
-        self.test_accuracy = accuracy.clone(prefix="test/")
-
-    def configure_callbacks(self) -> list[pl.Callback]:
-        """An epoch that goes on from a checkpoint counts from its start."""
-        return [*super().configure_callbacks(), TrainCounts(self.train_accuracy)]
+        self.num_locations = num_locations
 
     def trained_modules(self) -> list[nn.Module]:
         """The whole network, and of the side branch what a term with a weight reaches."""
@@ -125,18 +101,6 @@ class RecognitionTask(MotionTask):
         self.log_mean({f"train/{k}": v for k, v in values.items()}, batch)
         return loss
 
-    def on_train_batch_end(self, outputs: Any, batch: VideoBatch, batch_idx: int) -> None:
-        """Accuracy of the whole epoch, on clips as they were augmented and while it learned, after its last step.
-
-        At the end of the epoch, callbacks that tell of it come before a task.
-        """
-        trainer = self.trainer
-        if trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
-            # A number that all processes have, though Lightning cannot know it, and not the metric, which would ask
-            # them all whenever one looks at it.
-            top1 = self.train_accuracy.compute()
-            self.log("train/top1", top1, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
-
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """One centre crop of one clip a video, as in the paper's ablations (Sec. 4.2)."""
         features, motion = self.model.network.features(batch["video"])
@@ -146,14 +110,3 @@ class RecognitionTask(MotionTask):
         values = {f"val/{k}": v for values in health for k, v in values.items()}
         self.log_mean({"val/loss": loss, **values}, batch)
         self.log_accuracy(self.val_accuracy, logits.softmax(dim=1), batch)
-
-    def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
-        """Mean probability over all views of a video (Sec. 4.3)."""
-        found = self.predict_step(batch, batch_idx)
-        self.log_accuracy(self.test_accuracy, found["probability"], batch)
-        return found
-
-    def predict_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
-        """Mean probability over all views of a video."""
-        probability = mean_probability(self.model.network, batch, self.views_per_forward)
-        return {"video_id": batch["video_id"], "probability": probability}

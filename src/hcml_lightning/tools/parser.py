@@ -102,11 +102,11 @@ def _wrong_class(key: str, message: str) -> str | None:
     unknown = unknown or _first(r"class_path '([^']+)':\s+(?:module|No module|Unable)", message)
     if key not in BASES:
         return None
-    found = subclasses(BASES[key]) - {BASES[key]}
+    found = {cls for cls in subclasses(BASES[key]) if not inspect.isabstract(cls)} - {BASES[key]}
     names = [cls.__name__ for cls in found if not cls.__name__.startswith("_")]
     if unknown:
         return f"--{key}: no class '{unknown}'{nearest(unknown.rpartition('.')[2], names)}"
-    if re.search(r"does not correspond to a subclass|Not a valid subclass", message):
+    if re.search(r"does not correspond to a subclass|Not a valid subclass|is abstract", message):
         given = _first(r"Import path (\S+) does not", message)
         given = given or _first(r"Given value: (.*)", message)
         own = sorted(cls.__name__ for cls in found if cls.__module__.startswith("hcml_lightning."))

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from hcml_lightning.batch import VideoBatch
-from hcml_lightning.tasks import MotionTask, ProbeTask, RecognitionTask
+from hcml_lightning.tasks import ClassificationTask, MotionTask, RecognitionTask
 from hcml_lightning.tools.confusion import confusion
 from hcml_lightning.tools.drawing import estimate_flow, flow_rows, heat_row, some_clips, write_mp4
 from hcml_lightning.tools.grad_cam import grad_cam
@@ -139,7 +139,7 @@ class SampleVideos(Watch):
 
     def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
         """In recognition and probing."""
-        if not trainer.is_global_zero or not isinstance(task, RecognitionTask | ProbeTask):
+        if not trainer.is_global_zero or not isinstance(task, ClassificationTask):
             return
         batch = self.clips(trainer)
         captions = _captions(task, batch, _probability(task, batch["video"].to(task.device)))
@@ -169,7 +169,7 @@ class TopConfusions(Watch):
 
     def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
         """In recognition and probing."""
-        if not isinstance(task, RecognitionTask | ProbeTask):
+        if not isinstance(task, ClassificationTask):
             return
         top1: Any = task.val_accuracy["top1"]
         # From all devices.
@@ -214,7 +214,7 @@ def log_pictures(trainer: pl.Trainer, key: str, pictures: Sequence[Picture]) -> 
                 logger.experiment.add_image(f"{key}/{number}", picture.image, trainer.global_step)
 
 
-def _probability(task: RecognitionTask | ProbeTask, clip: Tensor) -> Tensor:
+def _probability(task: ClassificationTask, clip: Tensor) -> Tensor:
     """Class probabilities, (B, K), on the CPU."""
     logits: Tensor = task(clip)
     return logits.detach().float().softmax(dim=1).cpu()
