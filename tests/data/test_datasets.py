@@ -727,6 +727,7 @@ def test_processes_share_the_memory(monkeypatch):
         ({"flip": None}, "flip must be 'none' or 'plain' or 'mirror', but is None"),
         ({"on_error": "ignore"}, "on_error must be"),
         ({"test_crops": 2}, "test_crops must be 1 or 3, but is 2"),
+        ({"fold": 4}, "fold must be 1 or 2 or 3, but is 4"),
         ({"frame_stride": 0}, "frame_stride must be a whole number"),
         ({"frame_stride": 1.5}, "frame_stride must be a whole number"),
         ({"frame_stride": "spreadd"}, "frame_stride must be a whole number"),

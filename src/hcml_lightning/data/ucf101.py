@@ -12,6 +12,7 @@ from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.listed import Split
 from hcml_lightning.data.lists import read_lines
+from hcml_lightning.ranges import check_one_of
 
 
 class UCF101DataModule(VideoDataModule):
@@ -29,12 +30,14 @@ class UCF101DataModule(VideoDataModule):
 
     Raises:
         FileNotFoundError: if `root` or its class list is missing.
+        ValueError: if there is no such fold, or a line of the class list is no class.
     """
 
     def __init__(
         self, root: str | os.PathLike[str], fold: Literal[1, 2, 3] = 1, **kwargs: Any
     ) -> None:
         super().__init__(root, **kwargs)
+        check_one_of("fold", fold, (1, 2, 3))
         self.fold = fold
         path = self._list("classInd.txt", "the class list")
         lines = [line.split(maxsplit=1) for line in read_lines(path)]
