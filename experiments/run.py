@@ -1,4 +1,4 @@
-"""All experiments, or some of them: what is in the tables is left alone, what was cut off goes on.
+"""All experiments, or some of them: what is in the tables is left alone, what was interrupted resumes.
 
     python experiments/run.py --data DIR                                     # everything, on one dataset and split
     python experiments/run.py --data DIR table2 --methods full --seeds 0     # one row

@@ -25,7 +25,7 @@ class StopOnCollapse(pl.Callback):
     """Stop a self-supervised stage whose features have collapsed, before the stages above are built on them.
 
     Looks at `val/spread_l*` after each validation: about 0.8 in a healthy stage, 0 after a collapse, NaN where features
-    are not finite. Of training that is not finite `FiniteNumbers` speaks, before any validation.
+    are not finite. `FiniteNumbers` reports non-finite training, before any validation.
 
     Args:
         least_spread: what the spread of every level must exceed.

@@ -82,7 +82,7 @@ def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
         raise OSError(
             error.errno,
             f"the checkpoint {path} cannot be written ({error.strerror}). What was saved before it is whole: mend "
-            "that, and start the same command again to go on from there",
+            "that, and start the same command again to resume from there",
         ) from error
 
 

@@ -419,7 +419,7 @@ def test_impossible_levels_are_refused(tiny: dict[str, Any]) -> None:
         (
             ContrastTask,
             {"stride": 0},
-            "`stride` must be a whole number of pixels, 1 or more, got 0",
+            "`stride` must be a whole number of cells, 1 or more, got 0",
         ),
         (
             ContrastTask,

@@ -170,7 +170,7 @@ def test_a_full_disk_stops_prepare_which_goes_on_when_there_is_room(found):
     assert status == 2
     assert "cannot be written: No space left on device" in error
     assert "/target/" in error
-    assert "the same command goes on" in error
+    assert "the same command resumes" in error
     assert 0 < found["prepare"]["copies"] < 16
     assert found["prepare"]["scratch"] == []
     assert found["prepare"]["again"][0] == 0

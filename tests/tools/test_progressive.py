@@ -450,7 +450,7 @@ def test_killed_run_goes_on_from_its_last_epoch(
     # The second start waits for what the first one left behind, so read after it.
     second = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert second.returncode == 0, second.stderr
-    assert f"flow: goes on from {last}" in second.stdout
+    assert f"flow: resumes from {last}" in second.stdout
     seen = [epochs_in(run_dir / "flow" / f"version_{i}" / "metrics.csv") for i in (0, 1)]
     assert max(seen[1]) == epochs - 1
     assert 0 < min(seen[1]) < epochs

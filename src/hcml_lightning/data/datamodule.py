@@ -37,7 +37,7 @@ class VideoDataModule(ListedDataModule):
     """Loaders of video clips.
 
     Where `root` holds the manifest that `hcml data check` writes, it says which videos can be read and where their
-    frames are; a video that changed after that is looked at anew.
+    frames are; a video changed since then is examined again.
 
     Args:
         root: folder of the dataset.

@@ -109,7 +109,7 @@ def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
         for row in lines:
             if any(row[name] is None for name in columns):
                 raise ValueError(
-                    f"{path}, line {lines.line_num}: is too short, cut off perhaps; get the list anew."
+                    f"{path}, line {lines.line_num}: is too short, truncated perhaps; get the list anew."
                 )
             rows.append(row)
     except csv.Error as error:

@@ -173,5 +173,5 @@ def named_errors(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
-            f"{file} cannot be written: {error.strerror}. What was done so far is kept, and the same command goes on."
+            f"{file} cannot be written: {error.strerror}. What was done so far is kept, and the same command resumes."
         ) from error

@@ -63,7 +63,7 @@ def usable_records(
             + "\n  …" * (len(problems) > 5)
         )
         if on_error == "raise":
-            advice = "Set on_error='skip' (--data.on_error skip) to go on without them."
+            advice = "Set on_error='skip' (--data.on_error skip) to leave them out."
             if len(problems) == len(records):
                 gone = _missing_folder(records[0].path)
                 advice = "None of them can be read: are these the videos that are listed?"

@@ -28,7 +28,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) -> Tensor:
-    """Cosine similarity of every pixel with the pixels around it in the next frame (Eq. 1).
+    """Cosine similarity of every cell with the cells around it in the next frame (Eq. 1).
 
     The displacements are (dy, dx), row-major with dx running fastest, each from -⌊d/s⌋·s to ⌊d/s⌋·s in steps of s:
     with d = 6 and s = 2 a 13 × 13 neighbourhood is covered by M = 49 of them. A displacement that leaves the frame
@@ -38,8 +38,8 @@ def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) ->
     Args:
         features: feature maps, shape (B, C, T, H, W); float32, float64, bfloat16 or float16. Contiguous and
             `channels_last_3d` are both read in place. Autocast leaves the dtype alone.
-        max_displacement: d, largest displacement in pixels of the feature map.
-        stride: s, step between displacements in pixels of the feature map.
+        max_displacement: d, largest displacement, cells of the feature map.
+        stride: s, step between displacements, cells of the feature map.
 
     Returns:
         Similarities in [-1, 1], shape (B, M, T, H, W) with M = (2⌊d/s⌋ + 1)², in the dtype and the memory format of
@@ -73,8 +73,8 @@ def cost_volume_reference(features: Tensor, max_displacement: int = 6, stride: i
 
     Args:
         features: feature maps, shape (B, C, T, H, W).
-        max_displacement: d, in pixels of the feature map.
-        stride: s, in pixels of the feature map.
+        max_displacement: d, cells of the feature map.
+        stride: s, cells of the feature map.
 
     Returns:
         Similarities, shape (B, M, T, H, W), in the dtype of `features`.
@@ -111,12 +111,10 @@ def check_displacements(max_displacement: int, stride: int) -> None:
     """
     if not isinstance(max_displacement, int) or max_displacement < 0:
         raise ValueError(
-            f"`max_displacement` must be a whole number of pixels, 0 or more, got {max_displacement!r:.40}"
+            f"`max_displacement` must be a whole number of cells, 0 or more, got {max_displacement!r:.40}"
         )
     if not isinstance(stride, int) or stride < 1:
-        raise ValueError(
-            f"`stride` must be a whole number of pixels, 1 or more, got {stride!r:.40}"
-        )
+        raise ValueError(f"`stride` must be a whole number of cells, 1 or more, got {stride!r:.40}")
 
 
 def _check(features: Tensor, max_displacement: int, stride: int) -> None:

@@ -25,8 +25,8 @@ class ContrastTask(MotionTask):
 
     Args:
         level: l, whose motion features are trained.
-        temperature: τ.
-        num_locations: N, locations drawn in each clip on the grid of the level below.
+        temperature: τ of Eq. 2, divides the cosine similarities.
+        num_locations: N, locations sampled in each clip on the grid of the level below.
         gather_negatives: whether the targets of all devices are negatives in training, and not only this one's.
         **shared: arguments of every task.
 

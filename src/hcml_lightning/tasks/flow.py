@@ -24,7 +24,7 @@ class FlowTask(MotionTask):
 
     Args:
         level: 0 for the method itself; 1 and 2 for the "preliminary" supervision of Table 1.
-        smoothness_weight: ζ of Sec. 3.3.
+        smoothness_weight: ζ of Sec. 3.3, weight of the smoothness.
         flow_weight: what the whole loss is multiplied by, as λ does in joint training: the photometric error of real
             video is about 0.01, too small for SGD at the paper's learning rates.
         **shared: arguments of every task.

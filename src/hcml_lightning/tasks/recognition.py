@@ -23,11 +23,11 @@ class RecognitionTask(ClassificationTask):
     classification loss alone; `init_from` a self-supervised or a recognition checkpoint fine-tunes it.
 
     Args:
-        flow_weight: λ; 0 leaves the reconstruction loss out.
-        contrast_weights: γ of the contrastive levels, lowest first; 0 leaves one out.
-        smoothness_weight: ζ.
-        temperature: τ.
-        num_locations: N.
+        flow_weight: λ, weight of the reconstruction loss; 0 leaves it out.
+        contrast_weights: γ, weights of the contrastive losses, lowest level first; 0 leaves one out.
+        smoothness_weight: ζ, weight of the smoothness in the reconstruction loss.
+        temperature: τ of Eq. 2, divides the cosine similarities.
+        num_locations: N, locations sampled in each clip on the grid of the level below.
         **shared: arguments of every task that classifies.
 
     Raises:

@@ -162,7 +162,7 @@ def make_parser() -> DataParser:
     parser = data_parser(
         "check",
         "Decode every frame of every video, say what is wrong, and write the manifest that all later runs use. "
-        "A check that was cut off goes on; a second one looks only at what is new or has changed.",
+        "An interrupted check resumes; a second one looks only at what is new or has changed.",
     )
     parser.add_argument(
         "--num_workers", type=int, default=os.cpu_count() or 1, help="processes that decode"

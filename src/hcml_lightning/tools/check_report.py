@@ -117,4 +117,4 @@ def _print_group(title: str, cases: Sequence[str]) -> None:
     for case in cases[:MOST_SHOWN]:
         print(f"    {printable(case)}")
     if len(cases) > MOST_SHOWN:
-        print(f"    … and {len(cases) - MOST_SHOWN} more, in the manifest")
+        print(f"    … and {len(cases) - MOST_SHOWN} more")

@@ -45,7 +45,7 @@ def state_to_resume(path: str, folder: str | None) -> str | None:
     follows = path == RESUME_KEYWORD
     if follows and not folder:
         raise ValueError(
-            "--ckpt_path last goes on from the last checkpoint in a folder; name that with --checkpoint.dirpath: "
+            "--ckpt_path last resumes from the last checkpoint in a folder; name that with --checkpoint.dirpath: "
             "without it every start has a new one"
         )
     wanted = Path(folder or "", "last.ckpt") if follows else Path(path)
@@ -94,7 +94,7 @@ def refuse_used_folder(folder: str | None, otherwise: str) -> None:
     last = Path(folder or "", "last.ckpt")
     if folder and newest_whole(last, lambda _: None) is not None:
         raise ValueError(
-            f"{last} is of another run, which this one would replace. Go on with that one (--ckpt_path last), or name "
+            f"{last} is of another run, which this one would replace. Resume that one (--ckpt_path last), or name "
             f"another folder (--checkpoint.dirpath), or {otherwise}"
         )
 
@@ -144,7 +144,7 @@ def check_checkpoint(
     _check_shapes(path, checkpoint["state_dict"], task.state_dict())
     if to_resume and "optimizer_states" not in checkpoint:
         raise ValueError(
-            f"{path} holds weights without the state of training, so no run can go on from it. To start a new run "
+            f"{path} holds weights without the state of training, so no run can be resumed from it. To start a new run "
             "from them, use --model.init_from."
         )
 

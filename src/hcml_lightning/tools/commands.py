@@ -11,7 +11,7 @@ TRAINER_COMMANDS = {
 }
 # What is no training of one stage: hcml_lightning.tools.<name>.main(arguments).
 TOOL_COMMANDS = {
-    "progressive": "all stages and the test in order; resumes what was cut off",
+    "progressive": "all stages and the test in order; resumes what was interrupted",
     "data": "check, prepare and time the videos of a dataset",
     "predict": "the top classes of your own videos, and when, as csv or json",
     "report": "one html page about a run: curves, flow, confusions, settings",

@@ -105,7 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="hcml demo",
         usage="hcml demo [--run_dir DIR] [--recipe YAML] [options of hcml progressive]",
         description="Write synthetic videos, and train a plain baseline, motion blocks without self-supervision, and "
-        "the full method on them. Started again, it goes on where it was cut off.",
+        "the full method on them. Started again, it resumes where it was interrupted.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )

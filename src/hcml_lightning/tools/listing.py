@@ -77,7 +77,7 @@ def raise_if_gone(root: str, video: str) -> None:
     """
     if not os.path.isdir(root) or not os.listdir(root):
         raise FileNotFoundError(
-            f"{root}: the dataset is gone, at {video}; when it is back, the same command goes on."
+            f"{root}: the dataset is gone, at {video}; when it is back, the same command resumes."
         )
 
 

@@ -17,7 +17,7 @@ NOISE = (
     r"LightningCLI's args parameter is intended",
     # The folder of a run that is resumed holds that run's checkpoints.
     r"Checkpoint directory .* exists and is not empty",
-    # The test writes beside the folder of the checkpoint that it tests, and needs no best score.
+    # The test writes into another folder than that of the checkpoint that it tests, and needs no best score.
     r"The dirpath has changed from",
     # The metrics count every video once, by its index, however many processes were given it.
     r"Using `DistributedSampler` with the dataloaders",

@@ -84,7 +84,8 @@ def _open_partial(path: Path) -> TextIO:
             )
         except FileExistsError:
             print(
-                f"{partial} is kept: another run was cut off, or still writes it", file=sys.stderr
+                f"{partial} is kept: another run was interrupted, or still writes it",
+                file=sys.stderr,
             )
             number += 1
             partial = path.with_name(f"{path.stem}.partial_{number}{path.suffix}")

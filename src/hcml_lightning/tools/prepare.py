@@ -89,7 +89,7 @@ def make_parser() -> DataParser:
     parser = data_parser(
         "prepare",
         "Copy a dataset with its lists for training: short side scaled down, H.264 with short GOP, no audio. The "
-        "same command goes on after it was cut off.",
+        "same command resumes after an interruption.",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the copy")
     parser.add_argument("--short_side", type=int, default=256, help="pixels; 256 or 340 are usual")
@@ -134,7 +134,7 @@ def main(words: Sequence[str]) -> int:
             journal.remove()
         _finish(scratch, shard)
     except TargetError as error:
-        parser.error(f"{error} The copies made so far are whole, and the same command goes on.")
+        parser.error(f"{error} The copies made so far are whole, and the same command resumes.")
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return _report(rows, videos.faults, listing)

@@ -122,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="hcml progressive",
         usage="hcml progressive --run_dir DIR -c configs/data/DATA.yaml [-c EXTRA.yaml] [options of hcml fit]",
         description="Run all stages and the test, each stage from the checkpoint of the one before. Started again, "
-        "it skips what is done and goes on from the last checkpoint of what was cut off.",
+        "it skips what is done and resumes what was interrupted from its last checkpoint.",
         epilog="Options and configs hold for all stages. An option whose first part is the name of a stage, and what "
         "stands under that name in a config, holds for this stage and its test: --flow.trainer.max_epochs 10. "
         f"Configs lie in {CONFIGS.resolve()}.",

@@ -102,7 +102,7 @@ class StageFolder:
             self._check_weights_of(self.previous)
             words.append(f"--ckpt_path={self.previous.checkpoint}")
         elif (state := newest_whole(self.last, self._tell)) is not None:
-            self._tell(f"goes on from {state}")
+            self._tell(f"resumes from {state}")
             words.append(f"--ckpt_path={state}")
         elif self.previous is not None:
             self._check_weights_of(self.previous)
@@ -144,7 +144,7 @@ class StageFolder:
             how = f"did not end (exit status {status}); what it said is above."
         state = newest_whole(self.last, self._tell) or "its start"
         return StageError(
-            f"stage '{self.name}' {how} Started again, it goes on from {state}",
+            f"stage '{self.name}' {how} Started again, it resumes from {state}",
             status if status - 128 in STOP_SIGNALS else 1,
         )
 

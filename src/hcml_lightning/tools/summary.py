@@ -25,8 +25,8 @@ from hcml_lightning.tools.run_folder import run_folder
 class StageSummary(pl.Callback):
     """Say what trains, on what and how, before a stage, and what came of it, after it.
 
-    The numbers of the end also go to `fit.json`, `validate.json` or `test.json` beside the folder of
-    the checkpoints. There `validated_epoch` says after which epoch of training, from 1, those of `val/` were measured.
+    The numbers of the end also go to `fit.json`, `validate.json` or `test.json` in the folder of the run. There
+    `validated_epoch` says after which epoch of training, from 1, those of `val/` were measured.
     """
 
     def __init__(self) -> None:

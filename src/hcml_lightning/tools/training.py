@@ -109,7 +109,7 @@ class MotionCLI(LightningCLI):
             "--save_every_n_steps",
             type=PositiveInt,
             default=1000,
-            help="write last.ckpt after so many steps too, not only after an epoch, for a run that is cut off",
+            help="write last.ckpt after so many steps too, not only after an epoch, in case the run is interrupted",
         )
         parser.add_argument(
             "--save_every_n_epochs",
@@ -148,7 +148,7 @@ class MotionCLI(LightningCLI):
         self._check_kinds()
         if self._get(self.config, "trainer.enable_checkpointing") is False:
             raise ValueError(
-                "--trainer.enable_checkpointing false: without checkpoints a run can neither go on nor be tested; "
+                "--trainer.enable_checkpointing false: without checkpoints a run can neither be resumed nor tested; "
                 "leave it out (--trainer.fast_dev_run true tries a few batches and writes none)"
             )
         if self._get(self.config, "compile") and self._get(
