@@ -144,19 +144,33 @@ class MotionCLI(LightningCLI):
         """
 
     def before_instantiate_classes(self) -> None:
-        """Refuse what would run and mean something else than was asked for."""
+        """Refuse what would run and mean something else than was asked for; choose what was left open."""
         self._check_kinds()
+        self._check_options()
+        path = self._choose_checkpoint()
+        resumed = Path(path) if path and self.subcommand == "fit" else None
+        run_id = choose_run(self._get(self.config, "trainer.logger"), resumed)
+        self.save_config_kwargs = {**self.save_config_kwargs, "run_id": run_id}
+        checkpoint = self._get(self.config, "checkpoint")
+        # Without validation there is nothing to compare, and the last epoch is kept.
+        if checkpoint.monitor is None and self._get(self.config, "trainer.limit_val_batches") != 0:
+            module, _, name = self._get(self.config, "model.class_path").rpartition(".")
+            checkpoint.monitor, checkpoint.mode = getattr(import_module(module), name).MONITOR
+
+    def _check_options(self) -> None:
         if self._get(self.config, "trainer.enable_checkpointing") is False:
             raise ValueError(
                 "--trainer.enable_checkpointing false: without checkpoints a run can neither be resumed nor tested; "
                 "leave it out (--trainer.fast_dev_run true tries a few batches and writes none)"
             )
-        if self._get(self.config, "compile") and self._get(
-            self.config, "model.init_args.recompute"
-        ):
+        recompute = self._get(self.config, "model.init_args.recompute")
+        if recompute and self._get(self.config, "compile"):
             raise ValueError("--compile and --model.recompute do not go together; leave one out")
+
+    def _choose_checkpoint(self) -> str | None:
+        """What is resumed or evaluated, and no run's that would be replaced."""
         trains = self.subcommand == "fit"
-        path = self._get(self.config, "ckpt_path")
+        path: str | None = self._get(self.config, "ckpt_path")
         names = ("checkpoint.dirpath", "trainer.logger", "trainer.default_root_dir")
         folder, otherwise = known_folder(*(self._get(self.config, name) for name in names))
         if trains and path:
@@ -174,14 +188,7 @@ class MotionCLI(LightningCLI):
             raise ValueError(
                 "the weights would be random; name trained ones with --ckpt_path (--model.init_from is for training)"
             )
-        resumed = Path(path) if path and trains else None
-        run_id = choose_run(self._get(self.config, "trainer.logger"), resumed)
-        self.save_config_kwargs = {**self.save_config_kwargs, "run_id": run_id}
-        checkpoint = self._get(self.config, "checkpoint")
-        # Without validation there is nothing to compare, and the last epoch is kept.
-        if checkpoint.monitor is None and self._get(self.config, "trainer.limit_val_batches") != 0:
-            module, _, name = self._get(self.config, "model.class_path").rpartition(".")
-            checkpoint.monitor, checkpoint.mode = getattr(import_module(module), name).MONITOR
+        return path
 
     def _check_kinds(self) -> None:
         # A config of data may say something about the model, which then is taken for one of the base class.
