@@ -88,3 +88,29 @@ def test_features_that_are_no_numbers_are_not_said_to_have_collapsed(tmp_path: A
     with pytest.raises(NotFiniteError, match=r"epoch 2: .* level 1 are not finite") as stopped:
         fit(task, TrainOnly([task.high]), tmp_path)
     assert "collapse" not in str(stopped.value)
+
+
+def test_weights_that_are_only_tried_out_have_not_collapsed(tmp_path: Any) -> None:
+    """A look before the start is at untrained features."""
+
+    class Late(Fading):
+        def validation_step(self, batch: Any, _: int) -> None:
+            self.log("val/spread_l1", torch.tensor(0.0 if self.trainer.sanity_checking else 0.8))
+
+    task = Late()
+    task.configure_callbacks = lambda: [StopOnCollapse()]
+    fit(task, TrainOnly([task.high]), tmp_path)
+    assert task.trainer.current_epoch == 2
+
+
+def test_who_calls_train_does_not_wake_what_is_frozen(tmp_path: Any) -> None:
+    class Waking(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            pl_module.train()
+
+    task = TwoLayers()
+    before = {k: v.clone() for k, v in task.low.state_dict().items()}
+    task.configure_callbacks = lambda: [Waking()]
+    fit(task, TrainOnly([task.high]), tmp_path)
+    for key, value in task.low.state_dict().items():
+        assert torch.equal(value, before[key]), key

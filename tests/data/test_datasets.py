@@ -231,6 +231,33 @@ def test_mirror_flips_swap_the_label_of_left_and_right(synthetic_root):
     assert flips > 0
 
 
+@pytest.mark.filterwarnings("ignore:flip='plain'")
+def test_plain_flips_leave_all_labels_alone(synthetic_root):
+    data = make("ucf101", synthetic_root("ucf101"), flip="plain")
+    data.setup("fit")
+    dataset = data.dataset("train")
+    unflipped = make("ucf101", synthetic_root("ucf101"), flip="none")
+    unflipped.setup("fit")
+    flips = 0
+    for epoch in range(4):
+        for index, record in enumerate(dataset.records):
+            sample, plain = (side[epoch, index] for side in (dataset, unflipped.dataset("train")))
+            flips += not torch.equal(sample.video, plain.video)
+            assert sample.label == record.label
+    assert flips > 0
+
+
+def test_the_seed_changes_order_and_crops(synthetic_root):
+    orders, clips = [], []
+    for seed in (0, 1):
+        data = make("ucf101", synthetic_root("ucf101"), seed=seed)
+        data.setup("fit")
+        orders.append([index for _, index in data.train_dataloader().sampler])
+        clips.append([data.dataset("train")[0, i].video for i in range(8)])
+    assert orders[0] != orders[1]
+    assert not all(torch.equal(a, b) for a, b in zip(*clips, strict=True))
+
+
 def test_the_flow_of_a_batch_is_that_of_its_frames(synthetic_root):
     data = make("ucf101", synthetic_root("ucf101"), frame_stride=1, batch_size=8)
     (batch,) = batches(with_flow_in_training(data), "train")
@@ -321,6 +348,22 @@ def test_broken_videos_of_evaluation_are_left_out_before_the_start(layout_copy):
         batches(make("ucf101", Path(data.root)), "val")
 
 
+def test_damage_that_shows_in_an_evaluation_stops_it(synthetic_root, monkeypatch):
+    """Of a split that is measured, no video may be lost on the way."""
+    data = make("ucf101", synthetic_root("ucf101"), on_error="skip")
+    data.setup("fit")
+
+    def broken(path, *_):
+        raise VideoError(f"{path}: damaged")
+
+    for split in ("train", "val"):
+        monkeypatch.setattr(data.dataset(split), "read_frames", broken)
+    with pytest.warns(UserWarning, match="left out of training"):
+        assert data.dataset("train")[0, 0] is None
+    with pytest.raises(VideoError, match="damaged"):
+        next(iter(data.val_dataloader()))
+
+
 def test_a_split_smaller_than_a_batch_is_refused(synthetic_root):
     data = make("ucf101", synthetic_root("ucf101"), batch_size=9)
     with pytest.raises(ValueError, match=r"batch_size=9 .* 9 training videos, but the split has 8"):
@@ -335,6 +378,11 @@ def test_loaders_before_setup_are_refused(synthetic_root):
 def test_a_test_sees_all_of_the_shorter_side_at_the_size_that_was_trained(synthetic_root):
     recipe = make("ucf101", synthetic_root("ucf101"), test_crop_size=None).recipe("test")
     assert (recipe.short_side, recipe.crop_size) == ((40, 40), 40)
+
+
+def test_a_test_crop_larger_than_the_short_side_scales_it_up(synthetic_root):
+    recipe = make("ucf101", synthetic_root("ucf101"), test_crop_size=56).recipe("test")
+    assert (recipe.short_side, recipe.crop_size) == ((56, 56), 56)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,17 @@ def test_even_views_go_from_end_to_end_of_the_longer_side(height, width):
     assert along == [0, (max(height, width) - side) // 2, max(height, width) - side]
 
 
+def test_crops_of_a_square_go_from_left_to_right():
+    views = even_views(64, 64, 64, 32, num_crops=3)
+    assert [(view.top, view.left) for view in views] == [(16, 0), (16, 16), (16, 32)]
+
+
+def test_the_side_of_a_crop_is_rounded_to_the_nearest():
+    # 56 · 50 / 64 = 43.75
+    (view,) = even_views(50, 70, 64, 56)
+    assert view.side == 44
+
+
 def test_one_view_is_centred():
     (view,) = even_views(240, 320, 256, 224)
     assert (view.top, view.left, view.side) == (15, 55, 210)

@@ -65,6 +65,13 @@ def test_effective_rank_does_not_depend_on_scale() -> None:
         torch.testing.assert_close(effective_rank(features * scale), expected, rtol=1e-3, atol=0)
 
 
+def test_effective_rank_does_not_depend_on_the_mean() -> None:
+    features = torch.randn(2, 8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert float(effective_rank(features + 30)) == pytest.approx(
+        float(effective_rank(features)), rel=1e-3
+    )
+
+
 def test_efficacy_of_what_is_no_number_is_none() -> None:
     assert math.isnan(efficacy_score(math.nan, 0.5))
     assert math.isnan(efficacy_score(0.5, math.nan))

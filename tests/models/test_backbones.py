@@ -113,3 +113,16 @@ def test_every_nth_frame_does_not_mix_clips() -> None:
 def test_unknown_backbone_is_refused() -> None:
     with pytest.raises(ValueError, match="one of r2d50, r2plus1d101, r2d_tiny, got 'r3d'"):
         backbone_spec("r3d")
+
+
+def test_weights_start_as_he_says_and_blocks_as_nothing() -> None:
+    """Of a convolution that doubles its channels: √(2 / fan_out); and no residual path adds to its input."""
+    torch.manual_seed(0)
+    network = MotionNetwork("r2d50")
+    weight = network.layer2[0].conv1.weight
+    assert weight.shape[0] != weight.shape[1]
+    fan_out = weight.shape[0] * weight[0, 0].numel()
+    assert float(weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    blocks = [module for module in network.modules() if isinstance(module, Bottleneck)]
+    assert len(blocks) == 16
+    assert not any(block.bn3.weight.any() for block in blocks)

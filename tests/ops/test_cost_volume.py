@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hcml_lightning.ops import cost_volume, cost_volume_reference
 from hcml_lightning.ops.cost_volume import num_displacements
+from hcml_lightning.ops.cost_volume_grids import Grids
 
 # Odd sizes, grids multiplied whole and in blocks, maps smaller than the window, one frame, one pixel.
 SHAPES = [
@@ -220,3 +221,17 @@ def test_forward_mode_is_refused_and_not_zero():
     with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
         torch.func.jvp(cost_volume, (features,), (features,))
     assert torch.func.jvp(cost_volume_reference, (features,), (features,))[1].abs().max() >= 0
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 2, 56, 56), (1, 8, 2, 28, 30), (2, 8, 3, 9, 40)])
+def test_sums_that_are_made_side_by_side_have_places_of_their_own(shape: tuple[int, ...]) -> None:
+    """Threads add to the surroundings of every n-th block at once."""
+    grids = Grids(torch.empty(shape), 3, 2)
+    buffer = torch.zeros(grids.buffer_shape)
+    for step in grids.steps():
+        surroundings = grids.surroundings(buffer, step)
+        for start in range(min(grids.overlap, len(surroundings))):
+            together = surroundings[start :: grids.overlap]
+            numbers = torch.arange(float(together.numel())).view(together.shape)
+            together.copy_(numbers)
+            assert torch.equal(together, numbers)

@@ -116,3 +116,21 @@ def test_the_probe_averages_its_views(
     torch.testing.assert_close(task.test_accuracy["top1"].scores[0], expected)
     torch.testing.assert_close(found["probability"], expected)
     assert found["video_id"] == ["a", "b"]
+
+
+def test_contrastive_weights_go_from_the_lowest_level_up(tiny: dict[str, Any]) -> None:
+    task = RecognitionTask(**tiny | {"levels": (0, 2)}, contrast_weights=(0.5, 0.2))
+    assert task.contrast_weights == {2: 0.5}
+    assert RecognitionTask(**tiny, contrast_weights=(0.5, 0.2)).contrast_weights == {1: 0.5, 2: 0.2}
+
+
+def test_the_probe_is_a_convolution_over_place_and_time_and_the_mean_of_what_it_finds(
+    tiny: dict[str, Any],
+) -> None:
+    task = ProbeTask(level=0, **tiny).eval()
+    norm, convolution, second, relu, _, _, linear = task.probe
+    assert convolution.kernel_size == (3, 3, 3)
+    motion = torch.rand(2, norm.num_features, 4, 8, 8)
+    with torch.no_grad():
+        found = relu(second(convolution(norm(motion)))).mean((2, 3, 4))
+        torch.testing.assert_close(task.probe(motion), linear(found))

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from hcml_lightning.callbacks import CollapseError, StopOnCollapse, TrainOnly
 from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, ProbeTask, RecognitionTask
+from hcml_lightning.tasks.flow import at_grid
 
 Fit = Callable[..., pl.Trainer]
 STAGES: dict[str, Callable[..., MotionTask]] = {
@@ -67,6 +68,39 @@ def test_a_stage_changes_all_that_it_trains_and_nothing_else(
             continue  # a 1×1 convolution and a batch norm follow, which take any constant away again
         same = torch.equal(value, before[key])
         assert same != (key in trained), f"{key} {'did not change' if same else 'changed'}"
+
+
+def test_flow_of_a_higher_level_trains_the_blocks_below_with_their_fusion(
+    tiny: dict[str, Any],
+) -> None:
+    trained = {name.rpartition(".")[0] for name in trained_names(FlowTask(level=1, **tiny))}
+    for part in ("motion.0.extract", "motion.0.project", "motion.1.extract", "layer2"):
+        assert any(name.startswith(f"model.network.{part}") for name in trained), part
+    for part in ("motion.1.project", "motion.2", "layer3", "fc"):
+        assert not any(name.startswith(f"model.network.{part}") for name in trained), part
+
+
+def test_true_flow_is_in_cells_of_frames_that_are_no_squares() -> None:
+    flow = torch.tensor([8.0, 4.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 32, 64)
+    assert torch.equal(at_grid(flow, torch.zeros(1, 2, 2, 8, 8)), torch.ones(2, 2, 8, 8))
+
+
+@pytest.mark.parametrize(("error", "warns"), [(0.75, False), (0.8, True)])
+def test_the_error_of_flow_is_that_of_the_cells_that_count(
+    error: float, warns: bool, tiny: dict[str, Any]
+) -> None:
+    """Of 0.8 of the cells, standing still has 0.8; the flow is held to 0.98 of that."""
+    values = {"photometric": error, "photometric_zero": 1.0, "valid": 0.8}
+    trainer: Any = pl.Trainer(**QUIET)
+    trainer._logger_connector._callback_metrics.update(
+        {f"val/{name}": torch.tensor(value) for name, value in values.items()}
+    )
+    task = FlowTask(**tiny)
+    task.trainer = trainer
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        task.on_train_end()
+    assert any("no better" in str(warning.message) for warning in said) == warns
 
 
 @pytest.mark.parametrize("stage", STAGES)

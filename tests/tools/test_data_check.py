@@ -342,3 +342,49 @@ def test_processes_that_die_or_hang_cost_one_item():
     assert lost == Lost("decoding it took longer than 0 s")
     with pytest.raises(ValueError, match="non-negative"):
         list(run_each(time.sleep, [-1], 1))
+
+
+def test_a_header_may_be_one_frame_off(layout_copy, capsys):
+    root = layout_copy("ucf101")
+    videos = sorted((root / "videos").rglob("*.avi"))
+    for video, count in zip(videos, (11, 10), strict=False):
+        content = video.read_bytes()
+        place = content.index(b"strh") + 8 + 32
+        video.write_bytes(content[:place] + count.to_bytes(4, "little") + content[place + 4 :])
+    assert check("ucf101", root) == 0
+    said = capsys.readouterr().out
+    assert "the header promises 10 frames, and there are 12" in said
+    assert "the header promises 11" not in said
+
+
+def test_other_content_of_the_same_size_is_looked_at(layout_copy, capsys):
+    root = layout_copy("ucf101")
+    assert check("ucf101", root) == 0
+    video = next((root / "videos").rglob("*.avi"))
+    size = video.stat().st_size
+    video.write_bytes(b"no video" + bytes(size - 8))
+    capsys.readouterr()
+    assert check("ucf101", root) == 1
+    assert "looked at 1 of 16 videos" in capsys.readouterr().out
+
+
+def test_a_fault_in_a_list_alone_is_a_fault(layout_copy):
+    root = layout_copy("ucf101")
+    path = root / "ucfTrainTestlist" / "trainlist01.txt"
+    path.write_text(path.read_text().rstrip() + "\nsneeze/v_sneeze_g01_c01.avi 9\n")
+    assert check("ucf101", root) == 1
+
+
+def test_what_the_lists_say_of_a_known_video_is_taken_from_them(layout_copy, capsys):
+    root = layout_copy("something_v1")
+    assert check("something_v1", root) == 0
+    path = root / "something-something-v1-train.csv"
+    lines = path.read_text().splitlines()
+    number, label = lines[0].split(";")
+    other = next(line.split(";")[1] for line in lines if line.split(";")[1] != label)
+    path.write_text("\n".join([f"{number};{other}", *lines[1:]]))
+    capsys.readouterr()
+    check("something_v1", root)
+    assert "looked at 0 of 16 videos" in capsys.readouterr().out
+    row = read_manifest(root / MANIFEST_NAME)[f"20bn-something-something-v1/{number}"]
+    assert row.label == other

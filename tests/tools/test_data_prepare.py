@@ -310,3 +310,44 @@ def test_genuine_videos_keep_their_frames(shared_data, tmp_path):
         with pytest.raises(VideoError, match=source.name):
             make_copy(str(source), tmp_path / "bad.mp4", tmp_path, Encoding())
     assert not (tmp_path / "bad.mp4").exists()
+
+
+def test_a_copy_that_is_gone_is_made_again(synthetic_root, tmp_path):
+    root = synthetic_root("ucf101")
+    assert run("ucf101", root, tmp_path / "to") == 0
+    copy = next((tmp_path / "to").rglob("*.mp4"))
+    content = copy.read_bytes()
+    copy.unlink()
+    assert run("ucf101", root, tmp_path / "to") == 0
+    assert copy.read_bytes() == content
+
+
+def test_a_failure_is_tried_again_even_where_a_copy_lies(synthetic_root, tmp_path, monkeypatch):
+    root = synthetic_root("ucf101")
+    assert run("ucf101", root, tmp_path / "to") == 0
+    copy = next((tmp_path / "to").rglob("*.mp4"))
+    listing = tmp_path / "to" / "hcml_prepared.csv"
+    changed = [
+        row | {"error": "no answer"} if Path(row["path"]).stem == copy.stem else row
+        for row in rows(listing)
+    ]
+    assert sum(bool(row["error"]) for row in changed) == 1
+    with listing.open("w", newline="") as file:
+        writer = csv.DictWriter(file, changed[0])
+        writer.writeheader()
+        writer.writerows(changed)
+    copy.write_bytes(b"old")
+    assert run("ucf101", root, tmp_path / "to") == 0
+    assert copy.read_bytes() != b"old"
+    assert not any(row["error"] for row in rows(listing))
+
+
+def test_quality_is_that_which_was_asked_for(synthetic_root, tmp_path):
+    root = synthetic_root("ucf101")
+    for crf in (10, 40):
+        assert run("ucf101", root, tmp_path / str(crf), f"--crf={crf}") == 0
+    fine, coarse = (
+        sum(path.stat().st_size for path in (tmp_path / str(crf)).rglob("*.mp4"))
+        for crf in (10, 40)
+    )
+    assert coarse < 0.7 * fine

@@ -271,3 +271,13 @@ def test_where_nothing_can_be_written_no_video_is_looked_at(
     monkeypatch.setattr("hcml_lightning.tools.predicting.predict", lambda *_: pytest.fail("looked"))
     with pytest.raises(SystemExit, match=message):
         run(["--ckpt_path", checkpoints["recognition"], videos[0], "--output", tmp_path / output])
+
+
+def test_windows_overlap_by_half_unless_told_otherwise(
+    checkpoints: dict[str, Path], videos: list[Path], tmp_path: Path
+):
+    output = tmp_path / "found.json"
+    words = ["--ckpt_path", checkpoints["recognition"], videos[0], "--window=0.16"]
+    assert run([*words, "--output", output]) == 0
+    (entry,) = json.loads(output.read_text())["videos"]
+    assert [span["start"] for span in entry["spans"]] == [0.0, 0.08, 0.16, 0.24, 0.32]

@@ -20,9 +20,9 @@ from tests.conftest import TINY
 from hcml_lightning import load_run
 from hcml_lightning.cli import main
 from hcml_lightning.tools.curves import read_points
-from hcml_lightning.tools.plan import PAPER, Plan
+from hcml_lightning.tools.plan import PAPER, TRAINING, Plan
 from hcml_lightning.tools.progressive import run_plan, stage_rows
-from hcml_lightning.tools.stage_folder import StageError
+from hcml_lightning.tools.stage_folder import StageError, StageFolder
 
 
 @pytest.fixture
@@ -537,3 +537,15 @@ def test_stages_that_would_leave_no_weights_are_refused(words: list[str]):
     plan = Plan.from_words([*words, "--trainer.fast_dev_run=true"])
     with pytest.raises(ValueError, match=r"fast_dev_run keeps no weights.*max_epochs 1"):
         plan.check(["flow", "contrast1"])
+
+
+def test_a_stage_counts_the_time_of_all_its_starts(words: list[str], tmp_path: Path):
+    plan = Plan.from_words(words)
+    stage = StageFolder(plan, "flow", TRAINING["flow"], None, tmp_path)
+    stage.last.parent.mkdir()
+    stage.last.touch()
+    os.utime(stage.last, (1005, 1005))
+    before = {"settings": stage.settings, "started": 1000, "spent": 100}
+    (tmp_path / "settings.json").write_text(json.dumps(before))
+    stage._note_start()
+    assert json.loads((tmp_path / "settings.json").read_text())["spent"] == 105

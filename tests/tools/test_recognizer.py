@@ -174,3 +174,30 @@ def test_a_checkpoint_that_does_not_say_how_it_saw_is_told_of(tmp_path: Path):
     torch.save({**state, **names, "pytorch-lightning_version": pl.__version__}, tmp_path / "a.ckpt")
     with pytest.warns(UserWarning, match="does not say how clips are cut out"):
         Recognizer.from_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_crops_are_those_of_the_test_of_the_training_data(
+    checkpoints: dict[str, Path], tmp_path: Path
+):
+    checkpoint = torch.load(checkpoints["recognition"])
+    settings = checkpoint["datamodule_hyper_parameters"]
+    size = min(settings["short_side"]) + 8
+    checkpoint["datamodule_hyper_parameters"] = {**settings, "test_crop_size": size}
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    recipe = Recognizer.from_checkpoint(tmp_path / "other.ckpt").recipe
+    assert (recipe.crop_size, recipe.short_side) == (size, (size, size))
+
+
+def test_the_network_can_be_made_again_with_a_reach_of_its_own(tmp_path: Path):
+    options = {"backbone": "r2d_tiny", "num_classes": 3, "max_displacement": 2, "stride": 2}
+    task = RecognitionTask(**options)
+    state = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
+    names = {"task": "RecognitionTask", "class_names": list("abc")}
+    data = {
+        "datamodule_hyper_parameters": {"clip_length": 4, "short_side": (32, 32), "crop_size": 32}
+    }
+    version = {"pytorch-lightning_version": pl.__version__}
+    torch.save({**state, **names, **data, **version}, tmp_path / "a.ckpt")
+    recognizer = Recognizer.from_checkpoint(tmp_path / "a.ckpt")
+    again = MotionNetwork(**recognizer.architecture)
+    again.load_state_dict(recognizer.network.state_dict())

@@ -18,6 +18,7 @@ from tests.conftest import TINY
 from hcml_lightning.cli import main
 from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan
+from hcml_lightning.tools.report import _left_out
 from hcml_lightning.tools.report_charts import MOST_POINTS, charts, thinned, ticks
 from hcml_lightning.tools.report_runs import read_run, read_runs
 from hcml_lightning.tools.video_results import VideoResult, write_predictions
@@ -290,3 +291,11 @@ def browse(chromium: str, file: Path, folder: Path, *options: str) -> tuple[str,
         check=True,
     )
     return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(("seen", "said"), [(3, ", 3 of 8 videos"), (8, "")])
+def test_a_test_of_some_videos_says_so(seen: int, said: str, tmp_path: Path):
+    videos = {"seen": seen, "in_split": 8}
+    record = {"task": "RecognitionTask", "seconds": 1, "metrics": {}, "videos": videos}
+    (tmp_path / "test.json").write_text(json.dumps(record))
+    assert _left_out(read_run(tmp_path)[0]) == said

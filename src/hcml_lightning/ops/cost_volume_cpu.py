@@ -38,8 +38,8 @@ def write_costs(
     Args:
         features: shape (B, C, T, H, W), any strides.
         costs: overwritten, shape (B, M, T, H, W), any strides.
-        max_displacement: d, in pixels.
-        stride: s, in pixels.
+        max_displacement: d, in cells.
+        stride: s, in cells.
         eps: the smallest norm that a vector is divided by.
     """
     grids = Grids(features, max_displacement // stride, stride)
@@ -71,8 +71,8 @@ def write_gradient(
         grad: gradient with respect to the costs, shape (B, M, T, H, W), any strides.
         features: shape (B, C, T, H, W), any strides.
         grad_features: overwritten, shape (B, C, T, H, W), any strides.
-        max_displacement: d, in pixels.
-        stride: s, in pixels.
+        max_displacement: d, in cells.
+        stride: s, in cells.
         eps: the smallest norm that a vector is divided by.
     """
     grids = Grids(features, max_displacement // stride, stride)

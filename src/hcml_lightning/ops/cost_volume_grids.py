@@ -34,7 +34,7 @@ class Grids:
     Args:
         features: shape (B, C, T, H, W).
         radius: R = ⌊d/s⌋, largest displacement in steps of the grid.
-        stride: s, in pixels.
+        stride: s, in cells.
     """
 
     def __init__(self, features: Tensor, radius: int, stride: int) -> None:

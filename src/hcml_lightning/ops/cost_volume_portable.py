@@ -18,8 +18,8 @@ def cost_volume_portable(features: Tensor, max_displacement: int, stride: int) -
 
     Args:
         features: feature maps, shape (B, C, T, H, W).
-        max_displacement: d, in pixels of the feature map.
-        stride: s, in pixels of the feature map.
+        max_displacement: d, in cells of the feature map.
+        stride: s, in cells of the feature map.
 
     Returns:
         Similarities, shape (B, M, T, H, W), contiguous, in the dtype of `features`.
