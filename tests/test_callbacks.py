@@ -1,5 +1,6 @@
 """Freezing, apart from any stage."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +23,12 @@ class TwoLayers(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.low = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
-        self.high = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+        # A batch norm takes a bias before it away again, and its gradient would be rounding alone.
+        self.low = nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4))
+        self.high = nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4))
 
     def training_step(self, batch: Any, _: int) -> torch.Tensor:
-        return self.high(self.low(batch[0])).square().mean()
+        return (self.high(self.low(batch[0])) - batch[0]).square().mean()
 
     def validation_step(self, batch: Any, _: int) -> None:
         assert not any(m.training for m in self.high.modules())
@@ -114,3 +116,13 @@ def test_who_calls_train_does_not_wake_what_is_frozen(tmp_path: Any) -> None:
     fit(task, TrainOnly([task.high]), tmp_path)
     for key, value in task.low.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+def test_weights_that_are_only_measured_may_have_collapsed() -> None:
+    trainer: Any = SimpleNamespace(
+        sanity_checking=False,
+        state=SimpleNamespace(fn="validate"),
+        callback_metrics={"val/spread_l1": torch.tensor(0.0)},
+        current_epoch=0,
+    )
+    StopOnCollapse().on_validation_end(trainer, TwoLayers())

@@ -23,8 +23,10 @@ from lightning_fabric.plugins.environments import (
 from tests.conftest import TINY
 
 import hcml_lightning
+from hcml_lightning import ContrastTask
 from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
 from hcml_lightning.resume import LastCheckpoint
+from hcml_lightning.tools.checkpoints import check_checkpoint, no_file
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.training import MotionCLI
 
@@ -402,6 +404,9 @@ def test_resuming_goes_on_after_the_last_epoch(
     said = capsys.readouterr().out
     assert "epoch 2/2" in said
     assert "epoch 1/2" not in said
+    # Whoever runs this config begins another run.
+    (config,) = tmp_path.rglob("config.yaml")
+    assert yaml.safe_load(config.read_text())["ckpt_path"] is None
 
 
 def test_resuming_what_had_ended_says_so(
@@ -607,3 +612,37 @@ def test_a_start_without_videos_names_their_folder_and_leaves_none(
         main([*fit, f"--trainer.logger.save_dir={tmp_path / 'runs'}"])
     assert "skip" not in str(stopped.value.code)
     assert list((tmp_path / "runs").rglob("version_*")) == []
+
+
+def test_the_newest_run_is_the_one_that_is_suggested(tmp_path: Path):
+    for number in range(2):
+        path = tmp_path / f"version_{number}" / "checkpoints" / "last.ckpt"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (number, number))
+    assert "version_1/checkpoints/last.ckpt?" in no_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("level", "resumed", "message"),
+    [(2, False, "with level 2, and this run has 1"), (1, True, "without the state of training")],
+)
+def test_a_checkpoint_that_does_not_go_with_the_run_is_named(
+    level: int, resumed: bool, message: str, tmp_path: Path
+):
+    task = ContrastTask(backbone="r2d_tiny", num_classes=2, level=1)
+    settings = {"level": level, "num_classes": 2}
+    content = {"state_dict": task.state_dict(), "task": "ContrastTask", "epoch": 3}
+    torch.save({**content, "hyper_parameters": settings}, tmp_path / "x.ckpt")
+    with pytest.raises(ValueError, match=message):
+        check_checkpoint(tmp_path / "x.ckpt", task, ["a", "b"], to_resume=resumed)
+
+
+def test_the_mode_of_the_best_checkpoint_is_that_of_its_metric(
+    synthetic_root: Callable[[str], Path],
+):
+    words = ["-c", "configs/stages/baseline.yaml", *TINY, f"--data.root={synthetic_root('ucf101')}"]
+    with quiet():
+        cli = MotionCLI(words, run=False)
+    checkpoint = cli.config["checkpoint"]
+    assert (checkpoint["monitor"], checkpoint["mode"]) == ("val/top1", "max")

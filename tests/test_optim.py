@@ -8,6 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from tests.tasks.conftest import QUIET
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -269,3 +270,42 @@ def test_a_schedule_goes_on_in_epochs_of_any_number_of_steps(
     per_epoch = 8 // batch_size
     expected = [0.01 * warmup_cosine(k, 0, 4 * per_epoch) for k in range(4 * per_epoch)]
     assert fit(batch_size, 0.01, tmp_path / "half.ckpt") == pytest.approx(expected[2 * per_epoch :])
+
+
+def test_adam_has_its_usual_second_moment() -> None:
+    groups = [{"params": [nn.Parameter(torch.ones(2))]}]
+    optimizer = make_optimizer("adam", groups, 0.1, 0.9)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_what_is_frozen_is_in_no_group() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    layers[0].requires_grad_(False)
+    assert [len(group["params"]) for group in parameter_groups([layers], 0.1, True)] == [2]
+
+
+@pytest.mark.parametrize(
+    ("warmup_epochs", "accumulated", "epochs", "expected"),
+    [(1, 2, 3, ScheduleSteps(2, 6, 2)), (5, 1, 2, ScheduleSteps(6, 6, 3))],
+)
+def test_steps_of_three_batches(
+    warmup_epochs: float, accumulated: int, epochs: int, expected: ScheduleSteps
+) -> None:
+    """The last of an epoch adds up fewer of them, and no warm-up is longer than the run."""
+    found: list[ScheduleSteps] = []
+
+    class Task(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            return self.weight * 0
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            found.append(schedule_steps(self.trainer, warmup_epochs))
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    trainer = pl.Trainer(max_epochs=epochs, accumulate_grad_batches=accumulated, **QUIET)
+    trainer.fit(Task(), DataLoader(torch.zeros(3, 1)))
+    assert found == [expected]

@@ -286,3 +286,16 @@ def test_a_stop_by_time_loses_no_batch(
         )
     everything = [(epoch, i) for epoch in range(2) for i in range(10)]
     assert (first.seen, second.seen) == (everything[:ends], everything[ends:])
+
+
+def test_curves_are_on_the_disk_before_the_state_that_has_them_behind_it(tmp_path: Path) -> None:
+    calls: list[str] = []
+    trainer: Any = SimpleNamespace(
+        fast_dev_run=False,
+        loggers=[SimpleNamespace(save=lambda: calls.append("logger"))],
+        save_checkpoint=lambda *_, **__: calls.append("checkpoint"),
+    )
+    last = LastCheckpoint(tmp_path)
+    last.path = tmp_path / "last.ckpt"
+    last._save(trainer)
+    assert calls == ["logger", "checkpoint"]

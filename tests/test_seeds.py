@@ -125,3 +125,18 @@ def test_a_plain_loader_shuffles_each_epoch_anew():
     epochs = [tuple(task.drawn[i : i + 8]) for i in range(0, 32, 8)]
     assert all(sorted(epoch) == list(range(8)) for epoch in epochs)
     assert len(set(epochs)) == 4
+
+
+def test_epochs_and_ranks_draw_other_numbers() -> None:
+    def drawn(epoch: int, rank: int, batch: int | None) -> float:
+        trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=2)
+        callback: Any = SeedEachBatch()
+        if batch is None:
+            callback.on_train_epoch_start(trainer, None)
+        else:
+            callback.on_train_batch_start(trainer, None, None, batch)
+        return float(torch.rand(()))
+
+    assert drawn(0, 0, 0) == drawn(0, 0, 0)
+    assert len({drawn(*place) for place in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))}) == 4
+    assert len({drawn(*place, None) for place in ((0, 0), (1, 0), (0, 1))}) == 3

@@ -47,3 +47,10 @@ def test_what_cannot_be_synchronised_on_cpus_is_named() -> None:
     model = nn.Sequential(nn.Identity(), nn.BatchNorm2d(3, momentum=None))
     with pytest.raises(ValueError, match=r"1 is BatchNorm2d\(3, .*sync_batchnorm=false"):
         SyncEverywhere().apply(model)
+
+
+def test_batch_norms_are_what_they_were_once_training_is_over() -> None:
+    layers, plugin = nn.Sequential(nn.BatchNorm2d(3)), SyncEverywhere()
+    plugin.apply(layers)
+    plugin.revert(layers)
+    assert type(layers[0]) is nn.BatchNorm2d

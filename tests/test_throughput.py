@@ -114,3 +114,27 @@ def test_the_norm_is_that_of_all_gradients_whatever_the_scale() -> None:
     optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
     GradientNorm().on_before_optimizer_step(trainer, task, optimizer)  # type: ignore[arg-type]
     assert logged["train/grad_norm"] == pytest.approx(expected / 8)
+
+
+def test_speed_is_of_all_devices_and_without_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two windows of two steps; each step waits for a while and trains for a second; a validation between them."""
+    times = iter([0.0, 3.0, 4.0, 7.0, 8.0, 18.0, 19.0, 20.0, 21.0, 22.0])
+    monkeypatch.setattr(throughput, "_now", lambda _: next(times))
+    logged: list[dict[str, float]] = []
+    task: Any = SimpleNamespace(device=torch.device("cpu"), log_dict=logged.append)
+    trainer: Any = SimpleNamespace(
+        accumulate_grad_batches=1, is_last_batch=False, log_every_n_steps=2, world_size=3
+    )
+    callback: Any = throughput.Throughput()
+    callback.on_train_epoch_start(trainer, task)
+    for number in range(4):
+        trainer.global_step = number + 1
+        callback.on_train_batch_start(trainer, task, None, number)
+        batch = {"video": torch.zeros(5)}
+        callback.on_train_batch_end(trainer, task, None, batch, number)
+        if number == 1:
+            callback.on_validation_end(trainer, task)
+    assert logged == [
+        {"train/clips_per_second": 3 * 10 / 8, "train/data_wait": 6 / 8},
+        {"train/clips_per_second": 3 * 10 / 4, "train/data_wait": 2 / 4},
+    ]

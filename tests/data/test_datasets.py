@@ -1,5 +1,6 @@
 """The same checks on every layout: what a loader gives, what it is made from, and what it does with broken videos."""
 
+import json
 import os
 import pickle
 import shutil
@@ -19,9 +20,10 @@ from hcml_lightning.data import (
     UCF101DataModule,
     VideoDataModule,
     VideoFolderDataModule,
+    datamodule,
     frame_cache,
 )
-from hcml_lightning.data.annotations import walk_videos
+from hcml_lightning.data.annotations import find_list, walk_videos
 from hcml_lightning.data.decode import VideoError, read_frames
 from hcml_lightning.data.frame_cache import FrameCache, usable_memory
 from hcml_lightning.data.loading import EpochSampler
@@ -806,3 +808,81 @@ def test_a_test_leaves_the_next_training_whole(synthetic_root, monkeypatch):
         )
         data.load_state_dict(state)
         assert len(list(data.train_dataloader())) == left
+
+
+def classes_of_ucf101(root: Path) -> None:
+    (root / "videos").mkdir()
+    (root / "ucfTrainTestlist").mkdir()
+    lines = (f"{number} C{number:02d}\n" for number in range(1, 12))
+    (root / "ucfTrainTestlist" / "classInd.txt").write_text("".join(lines))
+
+
+def test_classes_are_in_the_order_of_their_numbers(tmp_path):
+    classes_of_ucf101(tmp_path)
+    expected = [f"C{number:02d}" for number in range(1, 12)]
+    assert UCF101DataModule(tmp_path).class_names == expected
+    numbers = {f"c{number}": str(number) for number in range(12)}
+    (tmp_path / "labels.json").write_text(json.dumps(numbers))
+    assert SomethingDataModule(tmp_path).class_names == list(numbers)
+
+
+def test_names_of_ucf101_may_hold_spaces(tmp_path):
+    classes_of_ucf101(tmp_path)
+    (tmp_path / "ucfTrainTestlist" / "trainlist01.txt").write_text("C01/my video 2.avi 1\n")
+    (record,) = UCF101DataModule(tmp_path).records("train")
+    assert record.video_id == "my video 2"
+
+
+def test_of_kinetics_the_clip_goes_before_the_video_and_its_split_before_others(tmp_path):
+    header = "label,youtube_id,time_start,time_end,split,is_cc\n"
+    (tmp_path / "train.csv").write_text(f"{header}a,x,10,20,train,1\n")
+    (tmp_path / "val.csv").write_text(f"{header}a,y,10,20,val,1\n")
+    for name in ("train/a/x", "train/a/x_000010_000020", "train/a/y_000010_000020"):
+        path = tmp_path / f"{name}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    (tmp_path / "val" / "a" / "y_000010_000020.mp4").touch()
+    data = KineticsDataModule(tmp_path)
+    assert data.records("train")[0].path == str(tmp_path / "train/a/x_000010_000020.mp4")
+    assert data.records("val")[0].path == str(tmp_path / "val/a/y_000010_000020.mp4")
+
+
+def test_the_share_of_validation_is_the_one_that_was_asked_for(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(40):
+            (tmp_path / name / f"{number}.mp4").touch()
+    few, half, most = (
+        len(VideoFolderDataModule(tmp_path, val_fraction=share).records("val"))
+        for share in (0.1, 0.5, 0.9)
+    )
+    assert few < 20 < half < 60 < most
+
+
+@pytest.mark.parametrize("folder", ["", "annotations", "labels"])
+def test_lists_may_lie_in_folders_of_their_own(folder, tmp_path):
+    (tmp_path / folder).mkdir(exist_ok=True)
+    (tmp_path / folder / "train.csv").touch()
+    assert find_list(str(tmp_path), ["train.csv"], "a list") == tmp_path / folder / "train.csv"
+
+
+def test_all_videos_count_in_the_memory_that_they_take(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (16, 16)).save(tmp_path / name / "1.png")
+    cache = FrameCache(limit=1000)
+    cache.probe(str(tmp_path / "a"))
+    with pytest.raises(MemoryError, match="first 2 videos"):
+        cache.probe(str(tmp_path / "b"))
+
+
+def test_the_memory_is_shared_by_the_processes_of_the_machine(tmp_path, monkeypatch):
+    classes_of_ucf101(tmp_path)
+    asked = []
+    monkeypatch.setattr(datamodule, "FrameCache", asked.append)
+    monkeypatch.setattr(UCF101DataModule, "usable_records", lambda *_: [])
+    data = UCF101DataModule(tmp_path, num_workers=0, cache=True)
+    data.trainer = SimpleNamespace(num_devices=4)
+    data.setup("validate")
+    assert asked == [4]

@@ -419,3 +419,10 @@ def test_frames_are_turned_and_mirrored_as_they_are_displayed(matrix, displayed,
     assert probe(str(turned)).width == frames.shape[2]
     for seen, image in zip(frames, stored, strict=True):
         np.testing.assert_array_equal(seen, displayed(image))
+
+
+def test_images_are_in_the_order_of_their_last_number(tmp_path):
+    for number in range(1, 12):
+        Image.new("RGB", (16, 16), (number * 20,) * 3).save(tmp_path / f"clip7_{number}.png")
+    frames = read_frames(str(tmp_path), range(11))
+    assert frames[:, 0, 0, 0].tolist() == [number * 20 for number in range(1, 12)]

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from hcml_lightning import FlowTask
 from hcml_lightning.data import UCF101DataModule
-from hcml_lightning.data.loading import EvaluationSampler
+from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
 from hcml_lightning.metrics import VideoAccuracy
 from hcml_lightning.resume import ResumedLoader
 
@@ -247,3 +247,19 @@ def test_a_trainer_may_overfit_a_few_batches(synthetic_root, tmp_path):
     assert len(seen) == 2
     assert seen[0] == seen[1]
     assert list(tmp_path.rglob("*.ckpt"))
+
+
+def test_ranks_have_shares_of_one_size_and_no_video_in_common():
+    first, second = ([i for _, i in EpochSampler(range(7), 0, 2, rank)] for rank in (0, 1))
+    assert len(first) == len(second) == 3
+    assert len({*first, *second}) == 6
+
+
+def test_an_epoch_of_another_seed_is_said_aloud():
+    # Samples are asked for by epoch and index.
+    videos = {(0, index): index for index in range(8)}
+    loader = ResumableLoader(videos, sampler=EpochSampler(videos, 0), batch_size=2, collate_fn=list)
+    loader.load_state_dict(loader.state_dict() | {"batches": 1, "seed": 1})
+    with pytest.warns(UserWarning, match="seed 1 instead of 0"):
+        batches = list(loader)
+    assert len(batches) == 3

@@ -189,3 +189,13 @@ def test_the_columns_are_those_that_are_documented(tmp_path):
     with (tmp_path / "m.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert {"id", "path", "label", "frames", "fps", "width", "height", "bytes", "error"} <= set(row)
+
+
+def test_an_older_file_is_another_file(tmp_path):
+    file = tmp_path / "v.avi"
+    file.write_bytes(b"x")
+    size, modified = state_of(str(file))
+    row = ManifestRow("v", "v.avi", "", size, modified)
+    assert is_current(row, str(file))
+    os.utime(file, ns=(0, modified - 1))
+    assert not is_current(row, str(file))

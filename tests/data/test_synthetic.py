@@ -172,3 +172,12 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         write_synthetic(tmp_path, height=15)
     with pytest.raises(ValueError, match="name must be one of left"):
         render("sideways", np.random.default_rng(0))
+
+
+def test_true_flow_over_two_frames_is_that_of_both(tmp_path):
+    write_synthetic(tmp_path, "folder", 1, 0, num_frames=5, height=32, width=32)
+    video = tmp_path / "train" / "right" / "0000.mp4"
+    one, two = (true_flow(video, [0, end])[0, 0] for end in (1, 2))
+    moving = one.abs() > 0
+    assert one[moving].mean() > 0.5
+    assert torch.allclose(two[moving], 2 * one[moving], atol=0.3)

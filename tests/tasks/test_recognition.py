@@ -177,3 +177,10 @@ def test_an_epoch_that_is_cut_short_has_an_accuracy_too(
     ends: dict[str, Any] = {"max_steps": 1} if stop == "max_steps" else {"callbacks": [Stop()]}
     metrics = fit(RecognitionTask(**tiny), **ends).callback_metrics
     assert float(metrics["train/top1"]) in (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def test_the_five_best_classes_are_five(tiny: dict[str, Any]) -> None:
+    task = RecognitionTask(**tiny | {"num_classes": 6})
+    scores = torch.tensor([[0.3, 0.25, 0.2, 0.15, 0.06, 0.04]] * 2)
+    task.val_accuracy.update(scores, torch.tensor([4, 5]), torch.arange(2))
+    assert float(task.val_accuracy.compute()["val/top5"]) == 0.5

@@ -23,6 +23,7 @@ from hcml_lightning.callbacks import CollapseError, StopOnCollapse, TrainOnly
 from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, ProbeTask, RecognitionTask
 from hcml_lightning.tasks.flow import at_grid
+from hcml_lightning.tasks.warm_start import load_warm_start
 
 Fit = Callable[..., pl.Trainer]
 STAGES: dict[str, Callable[..., MotionTask]] = {
@@ -612,3 +613,53 @@ def test_a_probe_predicts_what_it_tests(tiny: dict[str, Any], tmp_path: Path) ->
     trainer = pl.Trainer(**QUIET, default_root_dir=tmp_path)
     found = trainer.predict(ProbeTask(**tiny), DataLoader(Drift(), batch_size=4))
     assert [part["probability"].shape for part in found or []] == [(4, 4), (4, 4)]
+
+
+def test_over_a_gap_of_levels_what_lies_between_them_trains(tiny: dict[str, Any]) -> None:
+    task = ContrastTask(**tiny | {"levels": (0, 2)}, level=2)
+    stages = task.model.network.stages
+    assert [m for m in task.trained_modules() if any(m is s for s in stages)] == stages[1:3]
+    assert task.lower_level() == 0
+    assert RecognitionTask(**tiny | {"levels": (0, 2)}).lower_level() == 2
+
+
+def test_flow_is_of_the_lowest_level_that_there_is(tiny: dict[str, Any]) -> None:
+    task = RecognitionTask(**tiny | {"levels": (1, 2)})
+    assert any(module is task.side.flow_decoder(1) for module in task.trained_modules())
+    video = torch.randint(256, (2, 3, 8, 32, 32), dtype=torch.uint8)
+    batch: Any = {"video": video, "label": torch.tensor([0, 1])}
+    assert task.training_step(batch, 0).isfinite()
+
+
+@pytest.mark.parametrize("make", [FlowTask, ContrastTask])
+def test_a_self_supervised_stage_is_tested_on_the_middle_view(
+    make: Any, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two clips of three crops: the second's centre."""
+    task, seen = make(**tiny), []
+    monkeypatch.setattr(task, "_step", lambda batch, stage: seen.append((batch["video"], stage)))
+    task.test_step({"video": torch.arange(6).view(1, 6, 1, 1, 1, 1).expand(1, 6, 3, 1, 1, 1)}, 0)
+    ((video, stage),) = seen
+    assert (video.unique().tolist(), stage) == ([4], "test")
+
+
+def test_a_classifier_that_learned_nothing_is_left_out_without_a_word(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    source = FlowTask(**tiny | {"num_classes": 7})
+    settings = {"task": "FlowTask", "hyper_parameters": {"level": 0}}
+    torch.save({"state_dict": source.state_dict(), **settings}, tmp_path / "flow.ckpt")
+    model = RecognitionTask(**tiny).model
+    assert load_warm_start(model, tmp_path / "flow.ckpt").remarks == []
+
+
+def test_other_weights_take_the_remarks_of_the_first_with_them(tiny: dict[str, Any]) -> None:
+    task = FlowTask(**tiny)
+    task.remarks = ["said of other weights"]
+    task.load_state_dict(task.state_dict())
+    assert task.remarks == []
+
+
+@pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
+def test_the_best_checkpoint_is_the_one_that_recognises_most(make: Any) -> None:
+    assert make.MONITOR == ("val/top1", "max")

@@ -2,7 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from hcml_lightning.tools.configs import find_config, order_words, read_config, typed_num_classes
+from hcml_lightning.tools.configs import (
+    check_order,
+    find_config,
+    order_words,
+    read_config,
+    typed_num_classes,
+)
 
 
 def test_recipes_are_found_without_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -65,3 +71,10 @@ def test_no_number_of_classes_is_read_into_other_words():
         typed_num_classes(["--data.num_classes=7", "--model={lr: 1", "--seed_everything=1"]) is None
     )
     assert typed_num_classes(["--model={num_classes: 7"]) is None
+
+
+def test_extras_before_a_stage_would_be_lost(tmp_path):
+    (tmp_path / "extra.yaml").write_text("trainer: {max_epochs: 1}")
+    (tmp_path / "stage.yaml").write_text("model: {class_path: X}\ntrainer: {max_epochs: 9}")
+    with pytest.raises(ValueError, match="max_epochs"):
+        check_order([str(tmp_path / "extra.yaml"), str(tmp_path / "stage.yaml")])

@@ -19,3 +19,12 @@ def test_confusion_counts_what_is_known():
     assert table.accuracy == [("c", 0.0, 1), ("a", pytest.approx(1 / 3), 3)]
     assert table.pairs == [("a", "b", 2, pytest.approx(2 / 3)), ("c", "a", 1, 1.0)]
     assert [video.video_id for video in table.mistakes] == ["3", "2", "4"]
+
+
+def test_of_as_many_videos_the_larger_share_of_a_class_comes_first():
+    results = [
+        VideoResult("1", "a", "b", 0.5),
+        VideoResult("2", "a", "a", 0.5),
+        VideoResult("3", "c", "b", 0.5),
+    ]
+    assert [pair[:2] for pair in confusion(results).pairs] == [("c", "b"), ("a", "b")]

@@ -69,3 +69,9 @@ def test_a_run_that_is_logged_elsewhere_keeps_its_curves(tmp_path: Path):
     trainer.loggers[-1].save()
     (file,) = files_of(tmp_path / "flow" / "version_3", "metrics.csv")
     assert "train/loss" in file.read_text()
+
+
+def test_curves_may_lie_beside_the_config(tmp_path):
+    (tmp_path / "config.yaml").write_text("{}")
+    (tmp_path / "metrics.csv").write_text("epoch,step,val/x\n0,9,1.0\n")
+    assert list(read_points(tmp_path)) == ["val/x"]

@@ -1,3 +1,6 @@
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -105,3 +108,22 @@ def test_with_a_cache_there_are_no_workers(synthetic_root, capsys):
     said = capsys.readouterr().out
     assert "\n0 " in said
     assert "\n1 " not in said
+
+
+def test_the_first_batch_of_every_worker_is_not_timed(monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+
+    class Loader:
+        """Four batches of ten clips, one a second."""
+
+        sampler = SimpleNamespace(set_epoch=lambda _: None)
+
+        def __iter__(self) -> Any:
+            nonlocal now
+            for _ in range(4):
+                now += 1
+                yield {"label": [0] * 10}
+
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now))
+    data: Any = SimpleNamespace(train_dataloader=Loader)
+    assert bench.clips_per_second(data, num_workers=2, seconds=2) == 10

@@ -1,5 +1,6 @@
 import pytest
 
+from hcml_lightning.models import MotionNetwork
 from hcml_lightning.tools.flops import count, main
 
 
@@ -52,3 +53,14 @@ def test_another_backbone_has_no_number_of_the_paper(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().out
     assert "r2d_tiny, T = 8, 64x64" in said
     assert "paper" not in said
+
+
+def test_the_paper_is_named_beside_its_own_size_alone(capsys: pytest.CaptureFixture[str]):
+    main(["--size", "64"])
+    assert "paper" not in capsys.readouterr().out
+
+
+def test_each_class_costs_its_row_of_the_classifier():
+    few, many = (count("r2d_tiny", 4, 32, (), classes).total for classes in (400, 1400))
+    features = MotionNetwork("r2d_tiny", levels=()).fc.in_features
+    assert many - few == pytest.approx(1000 * features / 1e9)

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hcml_lightning.tools.plan import TRAINING, Plan
+from hcml_lightning.tools.plan import HARMLESS, OF_TESTS, TRAINING, Plan
 
 
 def test_parts_of_configs_and_options_hold_for_their_stage(tmp_path: Path):
@@ -44,3 +44,15 @@ def test_what_cannot_change_a_result_is_no_setting():
 def test_a_word_without_option_is_refused():
     with pytest.raises(ValueError, match="'stray' belongs to no option"):
         Plan.from_words(["stray"])
+
+
+def test_a_stage_of_its_own_name_goes_before_recognition_in_general():
+    plan = Plan.from_words(["-c", "{baseline: {model: {lr: 3}}, recognition: {model: {lr: 2}}}"])
+    assert plan.settings(TRAINING["baseline"])["model.lr"] == 3
+    words = plan.words(TRAINING["baseline"])
+    assert words.index("{model: {lr: 2}}") < words.index("{model: {lr: 3}}")
+
+
+def test_what_changes_no_training_is_known():
+    assert {"data.test_clips", "data.test_crops", "data.test_crop_size"} <= set(OF_TESTS)
+    assert {"save_every_n_steps", "save_every_n_epochs"} <= set(HARMLESS)

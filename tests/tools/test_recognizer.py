@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from hcml_lightning import RecognitionTask, Recognizer, UCF101DataModule
 from hcml_lightning.data.dataset import ClipRecipe
 from hcml_lightning.data.decode import VideoError, probe, read_frames
 from hcml_lightning.models import MotionNetwork
+from hcml_lightning.tools import frame_times as frame_times_module
 from hcml_lightning.tools.annotate import annotate
 from hcml_lightning.tools.frame_times import frame_times
 from hcml_lightning.tools.spans import Span, read_spans, sliding_windows
@@ -201,3 +203,21 @@ def test_the_network_can_be_made_again_with_a_reach_of_its_own(tmp_path: Path):
     recognizer = Recognizer.from_checkpoint(tmp_path / "a.ckpt")
     again = MotionNetwork(**recognizer.architecture)
     again.load_state_dict(recognizer.network.state_dict())
+
+
+def test_frames_fall_to_the_nearest_start_of_a_window():
+    """0.7 s is the middle of frame 17, which floating point puts a little earlier."""
+    spans = sliding_windows(np.arange(101) / 25, 1.0, 0.1)
+    assert [span.first for span in spans][:9] == [0, 2, 5, 7, 10, 12, 15, 17, 20]
+
+
+def test_times_of_a_file_that_is_read_in_order_are_its_rate(
+    synthetic_root: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
+    path = str(next(synthetic_root("ucf101").rglob("*.avi")))
+    index = frame_times_module.find_index(path)
+    stamps = np.arange(12) * 10
+    monkeypatch.setattr(
+        frame_times_module, "find_index", lambda _: replace(index, sequential=True, pts=stamps)
+    )
+    assert np.allclose(frame_times(path), np.arange(13) / 25)

@@ -2,6 +2,8 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,8 @@ import yaml
 
 from hcml_lightning import FlowTask, RecognitionTask, UCF101DataModule, load_run
 from hcml_lightning.cli import main
+from hcml_lightning.data import VideoDataModule
+from hcml_lightning.tools import summary
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +108,18 @@ def test_what_is_no_run(run_dir: Path, tmp_path: Path):
         FileNotFoundError, match=r"config\.yaml, which every run writes, is missing"
     ):
         load_run(kept)
+
+
+def test_a_test_that_is_cut_short_counts_the_videos_of_all_devices():
+    data = object.__new__(VideoDataModule)
+    data.__dict__.update(batch_size=3, _datasets={"test": range(20)})
+    trainer: Any = SimpleNamespace(datamodule=data, num_test_batches=[2], world_size=2)
+    assert summary._videos(trainer, "test") == {"seen": 12, "in_split": 20}
+
+
+def test_a_resumed_run_knows_when_it_was_validated():
+    told: Any = summary.StageSummary()
+    told.on_load_checkpoint(None, None, {"validated_epoch": 2})
+    checkpoint: dict[str, Any] = {}
+    told.on_save_checkpoint(None, None, checkpoint)
+    assert checkpoint == {"validated_epoch": 2}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hcml_lightning.tools.video_result_writer import _class_name
 from hcml_lightning.tools.video_results import VideoResult, read_predictions, write_predictions
 
 # Seven videos on two processes, which are given eight: the first one twice.
@@ -62,3 +63,8 @@ def test_another_table_is_refused(tmp_path: Path):
         file.write_text("video_id,label,predicted,probability\n" + row)
         with pytest.raises(ValueError, match=r"predictions\.csv: a row is no video with its three"):
             read_predictions(file)
+
+
+def test_a_video_without_a_label_has_no_class():
+    assert [_class_name(["a", "b"], -1), _class_name(None, -1)] == ["", ""]
+    assert _class_name(["a", "b"], 1) == "b"
