@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.utils import make_grid, save_image
 
 from hcml_lightning.batch import VideoBatch
+from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.storage import whole
 from hcml_lightning.tasks import RecognitionTask
 from hcml_lightning.tools.grad_cam import grad_cam, moving_mass, moving_pixels
-from protocol import QUANTITY, Protocol, circumstances, data_of, is_done, write_rows
+from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
 from table2 import METHODS
 
 # Of the picture.
@@ -62,7 +63,7 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
 
 
 def _videos(checkpoint: str) -> DataLoader[VideoBatch]:
-    data = data_of(checkpoint)
+    data = UCF101DataModule.load_from_checkpoint(checkpoint)
     data.setup("validate")
     return data.val_dataloader()
 

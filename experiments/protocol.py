@@ -17,9 +17,7 @@ from pathlib import Path
 
 import torch
 
-from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.storage import whole
-from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tools.configs import inline
 from hcml_lightning.tools.done import Done
 from hcml_lightning.tools.launch import launch_with, locked
@@ -106,18 +104,6 @@ class Protocol:
             return run_plan(
                 Plan.from_words(words), stages, folder, self.launch or launch_with(lock)
             )
-
-
-def data_of(checkpoint: str, kind: type[UCF101DataModule] = UCF101DataModule) -> UCF101DataModule:
-    """The data that a run was trained on, by its checkpoint.
-
-    Args:
-        checkpoint: of the run.
-        kind: to be made of its settings.
-    """
-    # Lightning's own way gives no subclass of what the run had.
-    known = read_checkpoint(checkpoint)["datamodule_hyper_parameters"]
-    return kind(**{name: value for name, value in known.items() if not name.startswith("_")})
 
 
 def accuracy_row(

@@ -1,13 +1,13 @@
 """Table 1: how discriminative and how general the motion features of each level are, by how they were learned."""
 
 import pytorch_lightning as pl
+from torch.utils.data import DataLoader
 
 from hcml_lightning.data import UCF101DataModule
-from hcml_lightning.data.dataset import VideoRecord
-from hcml_lightning.data.listed import Split
+from hcml_lightning.data.dataset import VideoDataset, collate
 from hcml_lightning.metrics import efficacy_score
 from hcml_lightning.tasks import ProbeTask
-from protocol import QUANTITY, Protocol, circumstances, data_of, is_done, write_rows
+from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
 
 LEVELS = (0, 1, 2)
 SUPERVISION = ("action", "preliminary", "hierarchical")
@@ -34,7 +34,9 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
                 continue
             source = _checkpoint(protocol, dataset, split, seed, supervision, level)
             words = ["--probe.model.level", str(level), "--probe.model.init_from", source]
-            name = f"probe {method}".replace(" ", "_")
+            # At level 0 both kinds of self-supervision are one, and so is the probe.
+            how = "preliminary" if supervision == "hierarchical" and level == 0 else supervision
+            name = f"probe_{how}_level_{level}"
             (probe,) = protocol.run(name, dataset, split, seed, ("probe",), words)
             top1 = 100 * probe.metrics["val/top1"]
             train_top1 = 100 * _accuracy_in_training(probe.checkpoint)
@@ -48,19 +50,16 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
             write_rows(table, QUANTITY, rows)
 
 
-class _TrainingVideos(UCF101DataModule):
-    """Validates on the training videos, by the same centred clips as on the others."""
-
-    def records(self, split: Split) -> list[VideoRecord]:
-        return super().records("train" if split == "val" else split)
-
-
 def _accuracy_in_training(checkpoint: str) -> float:
-    """Accuracy of the finished classifier; that of an epoch, of augmented clips while it learns, is lower."""
+    """Accuracy of the finished classifier on centred clips; that of an epoch, of augmented ones, is lower."""
+    data = UCF101DataModule.load_from_checkpoint(checkpoint)
+    videos = VideoDataset(data.usable_records("train"), data.recipe("val"))
+    loader = DataLoader(videos, data.batch_size, collate_fn=collate)
     task = ProbeTask.load_from_checkpoint(checkpoint, map_location="cpu")
-    videos = data_of(checkpoint, _TrainingVideos)
-    trainer = pl.Trainer(devices=1, logger=False, enable_checkpointing=False)
-    (found,) = trainer.validate(task, videos, verbose=False)
+    trainer = pl.Trainer(
+        devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    (found,) = trainer.validate(task, loader, verbose=False)
     return float(found["val/top1"])
 
 

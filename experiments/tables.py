@@ -155,8 +155,8 @@ def table1(rows: Sequence[Row]) -> str:
     for (dataset, split, method), runs in groups(rows, "dataset", "split", "method").items():
         supervision, level = method.split(" level ")
         found = groups(runs, "quantity")
-        spreads = [spread(found.get((name,), []), "value") for name in ("top1", "train_top1")]
         tested, trained = (found.get((name,), []) for name in ("top1", "train_top1"))
+        spreads = [spread(rows_of, "value") for rows_of in (tested, trained)]
         count = seeds(tested)
         if 0 < len(trained) < len(tested):
             count += f" (score: {len(trained)})"

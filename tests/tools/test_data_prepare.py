@@ -322,7 +322,7 @@ def test_a_copy_that_is_gone_is_made_again(synthetic_root, tmp_path):
     assert copy.read_bytes() == content
 
 
-def test_a_failure_is_tried_again_even_where_a_copy_lies(synthetic_root, tmp_path, monkeypatch):
+def test_a_failure_is_tried_again_even_where_a_copy_lies(synthetic_root, tmp_path):
     root = synthetic_root("ucf101")
     assert run("ucf101", root, tmp_path / "to") == 0
     copy = next((tmp_path / "to").rglob("*.mp4"))

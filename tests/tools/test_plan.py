@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hcml_lightning.tools.plan import HARMLESS, OF_TESTS, TRAINING, Plan
+from hcml_lightning.tools.plan import TRAINING, Plan
 
 
 def test_parts_of_configs_and_options_hold_for_their_stage(tmp_path: Path):
@@ -51,8 +51,3 @@ def test_a_stage_of_its_own_name_goes_before_recognition_in_general():
     assert plan.settings(TRAINING["baseline"])["model.lr"] == 3
     words = plan.words(TRAINING["baseline"])
     assert words.index("{model: {lr: 2}}") < words.index("{model: {lr: 3}}")
-
-
-def test_what_changes_no_training_is_known():
-    assert {"data.test_clips", "data.test_crops", "data.test_crop_size"} <= set(OF_TESTS)
-    assert {"save_every_n_steps", "save_every_n_epochs"} <= set(HARMLESS)

@@ -381,6 +381,7 @@ def test_what_changes_no_result_may_change(words: list[str], tmp_path: Path):
     (record,) = run_plan(plan, ["baseline"], tmp_path / "run", main)
     other = [f"{root}/" if word == root else word for word in words]
     other += ["--trainer.log_every_n_steps=5", "--trainer.logger=CSVLogger"]
+    other += ["--save_every_n_steps=7", "--save_every_n_epochs=2"]
     # One that was begun before this was harmless has it in its notes.
     noted = tmp_path / "run/baseline/settings.json"
     note = json.loads(noted.read_text())
@@ -479,6 +480,7 @@ def test_another_test_needs_no_other_training(tmp_path: Path):
     words = ["-c", "data/ucf101.yaml", "--trainer.limit_test_batches=3", "--data.test_clips=2"]
     run_plan(Plan.from_words(words), ["recognition", "test"], tmp_path, ends)
     again = [*words, "--trainer.limit_test_batches=null", "--data.test_clips=5"]
+    again += ["--data.test_crops=1", "--data.test_crop_size=32", "--model.views_per_forward=2"]
     run_plan(Plan.from_words(again), ["recognition"], tmp_path, Recorder())
     with pytest.raises(StageError, match=r"'test' .* other settings \(data.test_clips: 2 -> 5"):
         run_plan(Plan.from_words(again), ["recognition", "test"], tmp_path, Recorder())
