@@ -248,6 +248,7 @@ class Scored(Still):
     """Logs how far training was when it was validated."""
 
     def validation_step(self, batch: Any, index: int) -> None:
+        super().validation_step(batch, index)
         self.log("val/step", float(self.global_step))
 
 
@@ -286,6 +287,46 @@ def test_a_stop_by_time_loses_no_batch(
         )
     everything = [(epoch, i) for epoch in range(2) for i in range(10)]
     assert (first.seen, second.seen) == (everything[:ends], everything[ends:])
+
+
+class StopsWhereValidated(StopsAt):
+    """Ends training after a validation, as EarlyStopping does; before that, or never."""
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.should_stop = trainer.should_stop or len(self.seen) == -self.batches
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*your dataloader is not resumable", "ignore:Checkpoint directory .* is not empty"
+)
+@pytest.mark.parametrize(
+    "first", [StopsWhereValidated(-4), StopsAt(3), StopsAt(4)], ids=["metric", "time", "both"]
+)
+def test_a_stop_inside_an_epoch_keeps_its_validation_and_the_rest_of_the_epoch(
+    first: StopsAt, tmp_path: Path
+):
+    """By a metric that improves no longer, or by the time, after which Lightning validates too."""
+    second, tasks = StopsAt(), (Scored(), Scored())
+    for steps, task, path in zip(
+        (first, second), tasks, (None, tmp_path / "last.ckpt"), strict=True
+    ):
+        best = pl.callbacks.ModelCheckpoint(tmp_path, monitor="val/step", mode="max")
+        quiet(
+            max_epochs=2,
+            val_check_interval=4,
+            num_sanity_val_steps=0,
+            callbacks=[steps, best, LastCheckpoint(tmp_path)],
+        ).fit(task, DataLoader(range(10)), DataLoader(range(1)), ckpt_path=path)
+        if steps is first:
+            stored = torch.load(tmp_path / "last.ckpt", weights_only=True)
+            assert stored["metrics"]["val/step"] == best.best_model_score == len(first.seen)
+            (known,) = (
+                v for k, v in stored["callbacks"].items() if k.startswith("ModelCheckpoint")
+            )
+            assert known["best_model_score"] == best.best_model_score
+    assert first.seen + second.seen == [(epoch, i) for epoch in range(2) for i in range(10)]
+    ends = len(first.seen)
+    assert tasks[1].validated == [batch for batch in (4, 8, 14, 18) if batch > ends]
 
 
 def test_curves_are_on_the_disk_before_the_state_that_has_them_behind_it(tmp_path: Path) -> None:

@@ -162,6 +162,11 @@ class LastCheckpoint(Checkpoint):
         if told:
             self._stop(trainer)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save where the run ends inside its epoch, with what was measured; later the rest counts as trained."""
+        if trainer.state.fn == "fit" and trainer.should_stop and not trainer.is_last_batch:
+            self._save(trainer)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; a run that has just trained its last epoch or step also ends in its own way."""
         epochs = trainer.current_epoch + 1

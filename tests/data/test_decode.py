@@ -17,6 +17,8 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 
 from hcml_lightning.data.decode import VideoError, check_video, probe, read_frames
+from hcml_lightning.data.stored_index import StoredVideo
+from hcml_lightning.data.video_index import VideoInfo
 from hcml_lightning.tools.check import examine
 
 NUM_FRAMES = 60
@@ -275,8 +277,12 @@ def half(path: Path) -> bytes:
 
 
 def test_missing_files_are_named(tmp_path):
-    with pytest.raises(VideoError, match=r"none\.mp4: cannot be opened \(No such file"):
-        probe(tmp_path / "none.mp4")
+    file = str(tmp_path / "none.mp4")
+    stored = StoredVideo(VideoInfo(1, 1.0, 1, 1), 1, 1, "0;;0;0;0;0")
+    for read in (probe, lambda path: read_frames(path, [0], stored)):
+        with pytest.raises(FileNotFoundError, match=r"none\.mp4: cannot be opened \(No") as missing:
+            read(file)
+        assert isinstance(missing.value, VideoError)
 
 
 @pytest.mark.parametrize(

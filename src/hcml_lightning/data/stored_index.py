@@ -11,7 +11,7 @@ from itertools import groupby
 
 import numpy as np
 
-from hcml_lightning.data.video_file import VideoError
+from hcml_lightning.data.video_file import cannot_open
 from hcml_lightning.data.video_index import VideoIndex, VideoInfo, index_video
 
 
@@ -47,7 +47,7 @@ def find_index(path: str | bytes, stored: StoredVideo | None = None) -> VideoInd
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise VideoError(f"{path}: cannot be opened ({error.strerror}).") from error
+        raise cannot_open(path, error) from error
     if (stat.st_size, stat.st_mtime_ns) != (stored.size, stored.modified):
         return index_video(path)
     return unpack_index(stored.index, stored.info)

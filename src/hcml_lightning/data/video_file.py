@@ -33,6 +33,16 @@ class VideoError(ValueError):
     """A video that cannot be read as asked; the message names the file and what is wrong with it."""
 
 
+class MissingVideoError(VideoError, FileNotFoundError):
+    """There is no such video."""
+
+
+def cannot_open(path: str, error: OSError) -> VideoError:
+    """Say which file the system does not open, and why."""
+    kind = MissingVideoError if isinstance(error, FileNotFoundError) else VideoError
+    return kind(f"{path}: cannot be opened ({error.strerror}).")
+
+
 def name_of(path: str | bytes) -> str:
     """What messages call a video.
 

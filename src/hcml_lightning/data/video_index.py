@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from hcml_lightning.data.video_file import VideoError, check_size, name_of, open_video
+from hcml_lightning.data.video_file import VideoError, cannot_open, check_size, name_of, open_video
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def index_video(path: str | bytes) -> VideoIndex:
     try:
         stat = os.stat(path)
     except OSError as error:
-        raise VideoError(f"{path}: cannot be opened ({error.strerror}).") from error
+        raise cannot_open(path, error) from error
     if not S_ISREG(stat.st_mode):
         raise VideoError(f"{path}: is a pipe, a socket or a device; expected a file.")
     if stat.st_size == 0:
