@@ -323,7 +323,7 @@ def test_a_broken_training_video_is_left_out_once_named(layout_copy):
     assert "v_left_g02_c01" not in batch["video_id"]
 
 
-@pytest.mark.filterwarnings("always:left out of training")
+@pytest.mark.filterwarnings("ignore:left out of training")
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_too_many_broken_training_videos_stop_training(layout_copy, num_workers):
     data = make("ucf101", layout_copy("ucf101"), on_error="skip", num_workers=num_workers)
@@ -332,7 +332,7 @@ def test_too_many_broken_training_videos_stop_training(layout_copy, num_workers)
         batches(data, "train")
 
 
-@pytest.mark.filterwarnings("always:left out of training")
+@pytest.mark.filterwarnings("ignore:left out of training")
 def test_the_second_of_eight_broken_training_videos_stops_training(layout_copy):
     data = make("ucf101", layout_copy("ucf101"), on_error="skip", batch_size=8)
     break_videos(data, "train", 2)
