@@ -23,11 +23,13 @@ from lightning_fabric.plugins.environments import (
 from tests.conftest import TINY
 
 import hcml_lightning
-from hcml_lightning import ContrastTask
+from hcml_lightning import ContrastTask, FlowTask
 from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
 from hcml_lightning.resume import LastCheckpoint
+from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.checkpoints import check_checkpoint, no_file
 from hcml_lightning.tools.noise import quiet
+from hcml_lightning.tools.screens import onwards
 from hcml_lightning.tools.training import MotionCLI
 
 
@@ -75,6 +77,17 @@ def test_every_tool_explains_itself(command: str, capsys: pytest.CaptureFixture[
         main([command, "--help"])
     assert stopped.value.code == 0
     assert f"hcml {command}" in capsys.readouterr().out
+
+
+def test_the_commands_of_a_stage_take_both_words_for_help(capsys: pytest.CaptureFixture[str]):
+    said = []
+    for word in ("-h", "--help"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["test", word])
+        assert stopped.value.code == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    assert "--ckpt_path" in said[0]
 
 
 def test_public_names_are_there():
@@ -196,6 +209,36 @@ def test_summary_tells_what_trains_and_what_comes_next(
     assert "4 per device x 1 devices x 1 accumulated = 4 clips" in said
     assert "within the clips of each device" in said
     assert "2_contrast_level1.yaml" in said
+
+
+@pytest.mark.parametrize(
+    ("make", "levels", "command"),
+    [
+        (FlowTask, (0, 1, 2), "2_contrast_level1.yaml -c DATA.yaml --model.init_from a"),
+        (
+            FlowTask,
+            (0, 2),
+            "3_contrast_level2.yaml -c DATA.yaml --model.init_from a --model.levels [0,2]",
+        ),
+        (FlowTask, (0,), "4_recognition.yaml -c DATA.yaml --model.init_from a --model.levels [0]"),
+        (
+            functools.partial(ContrastTask, level=1),
+            (0, 1),
+            "4_recognition.yaml -c DATA.yaml --model.init_from a --model.levels [0,1]",
+        ),
+        (
+            functools.partial(ContrastTask, level=2),
+            (0, 1, 2),
+            "4_recognition.yaml -c DATA.yaml --model.init_from a",
+        ),
+    ],
+)
+def test_what_comes_next_are_the_levels_that_there_are(
+    make: Callable[..., MotionTask], levels: tuple[int, ...], command: str
+):
+    task = make(backbone="r2d_tiny", levels=levels)
+    ((_, text),) = onwards(task, "fit", {"checkpoint": "a"})
+    assert text == f"hcml fit -c configs/stages/{command}"
 
 
 @pytest.mark.parametrize(
@@ -434,6 +477,7 @@ def test_one_command_is_right_at_the_first_start_and_at_every_requeue(
     command = ["fit", "-c", "configs/stages/baseline.yaml", *words, "--trainer.max_epochs=3"]
     command += [f"--trainer.logger.save_dir={tmp_path}", f"--checkpoint.dirpath={last.parent}"]
     command += ["--ckpt_path=last", f"--model.init_from={source / 'last.ckpt'}"]
+    command += ["--model.warmup_epochs=2"]
     proceed = LastCheckpoint.on_train_epoch_end
 
     def ended_by_the_scheduler(self: LastCheckpoint, *arguments: Any) -> None:
@@ -450,6 +494,8 @@ def test_one_command_is_right_at_the_first_start_and_at_every_requeue(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert f"go on from {last}" in said
+    # Of the whole run, and not of what is left.
+    assert "warm-up 2 of 3 epochs" in said
     assert [f"epoch {n}/3" in said for n in (1, 2, 3)] == [False, False, True]
     assert json.loads((tmp_path / "baseline" / "fit.json").read_text())["epochs"] == 3
     # Nothing whole is left to go on from: it begins anew, and does not stumble over the broken ones.

@@ -97,7 +97,7 @@ class TrainOnly(pl.Callback):
         trained = {name for name, p in task.named_parameters() if p.requires_grad}
         if wrong := sorted(by_hand & trained):
             rank_zero_warn(
-                f"{wrong[0]} and {len(wrong) - 1} more parameters were frozen, and train here all the same: "
+                f"parameters were frozen, and train here all the same ({len(wrong)}, the first {wrong[0]}): "
                 f"trained_modules() of {type(task).__name__} names them. To train fewer modules, give the Trainer "
                 "TrainOnly([...]) of hcml_lightning.callbacks"
             )
@@ -106,7 +106,7 @@ class TrainOnly(pl.Callback):
         idle = [name for name in names if name not in trained]
         if idle and self.modules is None and hasattr(task, "model"):
             rank_zero_warn(
-                f"{idle[0]} and {len(idle) - 1} more parameters stay as they are: trained_modules() of "
+                f"parameters stay as they are ({len(idle)}, the first {idle[0]}): trained_modules() of "
                 f"{type(task).__name__} does not name them"
             )
 

@@ -6,7 +6,7 @@ SGD with Nesterov momentum, linear warm-up, then half a cosine, stepped once per
 import math
 from collections.abc import Iterable
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
@@ -171,6 +171,12 @@ class WarmupCosine(LambdaLR):
         super().__init__(
             optimizer, partial(warmup_cosine, warmup_steps=steps.warmup, total_steps=steps.total)
         )
+
+    @property
+    def steps(self) -> ScheduleSteps:
+        """Length of the schedule, over all starts of the run."""
+        lengths = cast("partial[float]", self.lr_lambdas[0]).keywords
+        return ScheduleSteps(lengths["warmup_steps"], lengths["total_steps"], self.per_epoch)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the same part of the same epoch."""

@@ -117,7 +117,7 @@ def test_a_loss_needs_the_label_of_every_video(
     data = HalfLabelled(synthetic_root("ucf101"), num_workers=0, flip="none")
     task = make(**tiny | {"num_classes": data.num_classes})
     with pytest.raises(
-        ValueError, match=rf"\.avi has no label, nor .* where {make.__name__} needs"
+        ValueError, match=rf"have no label \([12], the first .*\.avi\), where {make.__name__} needs"
     ):
         getattr(trainer, run)(task, datamodule=data)
 

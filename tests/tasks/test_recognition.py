@@ -122,11 +122,14 @@ def test_test_counts_each_video_once(
 ) -> None:
     task = RecognitionTask(**tiny)
 
-    def probability(_: Any, batch: Any, __: int) -> torch.Tensor:
+    def predict(batch: Any, _: int) -> dict[str, Any]:
         # Right on videos 1 and 2, wrong on video 0.
-        return torch.eye(4)[batch["label"].clamp(min=1)]
+        return {
+            "video_id": batch["video_id"],
+            "probability": torch.eye(4)[batch["label"].clamp(min=1)],
+        }
 
-    monkeypatch.setattr("hcml_lightning.tasks.classification.mean_probability", probability)
+    monkeypatch.setattr(task, "predict_step", predict)
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path
     )

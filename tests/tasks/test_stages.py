@@ -379,7 +379,10 @@ def test_a_subclass_of_the_trainers_own_freezing_holds(fit: Fit, tiny: dict[str,
 def test_freezing_by_hand_is_answered(fit: Fit, tiny: dict[str, Any]) -> None:
     task = RecognitionTask(**tiny)
     task.model.network.conv1.requires_grad_(False)
-    with pytest.warns(UserWarning, match=r"conv1\.weight and 0 more .*frozen.*TrainOnly\(\["):
+    with pytest.warns(
+        UserWarning,
+        match=r"frozen, and train .*\(1, the first model\.network\.conv1\.weight\).*TrainOnly\(\[",
+    ):
         fit(task)
 
 
@@ -392,7 +395,7 @@ class WithExtra(RecognitionTask):
 
 
 def test_parts_that_no_loss_names_are_said(fit: Fit, tiny: dict[str, Any]) -> None:
-    with pytest.warns(UserWarning, match=r"extra\.bias and 1 more|extra\.weight and 1 more"):
+    with pytest.warns(UserWarning, match=r"2, the first extra\.(bias|weight)"):
         fit(WithExtra(**tiny))
 
 
@@ -658,6 +661,21 @@ def test_other_weights_take_the_remarks_of_the_first_with_them(tiny: dict[str, A
     task.remarks = ["said of other weights"]
     task.load_state_dict(task.state_dict())
     assert task.remarks == []
+
+
+def test_weights_that_do_not_fit_are_none(tiny: dict[str, Any]) -> None:
+    task = FlowTask(**tiny)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        task.load_state_dict({})
+    assert not task.has_weights
+
+
+def test_a_trainer_fits_one_task_after_another(fit: Fit, tiny: dict[str, Any]) -> None:
+    trainer = fit(ProbeTask(**tiny, level=0))
+    trainer.fit_loop.max_epochs = trainer.current_epoch + 1
+    task = FlowTask(**tiny)
+    trainer.fit(task, trainer.train_dataloader, trainer.val_dataloaders)
+    assert "train/photometric" in trainer.callback_metrics
 
 
 @pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])

@@ -16,6 +16,7 @@ def test_curves_of_a_resumed_run_are_the_later_ones(tmp_path: Path):
         "version_0": "0,9,1.5,\n,14,,0.1\n1,19,2.0,\n",
         "version_10": "2,29,nan,\n",
         "version_2": "1,19,3.0,\n",
+        "version_2_before": "1,19,9.0,\n",
     }
     for folder, rows in starts.items():
         (tmp_path / folder).mkdir(exist_ok=True)

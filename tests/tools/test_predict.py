@@ -3,6 +3,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 from hcml_lightning.cli import main
 from hcml_lightning.data.decode import probe, read_frames
 from hcml_lightning.data.synthetic import CLASSES
+from hcml_lightning.tools import annotate
 from hcml_lightning.tools.predicting import copy_paths, find_videos, predict
 from hcml_lightning.tools.prediction_files import Prediction, open_results
 from hcml_lightning.tools.recognizer import Recognition, Recognizer
@@ -70,7 +72,16 @@ def test_windows_as_json_and_as_annotated_video(
     monkeypatch.chdir(tmp_path)
     words = ["--ckpt_path", checkpoints["recognition"], f"{folder}/*", "--output=found.json"]
     words += ["--window=0.32", "--hop=0.12", "--top_k=2", "--annotate=seen"]
+    rows: list[int] = []
+    draw = annotate.draw_names
+
+    def count_and_draw(image: Any, top: Any) -> None:
+        rows.append(len(top))
+        draw(image, top)
+
+    monkeypatch.setattr(annotate, "draw_names", count_and_draw)
     assert run(words) == 0
+    assert set(rows) == {2}
     content = json.loads((tmp_path / "found.json").read_text())
     assert content["class_names"] == list(CLASSES)
     assert [entry["video"] for entry in content["videos"]] == [str(video) for video in videos]

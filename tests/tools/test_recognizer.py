@@ -121,7 +121,7 @@ def test_an_annotated_copy_shows_each_frame_when_the_video_does(
     recognizer: Recognizer, uneven: Path, tmp_path: Path
 ):
     copy = tmp_path / "copy.mp4"
-    annotate(str(uneven), list(recognizer.windows(uneven, 1.0, 1.0)), copy)
+    annotate(str(uneven), list(recognizer.windows(uneven, 1.0, 1.0)), copy, 3)
     assert frame_times(str(copy))[:-1] == pytest.approx(frame_times(str(uneven))[:-1])
 
 

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -88,6 +89,11 @@ def test_all_stages_together(run_dir: Path):
     # What was tested is what the stage before ended with, though both were moved.
     assert run.checkpoint == run_dir / "recognition" / "checkpoints" / "last.ckpt"
     assert run.stages["flow"].metrics == load_run(run_dir / "flow").metrics
+    # As a copy whose files arrived in another order.
+    for number, name in enumerate(reversed(list(run.stages))):
+        for file in (run_dir / name).glob("*.json"):
+            os.utime(file, (number, number))
+    assert list(load_run(run_dir).stages) == ["flow", "recognition", "test"]
 
 
 def test_what_is_no_run(run_dir: Path, tmp_path: Path):

@@ -25,7 +25,7 @@ _SUFFIXES = (
 )
 _FOLDERS = ("", "annotations", "labels")
 # Network drives keep thumbnails in folders of the second name.
-_HIDDEN = (".", "@eaDir")
+HIDDEN = (".", "@eaDir")
 
 
 def is_video(name: str) -> bool:
@@ -125,7 +125,7 @@ def walk_videos(
     if place in above:
         return
     above |= {place}
-    shown = (entry for entry in os.scandir(folder) if not entry.name.startswith(_HIDDEN))
+    shown = (entry for entry in os.scandir(folder) if not entry.name.startswith(HIDDEN))
     entries = sorted(shown, key=lambda entry: entry.name)
     others = [entry.name for entry in entries if entry.is_dir() or is_video(entry.name)]
     images = [entry.name for entry in entries if is_image(entry.name)]

@@ -48,7 +48,7 @@ class KineticsDataModule(VideoDataModule):
         path = self.find_list(_LISTS["train"] + _LISTS["val"], "the list of training videos")
         rows = read_table(path, {*_COLUMNS, "label"})
         self.set_classes(sorted({row["label"] for row in rows}))
-        self._found: dict[str, list[Path]] | None = None
+        self._found: dict[str, list[str]] | None = None
 
     def records(self, split: Split) -> list[VideoRecord]:
         """List the videos of a split; a video that is not there has the path under which it was expected.
@@ -75,8 +75,8 @@ class KineticsDataModule(VideoDataModule):
     def _video(self, row: dict[str, str], side: str, source: Path) -> Path | None:
         if self._found is None:
             self._found = defaultdict(list)
-            for file in map(Path, walk_videos(self.root, None if self.follow_links else self.root)):
-                self._found[file.stem].append(file)
+            for file in walk_videos(self.root, None if self.follow_links else self.root):
+                self._found[os.path.splitext(os.path.basename(file))[0]].append(file)
         video = row["youtube_id"]
         start, end = row["time_start"], row["time_end"]
         if not (start.isdecimal() and end.isdecimal()):
@@ -85,7 +85,7 @@ class KineticsDataModule(VideoDataModule):
             )
             return None
         name = f"{video}_{int(start):06d}_{int(end):06d}"
-        files = self._found.get(name) or self._found.get(video) or []
+        files = [Path(file) for file in self._found.get(name) or self._found.get(video) or []]
         if len(files) > 1:
             # The same id may be in the folders of several splits.
             names = {"val": ("val", "validate"), "predict": ("test",)}.get(side, (side,))

@@ -10,7 +10,7 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_warn
 
-from hcml_lightning.data.annotations import copy_of, is_video, walk_others, walk_videos
+from hcml_lightning.data.annotations import HIDDEN, copy_of, is_video, walk_others, walk_videos
 from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.listed import Split
@@ -113,7 +113,7 @@ class VideoFolderDataModule(VideoDataModule):
             self.refuse(f"{folder}: no class is named like the folder(s) {', '.join(unknown)}.")
         if self._has_labels and (loose := _videos_right_in(folder)):
             self.refuse(
-                f"{folder}: {loose[0]} and {len(loose) - 1} more videos lie beside {_some(self.class_names)}, taken "
+                f"{folder}: videos ({len(loose)}, the first {loose[0]}) lie beside {_some(self.class_names)}, taken "
                 "for folders of classes, so that they would be left out; move the videos into one of these or away, "
                 "or, if there are no classes, the folders."
             )
@@ -176,7 +176,9 @@ class VideoFolderDataModule(VideoDataModule):
         if not folder.is_dir():
             return []
         return sorted(
-            path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."
+            path.name
+            for path in folder.iterdir()
+            if path.is_dir() and not path.name.startswith(HIDDEN)
         )
 
     def _share(self, videos: list[VideoRecord], split: str) -> list[VideoRecord]:

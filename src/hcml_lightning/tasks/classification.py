@@ -4,9 +4,9 @@ What the tasks that tell classes apart have in common: how they are measured, in
 views of a video.
 """
 
+from copy import deepcopy
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -15,7 +15,6 @@ from hcml_lightning.batch import VideoBatch
 from hcml_lightning.metrics import VideoAccuracy
 from hcml_lightning.ranges import check_above_zero
 from hcml_lightning.tasks.base import MotionTask
-from hcml_lightning.tasks.counts import TrainCounts
 from hcml_lightning.tasks.views import VideoPrediction, mean_probability
 
 
@@ -44,14 +43,36 @@ class ClassificationTask(MotionTask):
         accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
         # Counts alone: the scores of a whole training split would fill the device.
         self.train_accuracy = MulticlassAccuracy(self.num_classes, average="micro")
-        # Logits and labels of the last step, for `TrainCounts`.
+        # Logits and labels of the last step, to be counted once the compiled code is over: a metric
+        # counts its updates in a number that it would be made for, anew at each step.
         self.to_count: tuple[Tensor, Tensor] | None = None
         self.val_accuracy = accuracy.clone(prefix="val/")
         self.test_accuracy = accuracy.clone(prefix="test/")
 
-    def configure_callbacks(self) -> list[pl.Callback]:
-        """An epoch that goes on from a checkpoint counts from its start."""
-        return [*super().configure_callbacks(), TrainCounts(self.train_accuracy)]
+    def on_train_epoch_start(self) -> None:
+        """Count anew; a run that goes on inside an epoch does not come here."""
+        super().on_train_epoch_start()
+        self.train_accuracy.reset()
+
+    def on_after_backward(self) -> None:
+        """Count what the step has found, before anybody writes a checkpoint."""
+        super().on_after_backward()
+        if self.to_count is not None:
+            self.train_accuracy.update(*self.to_count)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the counts of all processes, each of which is here; only one of them writes."""
+        with self.train_accuracy.sync_context():
+            checkpoint["train_counts"] = deepcopy(self.train_accuracy.metric_state)
+        super().on_save_checkpoint(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Give all counts to one process, since they will be summed."""
+        super().on_load_checkpoint(checkpoint)
+        self.train_accuracy.reset()
+        if self.global_rank == 0:
+            for name, value in checkpoint.get("train_counts", {}).items():
+                setattr(self.train_accuracy, name, value.to(self.train_accuracy.device))
 
     def on_train_batch_end(self, outputs: Any, batch: VideoBatch, batch_idx: int) -> None:
         """Accuracy of the whole epoch, on clips as they were augmented and while it learned, after its last step.
@@ -73,5 +94,5 @@ class ClassificationTask(MotionTask):
 
     def predict_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
         """Mean probability over all views of a video."""
-        probability = mean_probability(self, batch, self.views_per_forward)
+        probability = mean_probability(self, batch["video"], self.views_per_forward)
         return {"video_id": batch["video_id"], "probability": probability}

@@ -91,7 +91,7 @@ class StoredTask(MeasuredTask):
         find = getattr(getattr(self.trainer, "datamodule", None), "videos_without_label", None)
         if self.CLASSIFIES and stage in ("fit", "validate") and find and (without := find(stage)):
             raise ValueError(
-                f"{without[0]} has no label, nor have {len(without) - 1} more videos of training and validation, where "
+                f"videos of training and validation have no label ({len(without)}, the first {without[0]}), where "
                 f"{type(self).__name__} needs a class for each: leave them out there, or give their labels"
             )
 
@@ -124,6 +124,7 @@ class StoredTask(MeasuredTask):
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As PyTorch's; a later fit does not replace these weights by `init_from`."""
+        result = super().load_state_dict(*args, **kwargs)
         self.has_weights = True
         self.remarks.clear()
-        return super().load_state_dict(*args, **kwargs)
+        return result

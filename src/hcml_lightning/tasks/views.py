@@ -10,8 +10,6 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from hcml_lightning.batch import VideoBatch
-
 
 class VideoPrediction(TypedDict):
     """Class probabilities of videos.
@@ -26,19 +24,19 @@ class VideoPrediction(TypedDict):
 
 
 def mean_probability(
-    classify: Callable[[Tensor], Tensor], batch: VideoBatch, views_per_forward: int
+    classify: Callable[[Tensor], Tensor], clips: Tensor, views_per_forward: int
 ) -> Tensor:
     """Mean of the class probabilities over all views of each video.
 
     Args:
         classify: RGB in 0..255, (B, 3, T, H, W) → logits (B, K).
-        batch: of clips (B, V, 3, T, H, W), or of single ones, (B, 3, T, H, W).
+        clips: of each video, (B, V, 3, T, H, W), or a single one, (B, 3, T, H, W).
         views_per_forward: clips that are classified at a time: fewer take less memory.
 
     Returns:
         float32, (B, K).
     """
-    clips = batch["video"] if batch["video"].ndim == 6 else batch["video"][:, None]
+    clips = clips if clips.ndim == 6 else clips[:, None]
     views = torch.split(rearrange(clips, "b v c t h w -> (b v) c t h w"), views_per_forward)
     probability = torch.cat([classify(view).float().softmax(dim=1) for view in views])
     return reduce(probability, "(b v) k -> b k", "mean", v=clips.shape[1])

@@ -18,7 +18,7 @@ from hcml_lightning.tools.transcode import frame_rate
 _TICK = Fraction(1, 90000)
 
 
-def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int = 3) -> None:
+def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int) -> None:
     """Write a copy of a video with the likeliest classes of the moment in its corner; without sound.
 
     Args:

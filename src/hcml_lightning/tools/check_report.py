@@ -11,7 +11,7 @@ from hcml_lightning.data import VideoDataModule, VideoFolderDataModule
 from hcml_lightning.data.manifest import ManifestRow
 from hcml_lightning.data.mirror import unpaired_classes
 from hcml_lightning.data.sampling import clip_span
-from hcml_lightning.tools.output import printable
+from hcml_lightning.tools.output import print_group
 
 # The first that fits names the kind of an error.
 KINDS = (
@@ -25,7 +25,6 @@ KINDS = (
     ("changed in silence", "is not the one that was checked"),
     ("damaged or cut short", ""),
 )
-MOST_SHOWN = 5
 
 
 def print_report(
@@ -52,11 +51,11 @@ def print_report(
             "  the self-supervised stages can use them; to recognise classes, there must be two or more"
         )
     for kind, broken in by_kind(rows).items():
-        _print_group(kind, [f"{row.path}: {row.error}" for row in broken])
-    _print_group("wrong in the lists", faults)
-    _print_group("outside of the folder, by links that are followed", links)
+        print_group(kind, [f"{row.path}: {row.error}" for row in broken])
+    print_group("wrong in the lists", faults)
+    print_group("outside of the folder, by links that are followed", links)
     odd = [f"{row.path}: {row.note}" for row in rows if row.note]
-    _print_group("readable, but odd", odd)
+    print_group("readable, but odd", odd)
     recipe = data.recipe("val")
     needed = clip_span(recipe.clip_length, recipe.frame_stride)
     short = [
@@ -64,19 +63,17 @@ def print_report(
         for row in rows
         if row.info is not None and row.info.num_frames < needed
     ]
-    _print_group(f"with fewer frames than a clip spans, {needed}, so that some come again", short)
+    print_group(f"with fewer frames than a clip spans, {needed}, so that some come again", short)
     if isinstance(data, VideoFolderDataModule):
-        _print_group(
-            "files that are no videos by their names, and are not used", data.other_files()
-        )
+        print_group("files that are no videos by their names, and are not used", data.other_files())
     unpaired = [repr(name) for name in unpaired_classes(data.class_names)]
     if data.flip != "none":
-        _print_group(
+        print_group(
             "classes of left or right without the mirrored class; a flip makes them wrong", unpaired
         )
     without = Counter(row.label for row in rows if not row.error)
     empty = [repr(name) for name in data.class_names if not without[name]]
-    _print_group("classes without a single good video", empty)
+    print_group("classes without a single good video", empty)
 
 
 def describe(good: Sequence[ManifestRow]) -> str:
@@ -108,13 +105,3 @@ def by_kind(rows: Sequence[ManifestRow]) -> dict[str, list[ManifestRow]]:
         if row.error:
             found[next(kind for kind, words in KINDS if re.search(words, row.error))].append(row)
     return found
-
-
-def _print_group(title: str, cases: Sequence[str]) -> None:
-    if not cases:
-        return
-    print(f"  {len(cases)} {title}:")
-    for case in cases[:MOST_SHOWN]:
-        print(f"    {printable(case)}")
-    if len(cases) > MOST_SHOWN:
-        print(f"    … and {len(cases) - MOST_SHOWN} more")

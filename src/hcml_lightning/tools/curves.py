@@ -38,9 +38,13 @@ class Curve(NamedTuple):
 
 def files_of(folder: Path, name: str) -> list[Path]:
     """Find the files of a name that a run wrote: in its folder, and in that of each start, in their order."""
-    starts = folder.glob(f"version_*/{name}")
-    numbered = sorted(starts, key=lambda file: int(file.parent.name.removeprefix("version_")))
-    return [file for file in (folder / name, *numbered) if file.is_file()]
+    starts = {
+        file.parent.name.removeprefix("version_"): file for file in folder.glob(f"version_*/{name}")
+    }
+    # Others are copies that somebody has made.
+    numbers = sorted(filter(str.isdecimal, starts), key=int)
+    files = [folder / name, *(starts[number] for number in numbers)]
+    return [file for file in files if file.is_file()]
 
 
 def read_points(folder: Path) -> dict[str, list[Point]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from hcml_lightning.storage import write_whole
 
+MOST_SHOWN = 5
+
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
     """Return metrics as one line, without the per-step doubles that Lightning adds.
@@ -30,6 +32,17 @@ def printable(text: str) -> str:
         a\nb\x1b[2J.mp4
     """
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def print_group(title: str, cases: Sequence[str]) -> None:
+    """Print cases of a kind, if there are any: how many, and the first of them."""
+    if not cases:
+        return
+    print(f"  {len(cases)} {title}:")
+    for case in cases[:MOST_SHOWN]:
+        print(f"    {printable(case)}")
+    if len(cases) > MOST_SHOWN:
+        print(f"    … and {len(cases) - MOST_SHOWN} more")
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:

@@ -136,15 +136,8 @@ MOST_NAMES = 30
 
 def parameters(cls: type) -> list[str]:
     """Names of a constructor's arguments, those that it hands on to its bases too."""
-    found: dict[str, None] = {}
-    for base in cls.__mro__:
-        constructor = vars(base).get("__init__")
-        signature = inspect.signature(constructor) if constructor else None
-        arguments = list(signature.parameters.values())[1:] if signature else []
-        found |= {a.name: None for a in arguments if a.kind is not a.VAR_KEYWORD}
-        if signature and not any(a.kind is a.VAR_KEYWORD for a in arguments):
-            break
-    return list(found)
+    arguments = inspect.signature(cls).parameters.values()
+    return [a.name for a in arguments if a.kind not in (a.VAR_POSITIONAL, a.VAR_KEYWORD)]
 
 
 def subclasses(base: type) -> set[type]:

@@ -81,6 +81,11 @@ NAMES = (*TRAINING, "test")
 PAPER = ("flow", "contrast1", "contrast2", "recognition", "test")
 
 
+def rank(name: str) -> int:
+    """Place of a stage among all; behind them that of a folder with another name."""
+    return NAMES.index(name) if name in NAMES else len(NAMES)
+
+
 class Plan(NamedTuple):
     """Configs and options for all stages, with parts for single ones.
 

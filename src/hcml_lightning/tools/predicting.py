@@ -174,7 +174,8 @@ def predict_all(options: argparse.Namespace) -> int:
             unread += [prediction.error] if prediction.error else []
             if copies and prediction.found:
                 try:
-                    annotate(prediction.video, prediction.found, copies[prediction.video])
+                    path = copies[prediction.video]
+                    annotate(prediction.video, prediction.found, path, options.top_k)
                 except VideoError as error:
                     undrawn.append(str(error))
     # Not while the bar that shows how far it is stands in the same line.

@@ -17,13 +17,12 @@ from hcml_lightning.data.manifest import NAME_ERRORS, state_of, write_csv
 from hcml_lightning.tools.data_options import DataParser, data_parser
 from hcml_lightning.tools.journal import Journal
 from hcml_lightning.tools.listing import list_videos, raise_if_gone
-from hcml_lightning.tools.output import printable
+from hcml_lightning.tools.output import print_group
 from hcml_lightning.tools.pool import Lost, run_each
 from hcml_lightning.tools.prepare_jobs import Job, clear, convert, copy_lists, list_jobs, start_copy
 from hcml_lightning.tools.transcode import Encoding, TargetError
 
 COLUMNS = ("path", "copy", "bytes", "modified", "frames", "error")
-MOST_SHOWN = 10
 
 
 class Shard(NamedTuple):
@@ -165,14 +164,7 @@ def _read_rows(listing: Path) -> list[list[str]]:
 def _report(rows: Sequence[list[str]], faults: Sequence[str], listing: Path) -> int:
     failed = [row for row in rows if row[-1]]
     print(f"{len(rows) - len(failed)} of {len(rows)} videos are converted")
-    for title, cases in (
-        ("could not be converted", [f"{row[0]}: {row[-1]}" for row in failed]),
-        ("faults in the lists", faults),
-    ):
-        if cases:
-            print(f"  {len(cases)} {title}:")
-            print("".join(f"    {printable(case)}\n" for case in cases[:MOST_SHOWN]), end="")
-            if len(cases) > MOST_SHOWN:
-                print(f"    … and {len(cases) - MOST_SHOWN} more")
+    print_group("could not be converted", [f"{row[0]}: {row[-1]}" for row in failed])
+    print_group("faults in the lists", faults)
     print(f"all of them -> {listing}")
     return int(bool(failed))

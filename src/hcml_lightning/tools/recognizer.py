@@ -17,6 +17,7 @@ from hcml_lightning.data.dataset import ClipRecipe
 from hcml_lightning.models import MotionNetwork
 from hcml_lightning.tasks import RecognitionTask
 from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
+from hcml_lightning.tasks.views import mean_probability
 from hcml_lightning.tools.checkpoints import load_task
 from hcml_lightning.tools.frame_times import frame_times
 from hcml_lightning.tools.spans import (
@@ -179,12 +180,10 @@ class Recognizer:
     def recognise(self, seen: SpanViews) -> Recognition:
         """Mean probability over the views of a span."""
         device = self.network.fc.weight.device
-        logits = [
-            self.network(views.to(device))
-            for views in torch.split(seen.views, self.views_per_forward)
-        ]
-        probability = torch.cat(logits).float().softmax(dim=1).mean(dim=0).cpu()
-        return Recognition(seen.start, seen.end, probability, self.class_names)
+        (probability,) = mean_probability(
+            lambda clip: self.network(clip.to(device)), seen.views[None], self.views_per_forward
+        )
+        return Recognition(seen.start, seen.end, probability.cpu(), self.class_names)
 
 
 def _device(name: str) -> torch.device:

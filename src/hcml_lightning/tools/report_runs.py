@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from hcml_lightning.tools.curves import by_step, read_points
-from hcml_lightning.tools.plan import NAMES
+from hcml_lightning.tools.plan import rank
 from hcml_lightning.tools.video_results import FILE_NAME, VideoResult, read_predictions
 
 COMMANDS = ("fit", "validate", "test")
@@ -100,7 +100,7 @@ def read_run(folder: Path) -> list[StageRun]:
             "`hcml progressive`, `hcml demo`, `hcml fit` and `hcml test` write them"
         )
     stages = [_read_stage(path, folder) for path in found]
-    return sorted(stages, key=lambda s: (s.group, _rank(s.name), s.name))
+    return sorted(stages, key=lambda s: (s.group, rank(s.name), s.name))
 
 
 def read_runs(folders: Sequence[Path]) -> list[StageRun]:
@@ -130,10 +130,6 @@ def _stage_folders(folder: Path, depth: int) -> list[Path]:
     # W&B keeps copies of configs in a folder of its own.
     below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "wandb")
     return [found for path in below for found in _stage_folders(path, depth - 1)]
-
-
-def _rank(name: str) -> int:
-    return NAMES.index(name) if name in NAMES else len(NAMES)
 
 
 def _read_stage(folder: Path, run: Path) -> StageRun:

@@ -18,6 +18,7 @@ from hcml_lightning.storage import checkpoint_near
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.checkpoints import load_task
 from hcml_lightning.tools.curves import Curve, by_epoch, files_of, read_points
+from hcml_lightning.tools.plan import rank
 
 RESULTS = ("test.json", "validate.json", "fit.json")
 
@@ -98,7 +99,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     if _result(path) is not None:
         return _one_run(path, {})
     ended = [child for child in path.iterdir() if child.is_dir() and _result(child) is not None]
-    stages = {child.name: _one_run(child, {}) for child in sorted(ended, key=_end)}
+    # Not by the times of the files: a copy has others.
+    ended.sort(key=lambda child: (rank(child.name), child.name))
+    stages = {child.name: _one_run(child, {}) for child in ended}
     if not stages:
         raise FileNotFoundError(
             f"{path}: no run has ended here; expected {', '.join(RESULTS)}, or the folders of the stages with one "
@@ -126,7 +129,3 @@ def _result_of(folder: Path) -> Path:
     if result is None:
         raise FileNotFoundError(f"{folder}: expected one of {', '.join(RESULTS)}")
     return result
-
-
-def _end(folder: Path) -> float:
-    return _result_of(folder).stat().st_mtime

@@ -11,20 +11,16 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import nn
 
-from hcml_lightning.optim import schedule_steps
+from hcml_lightning.optim import WarmupCosine
 from hcml_lightning.storage import folder_of_run
 from hcml_lightning.sync_batch_norm import CPUSyncBatchNorm
-from hcml_lightning.tasks import MotionTask
+from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask
 from hcml_lightning.tasks.description import title
 from hcml_lightning.tools.output import format_metrics
 from hcml_lightning.tools.run_folder import run_folder
 
 WIDTH = 100
-NEXT = {
-    ("FlowTask", 0): "2_contrast_level1",
-    ("ContrastTask", 1): "3_contrast_level2",
-    ("ContrastTask", 2): "4_recognition",
-}
+CONTRAST = {1: "2_contrast_level1", 2: "3_contrast_level2"}
 
 
 def before(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
@@ -50,7 +46,11 @@ def before(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
 
 def _schedule(trainer: pl.Trainer, task: MotionTask) -> str:
     """Say how the learning rate rises and falls, in what the end of the run is given in."""
-    steps = schedule_steps(trainer, task.warmup_epochs)
+    schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+    found = [schedule for schedule in schedules if isinstance(schedule, WarmupCosine)]
+    if not found:
+        return "with a schedule of its own"
+    steps = found[0].steps
     if math.isinf(steps.total):
         return f"warm-up {task.warmup_epochs:g} epochs, then as it is"
     if math.isfinite(steps.per_epoch):
@@ -101,11 +101,15 @@ def onwards(task: MotionTask, command: str, record: dict[str, Any]) -> list[tupl
     path = record["checkpoint"]
     if command != "fit" or not path:
         return []
-    stage = NEXT.get((type(task).__name__, int(getattr(task, "level", -1))))
-    if stage is None:
+    if not isinstance(task, FlowTask | ContrastTask):
         text = f"hcml test -c {folder_of_run(Path(path).parent) / 'config.yaml'} --ckpt_path {path}"
-    else:
-        text = f"hcml fit -c configs/stages/{stage}.yaml -c DATA.yaml --model.init_from {path}"
+        return [("next", text)]
+    levels = task.model.levels
+    above = [level for level in levels if level > task.level]
+    stage = CONTRAST[above[0]] if above else "4_recognition"
+    text = f"hcml fit -c configs/stages/{stage}.yaml -c DATA.yaml --model.init_from {path}"
+    if tuple(levels) != (0, 1, 2):
+        text += f" --model.levels {list(levels)}".replace(", ", ",")
     return [("next", text)]
 
 

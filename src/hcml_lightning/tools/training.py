@@ -69,6 +69,7 @@ class MotionCLI(LightningCLI):
         self._typed_num_classes = None
         if isinstance(args, list):
             command, words = (args[:1], args[1:]) if run else ([], args)
+            words = ["--help" if word == "-h" else word for word in words]
             self._typed_num_classes = typed_num_classes(words)
             args = [*command, *order_words(words)]
         super().__init__(
