@@ -21,7 +21,7 @@ import table2
 import table7
 from protocol import FOLDER, Protocol
 
-EXPERIMENTS = ("ridge", "table2", "table7", "figure2", "table1", "figure3", "figure4")
+EXPERIMENTS = ("ridge", "table2", "dense", "table7", "figure2", "table1", "figure3", "figure4")
 
 
 def main() -> None:
@@ -46,8 +46,8 @@ def _run(name: str, protocol: Protocol, options: argparse.Namespace, seed: int) 
     where = (protocol, options.dataset, options.split, seed)
     if name == "ridge":
         ridge.run(protocol, options.dataset, options.split)
-    elif name == "table2":
-        table2.run(*where, methods=options.methods)
+    elif name in ("table2", "dense"):
+        table2.run(*where, methods=options.methods, dense=name == "dense")
     elif name == "table7":
         table7.run(*where, others=options.others)
     elif name == "figure2":
@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", default="utdmhad_depth27", help="folder in DIR")
     parser.add_argument("--split", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--methods", nargs="+", default=list(table2.METHODS), help="of table2")
+    parser.add_argument(
+        "--methods", nargs="+", default=list(table2.METHODS), help="of table2 and dense"
+    )
     parser.add_argument(
         "--others", nargs="*", default=[], help="of table7: datasets to pre-train on instead"
     )

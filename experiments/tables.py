@@ -200,9 +200,10 @@ def _higher_levels(rows: Sequence[Row]) -> str:
         scores.append(f"{', '.join(found[:-1])} and {found[-1]} at level {level}")
     return (
         f"\n\nTest accuracy under hierarchical supervision against reconstruction: {', '.join(told)}. That "
-        f"hierarchical supervision suits the higher levels better: **{holds}**, by test accuracy; but no fair contest "
-        "on frames this small, where reconstruction of level 2 has one pair of 4 x 4 cells, most of them at the edge, "
-        "which Eq. 3 leaves out as soon as the flow points outwards. Efficacy under action, preliminary and "
+        f"hierarchical supervision suits the higher levels better: **{holds}**, by test accuracy, "
+        "on frames so small that reconstruction of level 2 has one pair of 4 x 4 cells. That most of these lie at the "
+        "edge, and that Eq. 3 leaves them out as soon as the flow points outwards, is not why: with all of them it "
+        "comes to as much (below, under what was tried). Efficacy under action, preliminary and "
         f"hierarchical supervision: {'; '.join(scores)}. The score divides by the gap, so that features that fit the "
         "training videos less have the higher one, and small gaps decide."
     )

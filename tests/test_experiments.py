@@ -77,6 +77,7 @@ def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPa
     where = (protocol, "tiny", 1, 0)
     ridge.run(protocol, "tiny", 1)
     table2.run(*where)
+    table2.run(*where, methods=["full"], dense=True)
     table7.run(*where)
     figure2.run(*where)
     table1.run(*where)
@@ -87,9 +88,17 @@ def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPa
     rows = read_rows(results)
     assert {(row["experiment"], row["method"]) for row in rows} == {
         *(("table2", method) for method in ("baseline", "motion", "full")),
+        ("dense", "full"),
         *(("table7", method) for method in ("random", "self-supervised")),
         *(("figure2", method) for method in ("level 0", "levels 0, 1")),
     }
+    strides = {
+        name: yaml.safe_load(
+            next(protocol.runs.rglob(f"{name}/recognition/config.yaml")).read_text()
+        )
+        for name in ("full", "full_dense")
+    }
+    assert [strides[name]["data"]["init_args"]["frame_stride"] for name in strides] == ["spread", 2]
     assert all(0 <= float(row["top1"]) <= float(row["top5"]) <= 100 for row in rows)
     measured = read_rows(protocol.results / "measurements.csv")
     assert {row["experiment"] for row in measured} == {"ridge", "table1", "figure3", "figure4"}

@@ -57,7 +57,7 @@ def main(args: "ArgsType" = None) -> int:
             is.
     """
     if args is not None and not isinstance(args, list):
-        import_module("hcml_lightning.tools.training").train(args)
+        _train(args)
         return 0
     # A name of a file that is no UTF-8 must not end a run when it is printed.
     if isinstance(sys.stdout, TextIOWrapper):
@@ -83,9 +83,9 @@ def main(args: "ArgsType" = None) -> int:
             raise SystemExit(128 + signal.SIGINT) from stopped
         except Exception as error:
             # Only what is expected becomes a message; a bug keeps its traceback.
-            message = (
-                None if debug else import_module("hcml_lightning.tools.trouble").explain(error)
-            )
+            from hcml_lightning.tools.trouble import explain
+
+            message = None if debug else explain(error)
             if message is None:
                 raise
             raise SystemExit(f"hcml {words[0]}: {message}") from error
@@ -100,13 +100,20 @@ def _nobody_reads() -> bool:
     return closed
 
 
+def _train(args: "ArgsType") -> None:
+    # Late: the other commands need no Lightning.
+    from hcml_lightning.tools.training import train
+
+    train(args)
+
+
 def _run(command: str, words: list[str]) -> int:
     if command in ("-h", "--help"):
         print(usage())
     elif command == "--version":
         print(f"hcml_lightning {__version__}")
     elif command in TRAINER_COMMANDS:
-        import_module("hcml_lightning.tools.training").train(words)
+        _train(words)
     elif command in TOOL_COMMANDS:
         return int(import_module(f"hcml_lightning.tools.{command}").main(words[1:]))
     else:

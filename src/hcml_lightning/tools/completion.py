@@ -38,11 +38,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def whole_parser() -> argparse.ArgumentParser:
     """Gather the options of all commands in one parser, which describes them and parses nothing."""
+    from hcml_lightning.tools.parsed_words import all_options
+
     top = argparse.ArgumentParser(prog="hcml", add_help=False)
     for name in ("-h", "--help", "--version"):
         top.add_argument(name, action="store_true")
     commands = top.add_subparsers()
-    options = import_module("hcml_lightning.tools.parsed_words").all_options()
+    options = all_options()
     for name, text in TRAINER_COMMANDS.items():
         _add(commands.add_parser(name, help=text), options)
     for name, text in TOOL_COMMANDS.items():

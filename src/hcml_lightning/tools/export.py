@@ -5,7 +5,6 @@
 
 import argparse
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 from hcml_lightning.tools.output import print_table
@@ -44,10 +43,13 @@ def main(words: Sequence[str]) -> int:
             f"by --formats {options.output.suffix[1:]}"
         )
     # Late, so that --help and what is wrong with an option are said at once.
-    exporting = import_module("hcml_lightning.tools.exporting")
-    recognizer = import_module("hcml_lightning").Recognizer.from_checkpoint(options.ckpt_path)
-    with import_module("hcml_lightning.tools.noise").quiet():
-        written = exporting.export(recognizer, options.output, options.formats)
+    from hcml_lightning.tools.exporting import export
+    from hcml_lightning.tools.noise import quiet
+    from hcml_lightning.tools.recognizer import Recognizer
+
+    recognizer = Recognizer.from_checkpoint(options.ckpt_path)
+    with quiet():
+        written = export(recognizer, options.output, options.formats)
     rows = [["file", "MB", "largest difference"]]
     rows += [
         [str(path), f"{path.stat().st_size / 1e6:.1f}", f"{difference:.1e}"]

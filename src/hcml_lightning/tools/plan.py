@@ -6,7 +6,6 @@ What a run of several stages consists of, and which settings each of them gets.
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Any, NamedTuple
 
 from hcml_lightning.tools.configs import (
@@ -148,11 +147,12 @@ class Plan(NamedTuple):
         if len(stages) < 2:
             # It is about to say so itself.
             return
-        parsed = import_module("hcml_lightning.tools.parsed_words")
+        from hcml_lightning.tools.parsed_words import ParsedWords
+
         first = None
         for name in stages:
             try:
-                data = parsed.ParsedWords(self.words(TRAINING[name])).try_constructors()
+                data = ParsedWords(self.words(TRAINING[name])).try_constructors()
                 lists = (type(data), data.root, data.batch_size)
                 first = first or lists
                 if lists != first:

@@ -7,7 +7,6 @@ others go on.
 import argparse
 import math
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 
 from hcml_lightning.tools.prediction_files import FORMATS
@@ -24,7 +23,9 @@ def main(words: Sequence[str]) -> int:
     """
     options = _options(words)
     # Late, so that --help and what is wrong with an option are said at once.
-    return int(import_module("hcml_lightning.tools.predicting").predict_all(options))
+    from hcml_lightning.tools.predicting import predict_all
+
+    return predict_all(options)
 
 
 def _options(words: Sequence[str]) -> argparse.Namespace:

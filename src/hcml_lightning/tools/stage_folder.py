@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +112,9 @@ class StageFolder:
         """The options that a logger has, of those that Lightning's usual ones have."""
         if logger is True or str(logger).rpartition(".")[2] in _USUAL_LOGGERS:
             return wanted
-        parsed = import_module("hcml_lightning.tools.parsed_words")
-        return list(vars(parsed.ParsedWords(self.words).config.trainer.logger.init_args))
+        from hcml_lightning.tools.parsed_words import ParsedWords
+
+        return list(vars(ParsedWords(self.words).config.trainer.logger.init_args))
 
     def _check_weights_of(self, previous: Done) -> None:
         path = Path(previous.checkpoint)
