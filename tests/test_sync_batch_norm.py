@@ -19,11 +19,21 @@ def _one_process() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_one_process")
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_synchronised_batch_norm_is_batch_norm_in_any_precision(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "of_weights"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        # By autocast: features alone are of half precision.
+        (torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_synchronised_batch_norm_is_batch_norm_in_any_precision(
+    dtype: torch.dtype, of_weights: torch.dtype
+) -> None:
     torch.manual_seed(0)
-    # As autocast has it: features alone are of half precision.
-    own = nn.BatchNorm2d(3).to(torch.promote_types(dtype, torch.float32))
+    own = nn.BatchNorm2d(3).to(of_weights)
     synchronised = nn.Sequential(copy.deepcopy(own))
     SyncEverywhere().apply(synchronised)
     assert isinstance(synchronised[0], CPUSyncBatchNorm)

@@ -44,8 +44,8 @@ class CPUSyncBatchNorm(_BatchNorm):
             "tuple[Tensor, Tensor, Tensor, float]", state
         )
         batches.add_(1)
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(variance, momentum)
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_(variance.to(running_var.dtype), momentum)
 
 
 SYNCHRONISED = (nn.SyncBatchNorm, CPUSyncBatchNorm)
