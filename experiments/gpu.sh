@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in three calls of under ten minutes each, which do not need each other.
+# Everything that needs a GPU, in four calls of under ten minutes each, which do not need each other.
 #
-#   DATA=folder [OUT=folder] [WHEELS=folder] [SECONDS_LEFT=560] [COMMIT=abc1234] experiments/gpu.sh first|second|third
+#   DATA=folder [OUT=folder] [WHEELS=folder] [SECONDS_LEFT=560] [COMMIT=abc1234] experiments/gpu.sh first|second|third|fourth
 #
 # first:  Table 2 with R2D-50 on utdmhad_depth27, three seeds; Figure 4; flow on synthetic videos.
 # second: Table 7 on utdmhad_depth27, three seeds, and Table 2 with R(2+1)D-101, one.
 # third:  Table 2 with R2D-50 on ucf101_6, three seeds.
+# fourth: the same on dense clips.
 # Each wants one of the data sets in DATA. Fetches nothing: what is missing of the packages that the lines below import
 # can lie as wheels in WHEELS. Runs go side by side, as many as there are seeds and methods; what is in the tables when
 # the time is over stays. To OUT go the tables, the figures and, in one archive at the end, the logs.
@@ -13,7 +14,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-part=${1:?first, second or third}
+part=${1:?first, second, third or fourth}
 end=$((SECONDS + ${SECONDS_LEFT:-560}))
 data=${DATA:?folder of the datasets}
 out=${OUT:-experiments/results_gpu}
@@ -66,14 +67,15 @@ case $part in
       start 0 "large_$method" "$large" table2 --seeds 0 --methods $method
     done
     ;;
-  third)
+  third | fourth)
+    experiment=$([ "$part" = third ] && echo table2 || echo dense)
     for seed in 0 1 2; do
       for method in full motion baseline; do
-        start 0 "ucf_${method}_$seed" "$small" table2 --dataset ucf101_6 --seeds $seed --methods $method
+        start 0 "ucf_${method}_$seed" "$small" "$experiment" --dataset ucf101_6 --seeds $seed --methods $method
       done
     done
     ;;
-  *) echo "first, second or third, not $part" >&2; exit 2 ;;
+  *) echo "first, second, third or fourth, not $part" >&2; exit 2 ;;
 esac
 
 failed=0
