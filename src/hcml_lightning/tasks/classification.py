@@ -43,8 +43,8 @@ class ClassificationTask(MotionTask):
         accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
         # Counts alone: the scores of a whole training split would fill the device.
         self.train_accuracy = MulticlassAccuracy(self.num_classes, average="micro")
-        # Logits and labels of the last step, to be counted once the compiled code is over: a metric
-        # counts its updates in a number that it would be made for, anew at each step.
+        # Logits and labels of the last step, counted after it. Not in it: a metric has the number of its updates as a
+        # plain number, and a compiled step would be compiled anew for each.
         self.to_count: tuple[Tensor, Tensor] | None = None
         self.val_accuracy = accuracy.clone(prefix="val/")
         self.test_accuracy = accuracy.clone(prefix="test/")
