@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from lightning_fabric.plugins.environments import (
@@ -29,7 +30,7 @@ from hcml_lightning.resume import LastCheckpoint
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.checkpoints import check_checkpoint, no_file
 from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.screens import onwards
+from hcml_lightning.tools.screens import before, onwards
 from hcml_lightning.tools.training import MotionCLI
 
 
@@ -284,6 +285,12 @@ def test_the_summary_counts_in_what_ends_the_run(
     said = capsys.readouterr().out
     assert f"sgd; {schedule}\n" in said
     assert f"\n{epoch}" in said
+
+
+def test_the_summary_claims_nothing_of_another_schedule():
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    screen = before(trainer, FlowTask(backbone="r2d_tiny"))
+    assert dict(screen)["learning rate"].endswith("sgd; with a schedule of its own")
 
 
 def test_an_epoch_without_validation_repeats_no_numbers_of_the_last(
