@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from hcml_lightning import FlowTask
 from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
+from hcml_lightning.data.packed import PackedList
 from hcml_lightning.metrics import VideoAccuracy
 from hcml_lightning.resume import ResumedLoader
 
@@ -205,7 +206,8 @@ def evaluate(root: str, file: str) -> None:
     """Run on every rank: test seven videos, three in a batch."""
     data = make(Path(root), batch_size=3, test_clips=1, test_crops=1, test_crop_size=32)
     data.setup("test")
-    data.dataset("test").records.pop()
+    dataset = data.dataset("test")
+    dataset.records = PackedList(dataset.records[:-1])
     trainer = pl.Trainer(devices=2, strategy="ddp_notebook", **QUIET)
     trainer.test(Counter(), datamodule=data, verbose=False)
     if trainer.is_global_zero:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from hcml_lightning import ContrastTask, FlowTask, ProbeTask, RecognitionTask, UCF101DataModule
 from hcml_lightning.data.dataset import collate
 from hcml_lightning.data.loading import EpochSampler
+from hcml_lightning.data.packed import PackedList
 from hcml_lightning.losses import contrastive_loss
 from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks.contrast import gather_targets
@@ -129,7 +130,8 @@ def run(case: str, root: str, ranks: int) -> dict[str, Any]:
     data = UCF101DataModule(root, batch_size=3, true_flow=make is FlowTask, **SMALL)
     for split, stage in (("val", "validate"), ("test", "test")):
         data.setup(stage)
-        data.dataset(split).records.pop()  # type: ignore[arg-type]
+        dataset = data.dataset(split)  # type: ignore[arg-type]
+        dataset.records = PackedList(dataset.records[:-1])
     found: dict[str, Any] = {}
     # Each with its own trainer, as the command line does it.
     for evaluate in ("validate", "test"):

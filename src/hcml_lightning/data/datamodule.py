@@ -171,8 +171,11 @@ class VideoDataModule(ListedDataModule):
 
     def videos_without_label(self, stage: str) -> list[str]:
         """Paths of the videos that a stage lists and whose label is none of the classes."""
-        records = [record for split in _STAGES[stage] for record in self.dataset(split).records]
-        return [record.path for record in records if not 0 <= record.label < self.num_classes]
+        paths = []
+        for dataset in map(self.dataset, _STAGES[stage]):
+            without = (dataset.labels < 0) | (dataset.labels >= self.num_classes)
+            paths += [dataset.records[i].path for i in without.nonzero().flatten().tolist()]
+        return paths
 
     def check_batch_size(self, num_videos: int, num_devices: int = 1) -> None:
         """Hold the size of batches to the number of training videos.

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.data.decode import VideoError, VideoInfo, probe, read_frames
 from hcml_lightning.data.frame_cache import FrameCache
+from hcml_lightning.data.packed import PackedList
 from hcml_lightning.data.sampling import FrameStride, clip_frames
 from hcml_lightning.data.stored_index import StoredVideo
 from hcml_lightning.data.synthetic import true_flow
@@ -105,6 +106,9 @@ class VideoDataset(Dataset[Sample | None]):
             Each such file is named once in a warning.
         skip_limit: share of the videos that may fail before it is an error all the same.
         cache: keeps decoded videos; None decodes each time.
+
+    Attributes:
+        labels: class index of each record, int64; -1 where it is unknown.
     """
 
     def __init__(
@@ -116,7 +120,8 @@ class VideoDataset(Dataset[Sample | None]):
         skip_limit: float = 0.05,
         cache: FrameCache | None = None,
     ) -> None:
-        self.records = list(records)
+        self.records = PackedList(records)
+        self.labels = torch.tensor([record.label for record in records])
         self.recipe = recipe
         self.seed = seed
         self.skip_broken = skip_broken
