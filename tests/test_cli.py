@@ -48,6 +48,15 @@ def trained(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "baseline" / "version_0"
 
 
+def test_a_run_takes_threads_for_its_workers_and_gives_them_back(words, monkeypatch):
+    numbers = [3]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: numbers[-1])
+    monkeypatch.setattr(torch, "set_num_threads", numbers.append)
+    once = ["--trainer.fast_dev_run=true", "--data.num_workers=1"]
+    assert main(["fit", "-c", "configs/stages/baseline.yaml", *words, *once]) == 0
+    assert numbers == [3, 2, 3]
+
+
 def test_help_names_every_command_at_once():
     answer = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "hcml_lightning", "--help"],

@@ -127,9 +127,11 @@ def test_no_list_of_ucf_leads_outside(ucf, tmp_path):
         data = UCF101DataModule(str(ucf))
         with pytest.raises(ValueError, match=LEADS_OUT):
             data.records("train")
-        data.list_faults = []
-        assert data.records("train") == []
-        assert len(data.list_faults) == 1
+        with data.list_faults() as faults:
+            assert data.records("train") == []
+        assert len(faults) == 1
+        with pytest.raises(ValueError, match=LEADS_OUT):
+            data.records("train")
 
 
 @pytest.mark.parametrize("video", ["../../secret", "/etc/passwd"])

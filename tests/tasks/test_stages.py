@@ -656,6 +656,20 @@ def test_a_classifier_that_learned_nothing_is_left_out_without_a_word(
     assert load_warm_start(model, tmp_path / "flow.ckpt").remarks == []
 
 
+class OwnFlow(FlowTask):
+    """A self-supervised stage of somebody's own."""
+
+
+def test_a_stage_made_of_another_is_of_its_kind(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    given = {"num_classes": 7, "levels": (0, 1, 2)}
+    fit(OwnFlow(**tiny | given)).save_checkpoint(tmp_path / "own.ckpt")
+    model = RecognitionTask(**tiny | {"levels": (0, 1, 2)}).model
+    (remark,) = load_warm_start(model, tmp_path / "own.ckpt", lower_level=2).remarks
+    assert "is of a OwnFlow at level 0" in remark
+
+
 def test_other_weights_take_the_remarks_of_the_first_with_them(tiny: dict[str, Any]) -> None:
     task = FlowTask(**tiny)
     task.remarks = ["said of other weights"]

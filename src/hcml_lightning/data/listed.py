@@ -5,7 +5,8 @@ written.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,7 @@ class ListedDataModule(pl.LightningDataModule):
         self.follow_links = follow_links
         self.class_names: list[str] = []
         self.mirror_classes: dict[int, int] = {}
-        self.list_faults: list[str] | None = None
+        self._list_faults: list[str] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -67,11 +68,20 @@ class ListedDataModule(pl.LightningDataModule):
         """Say that a list of the dataset is wrong in one place.
 
         Raises:
-            ValueError: with the message, unless `list_faults` is a list, which then collects the messages.
+            ValueError: with the message, unless `list_faults` collects it.
         """
-        if self.list_faults is None:
+        if self._list_faults is None:
             raise ValueError(message)
-        self.list_faults.append(message)
+        self._list_faults.append(message)
+
+    @contextmanager
+    def list_faults(self) -> Iterator[list[str]]:
+        """Collect what is wrong with the lists, and leave out what it concerns, instead of stopping at the first."""
+        self._list_faults = []
+        try:
+            yield self._list_faults
+        finally:
+            self._list_faults = None
 
     def find_list(self, names: Iterable[str], what: str) -> Path:
         """Find a list of the dataset; see `annotations.find_list`.

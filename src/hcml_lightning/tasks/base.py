@@ -15,7 +15,7 @@ from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hcml_lightning.callbacks import TrainOnly
+from hcml_lightning.callbacks import StopOnCollapse, TrainOnly
 from hcml_lightning.losses import pair_with_future, reconstruct, sample_locations
 from hcml_lightning.losses.reconstruction import FlowTerms
 from hcml_lightning.models import MotionHierarchy, SideBranch
@@ -66,9 +66,6 @@ class MotionTask(StoredTask, ABC):
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
     # Whether it stands on features that it leaves as they are, so that these must have learned something.
     ON_FROZEN: ClassVar[bool] = False
-    # Whether its batch norms are to take their statistics over all devices, which the self-supervised stages need so as
-    # not to find a trivial solution (B.2).
-    GLOBAL_BATCH_NORM: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -123,17 +120,13 @@ class MotionTask(StoredTask, ABC):
         # a checkpoint is about to bring others; if not, what is wrong here is said when the run starts.
         with suppress(OSError, ValueError):
             self._take_weights()
-        return [
-            *self.unless_given(TrainOnly()),
-            FiniteNumbers(),
-            SeedEachBatch(),
-            ResumedLoader(),
-        ]
-
-    def unless_given(self, callback: pl.Callback) -> list[pl.Callback]:
-        """A callback that the Trainer may have been given with other settings, which Lightning would replace."""
+        may_be_given: list[pl.Callback] = [TrainOnly()]
+        if self.SELF_SUPERVISED:
+            may_be_given.append(StopOnCollapse())
+        # One that was given to the Trainer has other settings, and Lightning would replace it.
         given: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return [] if any(isinstance(c, type(callback)) for c in given) else [callback]
+        own = [c for c in may_be_given if not any(isinstance(other, type(c)) for other in given)]
+        return [*own, FiniteNumbers(), SeedEachBatch(), ResumedLoader()]
 
     def lower_level(self) -> int:
         """The highest level that the stages before this one train; -1 where there are none."""
@@ -161,7 +154,7 @@ class MotionTask(StoredTask, ABC):
             )
         trained = [part for module in self.trained_modules() for part in module.modules()]
         own = [p for p in trained if isinstance(p, _BatchNorm) and not isinstance(p, SYNCHRONISED)]
-        if self.GLOBAL_BATCH_NORM and own and self.trainer.world_size > 1:
+        if self.SELF_SUPERVISED and own and self.trainer.world_size > 1:
             rank_zero_warn(
                 f"{type(self).__name__} trains {len(own)} batch norms whose statistics are those of each device alone; "
                 "the paper takes them over all devices (B.2): Trainer(sync_batchnorm=True), which is in the configs of "

@@ -6,14 +6,12 @@ One contrastive level (Sec. 3.2): its motion features learn to predict the futur
 import math
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, distributed, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from hcml_lightning.batch import VideoBatch, middle_view
-from hcml_lightning.callbacks import StopOnCollapse
 from hcml_lightning.losses import contrastive_accuracy, contrastive_loss
 from hcml_lightning.metrics import feature_health
 from hcml_lightning.ranges import check_above_zero
@@ -35,7 +33,7 @@ class ContrastTask(MotionTask):
     """
 
     ON_FROZEN: ClassVar[bool] = True
-    GLOBAL_BATCH_NORM: ClassVar[bool] = True
+    SELF_SUPERVISED: ClassVar[bool] = True
 
     # Unstated in the paper: N.
     def __init__(
@@ -67,10 +65,6 @@ class ContrastTask(MotionTask):
     def lower_level(self) -> int:
         """The one whose features it predicts."""
         return self.below
-
-    def configure_callbacks(self) -> list[pl.Callback]:
-        """Also stop where the features have collapsed."""
-        return [*super().configure_callbacks(), *self.unless_given(StopOnCollapse())]
 
     def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
         """Say aloud where clips are too short for the level to see any motion."""

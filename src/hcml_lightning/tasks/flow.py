@@ -5,14 +5,12 @@ The bootstrap (Sec. 3.3): the lowest level learns motion by rebuilding each fram
 
 from typing import Any, ClassVar
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hcml_lightning.batch import VideoBatch, middle_view
-from hcml_lightning.callbacks import StopOnCollapse
 from hcml_lightning.metrics import end_point_distance, feature_health
 from hcml_lightning.models.backbones import fold_time
 from hcml_lightning.ranges import check_at_least
@@ -34,7 +32,7 @@ class FlowTask(MotionTask):
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/photometric", "min")
-    GLOBAL_BATCH_NORM: ClassVar[bool] = True
+    SELF_SUPERVISED: ClassVar[bool] = True
 
     # Unstated in the paper: ζ. Measured with r2d_tiny and Adam: on UCF-101 and on depth video, whose
     # photometric error at zero flow is 0.02 and 0.008, 0.0025 lowered it by a fifth to a quarter in six epochs,
@@ -74,10 +72,6 @@ class FlowTask(MotionTask):
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         """λ(photometric + ζ · smoothness)."""
         return self._step(batch, "train")
-
-    def configure_callbacks(self) -> list[pl.Callback]:
-        """Also stop where the features have collapsed."""
-        return [*super().configure_callbacks(), *self.unless_given(StopOnCollapse())]
 
     def on_train_end(self) -> None:
         """Say that nothing was learned, where flow rebuilds no frame better than standing still does."""

@@ -19,6 +19,9 @@ class StoredTask(MeasuredTask):
 
     # Whether labels matter, so that the classes of weights and data must be the same.
     CLASSIFIES: ClassVar[bool] = False
+    # Whether it learns without labels: it leaves the classifier as it was, and its features can collapse, so that its
+    # batch norms are to take their statistics over all devices (B.2).
+    SELF_SUPERVISED: ClassVar[bool] = False
     num_classes: int
 
     def __init__(self) -> None:
@@ -99,6 +102,7 @@ class StoredTask(MeasuredTask):
         """Names of the classes travel with the weights; nothing stays that would not be read again."""
         checkpoint["class_names"] = self.class_names
         checkpoint["task"] = type(self).__name__
+        checkpoint["self_supervised"] = self.SELF_SUPERVISED
         checkpoint["started_from"] = self.started_from
         # Of data and optimizer too: a path or a number of NumPy that was given goes a long way.
         checkpoint.update({k: plain(v) for k, v in checkpoint.items() if k != "state_dict"})

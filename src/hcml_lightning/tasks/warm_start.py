@@ -17,7 +17,6 @@ from hcml_lightning.tasks.classes import first_difference
 
 PREFIX = "model."
 CLASSIFIER = ("network.fc.weight", "network.fc.bias")
-SELF_SUPERVISED = ("FlowTask", "ContrastTask")
 
 
 class WarmStart(NamedTuple):
@@ -78,7 +77,7 @@ def load_warm_start(
             "Give the stages the same backbone, levels, max_displacement, stride and max_offset."
         )
     remarks = []
-    if difference is not None and checkpoint.get("task") not in SELF_SUPERVISED:
+    if difference is not None and not _self_supervised(checkpoint):
         remarks.append(
             f"init_from: the classifier of {path} {difference} and is not taken: this stage's own starts untrained. "
             "All other weights are taken."
@@ -117,10 +116,17 @@ def _other_classes(known: Sequence[str] | None, names: Sequence[str] | None) -> 
 
 def _level(checkpoint: Mapping[str, Any]) -> int | None:
     """The level that a self-supervised stage has trained; None for the other stages, which know them all."""
-    if checkpoint.get("task") not in SELF_SUPERVISED:
+    if not _self_supervised(checkpoint):
         return None
     level: int | None = checkpoint.get("hyper_parameters", {}).get("level")
     return level
+
+
+def _self_supervised(checkpoint: Mapping[str, Any]) -> bool:
+    # Until 0.1 the name of the task alone was stored.
+    return bool(
+        checkpoint.get("self_supervised", checkpoint.get("task") in ("FlowTask", "ContrastTask"))
+    )
 
 
 def _model_state(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:

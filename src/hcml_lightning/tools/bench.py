@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from jsonargparse import Namespace
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.data.dataset import Sample, VideoDataset, collate
@@ -23,6 +24,7 @@ from hcml_lightning.tools.data_options import DataParser, data_parser
 from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.output import print_table
 from hcml_lightning.tools.step_time import step_seconds
+from hcml_lightning.tools.threads import threads_given_back
 
 T = TypeVar("T")
 
@@ -144,20 +146,26 @@ def main(words: Sequence[str]) -> int:
     Returns:
         0.
     """
-    parser, cores = make_parser(), os.cpu_count() or 1
+    parser = make_parser()
     data, options = parser.read(words)
-    torch.set_num_threads(1)
     try:
         with quiet():
             data.setup("fit")
             data.dataset("train")[0]
     except (ValueError, OSError) as error:
         parser.error(str(error))
+    with threads_given_back():
+        torch.set_num_threads(1)
+        _measure(data, options)
+    return 0
+
+
+def _measure(data: VideoDataModule, options: Namespace) -> None:
     rows = [["workers", "clips/s", "clips/s per worker"]]
     for workers in [0] if data.hparams["cache"] else _listed(options.workers):
         rate = clips_per_second(data, workers, options.seconds)
         rows.append([str(workers), f"{rate:.1f}", f"{rate / max(1, workers):.1f}"])
-    print(f"{data.root}: batches of {data.batch_size}, {cores} cores\n")
+    print(f"{data.root}: batches of {data.batch_size}, {os.cpu_count() or 1} cores\n")
     print_table(rows)
     spent = shares(data, options.seconds)
     total = sum(spent.values())
@@ -173,7 +181,6 @@ def main(words: Sequence[str]) -> int:
     for step in _listed(options.step_ms) or measured_step(options.model, data, options.precision):
         needed = cores_needed(step, data.batch_size, 1 / total)
         print(f"a GPU whose step takes {step:.4g} ms needs {needed} cores like these")
-    return 0
 
 
 def measured_step(task: MotionTask | None, data: VideoDataModule, precision: str) -> list[float]:

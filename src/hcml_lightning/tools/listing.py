@@ -43,8 +43,8 @@ def list_videos(data: VideoDataModule) -> Listing:
         FileNotFoundError: if not a single split has a list.
         ValueError: if links lead out of the folder, and are not to be followed.
     """
-    data.list_faults = faults = []
-    by_split = _own_lists(data)
+    with data.list_faults() as faults:
+        by_split = _own_lists(data)
     for split, records in by_split.items():
         faults += _repeated(split, records)
     faults += _shared(by_split.get("train", []), by_split.get("val", []))

@@ -44,6 +44,7 @@ from hcml_lightning.tools.noise import quiet
 from hcml_lightning.tools.parser import BASES, MISSING, HcmlParser
 from hcml_lightning.tools.run_folder import RunConfigCallback, WandbNote, keep_curves
 from hcml_lightning.tools.summary import StageSummary
+from hcml_lightning.tools.threads import leave_cores_to, threads_given_back
 from hcml_lightning.tools.video_result_writer import VideoResultWriter
 from hcml_lightning.tools.wandb_runs import choose_run, own_run
 
@@ -214,13 +215,9 @@ class MotionCLI(LightningCLI):
             )
 
     def after_instantiate_classes(self) -> None:
-        """Leave a core to each process that decodes, where the network runs on the rest of them.
-
-        Threads that wait for each other on fewer cores than there are of them are twenty times slower.
-        """
+        """Share the cores with the processes that decode, where the network runs on them too."""
         if self.trainer.strategy.root_device.type == "cpu":
-            workers = int(self.datamodule.hparams.get("num_workers", 0))
-            torch.set_num_threads(max(1, torch.get_num_threads() - workers))
+            leave_cores_to(int(self.datamodule.hparams.get("num_workers", 0)))
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the trainer with the callbacks and plugins that every run has.
@@ -279,7 +276,7 @@ def train(args: ArgsType = None) -> None:
         # It would wait for ever for a first process that is no more, and cannot hear signals while it waits.
         end_with_parent(signal.SIGKILL)
     try:
-        with quiet(), own_run():
+        with quiet(), own_run(), threads_given_back():
             MotionCLI(args)
     except SIGTERMException as stopped:
         # Lightning ends with status 0, as if all were done.
