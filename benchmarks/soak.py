@@ -36,9 +36,10 @@ from hcml_lightning.cli import main
 from hcml_lightning.data.synthetic import write_synthetic
 from hcml_lightning.tools import launch
 from hcml_lightning.tools.output import write_json
-from hcml_lightning.tools.plan import PAPER, Plan
+from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan
 from hcml_lightning.tools.stage_folder import Done
+from hcml_lightning.tools.stages import PAPER
 
 TINY = Path(__file__).parents[1] / "tests" / "tiny.yaml"
 # What no two runs have in common.

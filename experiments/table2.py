@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from hcml_lightning.tools.plan import PAPER
+from hcml_lightning.tools.stages import PAPER
 from protocol import ACCURACY, Protocol, accuracy_row, is_done, write_rows
 
 METHODS = {

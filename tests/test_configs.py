@@ -13,8 +13,9 @@ from hcml_lightning.losses import charbonnier, contrastive_loss
 from hcml_lightning.ops import cost_volume, cost_volume_reference
 from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.plan import PAPER, TRAINING, Plan
+from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan
+from hcml_lightning.tools.stages import PAPER, TRAINING
 
 STAGES = sorted(path.stem for path in (CONFIGS / "stages").glob("*.yaml"))
 LAYOUTS = {

@@ -19,7 +19,8 @@ from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
 from hcml_lightning.tasks.base import MotionTask
 from hcml_lightning.tools.configs import find_config, read_config
 from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.plan import PAPER, TRAINING, Plan, Stage
+from hcml_lightning.tools.plan import Plan
+from hcml_lightning.tools.stages import PAPER, TRAINING, Stage
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -220,7 +220,7 @@ def test_wrong_arguments_are_refused() -> None:
         contrastive_loss(torch.rand(0, 3), torch.rand(4, 3), index[:0])
     with pytest.raises(ValueError, match="at least one prediction, got P = 0"):
         contrastive_accuracy(torch.rand(0, 3), torch.rand(4, 3), index[:0])
-    with pytest.raises(ValueError, match="temperature must be positive"):
+    with pytest.raises(ValueError, match="temperature must be above 0"):
         contrastive_loss(torch.rand(2, 3), torch.rand(4, 3), index, temperature=0)
 
 
@@ -248,5 +248,5 @@ def test_a_second_derivative_is_refused() -> None:
         torch.autograd.grad(
             contrastive_loss(predicted, targets, positive), predicted, create_graph=True
         )
-    with pytest.raises(ValueError, match="temperature must be positive, got nan"):
+    with pytest.raises(ValueError, match="temperature must be above 0, but is nan"):
         contrastive_loss(predicted, targets, positive, temperature=float("nan"))

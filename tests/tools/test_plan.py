@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from hcml_lightning.tools.plan import TRAINING, Plan
+from hcml_lightning.tools.plan import Plan
+from hcml_lightning.tools.stages import TRAINING
 
 
 def test_parts_of_configs_and_options_hold_for_their_stage(tmp_path: Path):

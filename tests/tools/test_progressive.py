@@ -20,9 +20,10 @@ from tests.conftest import TINY
 from hcml_lightning import load_run
 from hcml_lightning.cli import main
 from hcml_lightning.tools.curves import read_points
-from hcml_lightning.tools.plan import PAPER, TRAINING, Plan
+from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan, stage_rows
 from hcml_lightning.tools.stage_folder import StageError, StageFolder
+from hcml_lightning.tools.stages import PAPER, TRAINING
 
 
 @pytest.fixture

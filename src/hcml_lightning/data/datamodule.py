@@ -19,8 +19,8 @@ from hcml_lightning.data.dataset import ClipRecipe, Flip, VideoDataset, collate
 from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.listed import ListedDataModule, Split
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
-from hcml_lightning.data.ranges import check_frame_stride, check_sizes
-from hcml_lightning.data.sampling import FrameStride
+from hcml_lightning.data.sampling import FrameStride, check_frame_stride
+from hcml_lightning.data.transforms import check_sizes
 from hcml_lightning.ranges import check_at_least, check_one_of
 from hcml_lightning.signatures import show_all_arguments
 from hcml_lightning.storage import plain

@@ -19,9 +19,11 @@ starting over would add a jump that never happened. `spread` repeats each frame 
 """
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+
+from hcml_lightning.ranges import check_at_least
 
 # Unstated in the paper: what a clip is of a video that is too short for it. Its last frame is repeated, so that some of
 # the contrastive loss's other times are the same frame.
@@ -57,14 +59,9 @@ def clip_frames(
         [[1, 3, 6, 8]]
     """
     stride = 1 if frame_stride == "spread" else frame_stride
-    for name, value in (
-        ("num_frames", num_frames),
-        ("clip_length", clip_length),
-        ("frame_stride", stride),
-        ("num_clips", num_clips),
-    ):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, but is {value}.")
+    check_at_least(
+        1, num_frames=num_frames, clip_length=clip_length, frame_stride=stride, num_clips=num_clips
+    )
     if frame_stride == "spread":
         return spread(num_frames, clip_length, rng, num_clips)
     if rng is None:
@@ -137,6 +134,18 @@ def clip_span(clip_length: int, frame_stride: FrameStride) -> int:
         (7, 4)
     """
     return clip_length if frame_stride == "spread" else (clip_length - 1) * frame_stride + 1
+
+
+def check_frame_stride(value: Any) -> None:
+    """Refuse what is neither a number of frames nor "spread".
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if value != "spread" and not (hasattr(value, "__index__") and value >= 1):
+        raise ValueError(
+            f"frame_stride must be a whole number of frames, 1 or more, or 'spread', but is {value!r}."
+        )
 
 
 def _room(num_frames: int, clip_length: int, stride: int) -> int:

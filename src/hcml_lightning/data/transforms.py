@@ -7,7 +7,9 @@ Frames stay uint8, and the crop is taken from the source frames before anything 
 the whole video first, for a fraction of the work. Mean and standard deviation belong to the network.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -140,6 +142,27 @@ def apply_view_to_flow(flow: Tensor, view: View) -> Tensor:
     if view.flip:
         flow = flow.flip(-1) * torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1)
     return flow.contiguous()
+
+
+def check_sizes(short_side: Any, crop_size: int) -> tuple[int, int]:
+    """Refuse a crop that does not fit into the scaled video.
+
+    Returns:
+        The least and the greatest short side.
+
+    Raises:
+        ValueError: if it does not fit, or the short side is no range.
+    """
+    if not isinstance(short_side, Sequence) or len(short_side) != 2:
+        raise ValueError(
+            f"short_side must be two numbers, the least and the greatest, but is {short_side!r}."
+        )
+    low, high = short_side
+    if not crop_size <= low <= high:
+        raise ValueError(
+            f"short_side={low, high} must be ascending and hold crop_size={crop_size}."
+        )
+    return low, high
 
 
 def _source_side(height: int, width: int, short_side: int, crop_size: int) -> int:

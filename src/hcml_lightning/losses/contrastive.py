@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hcml_lightning.ops.precision import full_precision
+from hcml_lightning.ranges import check_above_zero, check_at_least
 
 # Similarities that are held at a time. All of them, P × S, would be hundreds of megabytes at the paper's sizes. A CPU's
 # cache likes few; a GPU, whose level 2 cache still holds 32 MiB, gets more, since every block is two dozen launches.
@@ -48,8 +49,7 @@ def sample_locations(
         >>> sample_locations(2, 7, 7, 5).shape
         torch.Size([2, 5])
     """
-    if num_locations < 1:
-        raise ValueError(f"num_locations must be at least 1, got {num_locations}")
+    check_at_least(1, num_locations=num_locations)
     keys = torch.rand(batch_size, height * width, device=device, generator=generator)
     return keys.topk(min(num_locations, height * width), dim=1).indices
 
@@ -122,8 +122,7 @@ def contrastive_loss(
         True
     """
     _check(predicted, targets, positive)
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    check_above_zero(temperature=temperature)
     # Departure: Eq. 2 is written as a sum; a mean keeps γ independent of B, N and T.
 
     # Autocast would multiply in half precision, where 1/τ makes the rounding of a cosine an error of 0.1 nats.

@@ -13,6 +13,8 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_accuracy
 from torchmetrics.utilities import dim_zero_cat
 
+from hcml_lightning.ranges import check_at_least
+
 
 class VideoAccuracy(Metric):
     """Top-k accuracy over videos, each counted exactly once, however many ranks share them or pad their last batch.
@@ -39,8 +41,7 @@ class VideoAccuracy(Metric):
 
     def __init__(self, top_k: int = 1) -> None:
         super().__init__()
-        if top_k < 1:
-            raise ValueError(f"top_k must be at least 1, but is {top_k}")
+        check_at_least(1, top_k=top_k)
         self.top_k = top_k
         for name in ("scores", "labels", "indices"):
             self.add_state(name, default=[], dist_reduce_fx="cat")

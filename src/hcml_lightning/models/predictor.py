@@ -8,6 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from hcml_lightning.ranges import check_at_least
+
 
 class Predictor(nn.Module):
     """A multi-layer perceptron with one hidden layer, shared by all offsets, and one output head for each offset.
@@ -28,8 +30,7 @@ class Predictor(nn.Module):
         self, upper_channels: int, below_channels: int, max_offset: int = 4, ratio: int = 2
     ) -> None:
         super().__init__()
-        if max_offset < 1:
-            raise ValueError(f"max_offset must be at least 1, but is {max_offset}")
+        check_at_least(1, max_offset=max_offset)
         self.max_offset, self.ratio = max_offset, ratio
         self.hidden = nn.Linear(upper_channels + below_channels, 2 * upper_channels)
         self.heads = nn.Linear(2 * upper_channels, max_offset * below_channels)

@@ -13,9 +13,10 @@ from hcml_lightning.tools.configs import inline, read_config
 from hcml_lightning.tools.done import Done
 from hcml_lightning.tools.launch import launch_with, locked
 from hcml_lightning.tools.output import print_table, write_json
-from hcml_lightning.tools.plan import PAPER, Plan
+from hcml_lightning.tools.plan import Plan
 from hcml_lightning.tools.progressive import run_plan
 from hcml_lightning.tools.stage_folder import Launch, StageError
+from hcml_lightning.tools.stages import PAPER
 
 RUNS = {
     "plain": ("plain R2D baseline", ("baseline", "test")),

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import Logger
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.tools.plan import NAMES as STAGES
+from hcml_lightning.tools.stages import STAGE_NAMES
 
 # Of the keys that hold a class, which classes they take.
 BASES: dict[str, type] = {
@@ -71,7 +71,7 @@ def in_short(message: str, parser: ArgumentParser) -> str:
     if words := _first(r"unrecognized arguments: (.*)", message, re.IGNORECASE):
         return _unknown_option(words.split()[0], parser)
     rejected = _first(r"(?:does not accept option|Option) '([^']+)'", message) or ""
-    if (stage := rejected.partition(".")[0]) in STAGES:
+    if (stage := rejected.partition(".")[0]) in STAGE_NAMES:
         return (
             f"'{rejected}' is for the stage '{stage}' of `hcml progressive` (--stages {stage} runs it alone); leave "
             f"'{stage}' out of it here"

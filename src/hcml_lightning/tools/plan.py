@@ -17,6 +17,7 @@ from hcml_lightning.tools.configs import (
     read_config,
     split_words,
 )
+from hcml_lightning.tools.stages import STAGE_NAMES, TRAINING, Stage
 
 # What may change between two starts of a run without another result.
 HARMLESS = (
@@ -39,50 +40,6 @@ OF_TESTS = (
 )
 
 INIT_FROM = "model.init_from"
-
-
-class Stage(NamedTuple):
-    """One step of a run.
-
-    Attributes:
-        name: of its folder, and of its own part of configs and options.
-        config: its recipe, among the package's.
-        inherits: stages whose part of configs and options holds here too, below its own.
-        from_scratch: whether it learns by labels alone, from random weights, whatever stages were run before it.
-    """
-
-    name: str
-    config: str
-    inherits: tuple[str, ...] = ()
-    from_scratch: bool = False
-
-    @property
-    def sections(self) -> tuple[str, ...]:
-        """Names whose parts hold for this stage, the strongest last."""
-        return (*self.inherits, self.name)
-
-
-TRAINING = {
-    stage.name: stage
-    for stage in (
-        Stage("flow", "stages/1_flow.yaml"),
-        Stage("contrast1", "stages/2_contrast_level1.yaml"),
-        Stage("contrast2", "stages/3_contrast_level2.yaml"),
-        Stage("recognition", "stages/4_recognition.yaml"),
-        # The two that the method is compared with differ from `recognition` in their recipe alone.
-        Stage("baseline", "stages/baseline.yaml", ("recognition",), from_scratch=True),
-        Stage("motion_only", "stages/motion_only.yaml", ("recognition",), from_scratch=True),
-        # Judges the features of the stage before it.
-        Stage("probe", "stages/probe.yaml"),
-    )
-}
-NAMES = (*TRAINING, "test")
-PAPER = ("flow", "contrast1", "contrast2", "recognition", "test")
-
-
-def rank(name: str) -> int:
-    """Place of a stage among all; behind them that of a folder with another name."""
-    return NAMES.index(name) if name in NAMES else len(NAMES)
 
 
 class Plan(NamedTuple):
@@ -112,7 +69,11 @@ class Plan(NamedTuple):
         pairs = tuple((name, tuple(given)) for name, given in option_pairs(rest))
         for name, _ in pairs:
             head, _, tail = name.partition(".")
-            if tail and (close := get_close_matches(head, NAMES, 1, 0.8)) and head not in NAMES:
+            if (
+                tail
+                and (close := get_close_matches(head, STAGE_NAMES, 1, 0.8))
+                and head not in STAGE_NAMES
+            ):
                 raise ValueError(f"no option '--{name}'; did you mean '--{close[0]}.{tail}'?")
         return cls(tuple(configs), pairs)
 
@@ -203,7 +164,7 @@ class Plan(NamedTuple):
             head, _, tail = name.partition(".")
             if head in stage.sections:
                 ranked.append((1 + stage.sections.index(head), tail, given))
-            elif head not in NAMES:
+            elif head not in STAGE_NAMES:
                 ranked.append((0, name, given))
         ranked.sort(key=lambda item: item[0])
         return [(name, given) for _, name, given in ranked]
@@ -216,7 +177,7 @@ def config_parts(content: Mapping[str, Any], sections: Sequence[str]) -> list[di
         >>> config_parts({"seed_everything": 1, "flow": {"model": {}}, "test": {}}, ["flow"])
         [{'seed_everything': 1}, {'model': {}}]
     """
-    common = {key: value for key, value in content.items() if key not in NAMES}
+    common = {key: value for key, value in content.items() if key not in STAGE_NAMES}
     parts = [common] if common or not content else []
     return [*parts, *(dict(content[name]) for name in sections if content.get(name))]
 

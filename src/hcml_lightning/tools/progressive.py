@@ -15,8 +15,9 @@ from hcml_lightning.tools.configs import CONFIGS
 from hcml_lightning.tools.done import Done, done_before
 from hcml_lightning.tools.launch import launch_with, locked
 from hcml_lightning.tools.output import format_metrics, print_table
-from hcml_lightning.tools.plan import INIT_FROM, NAMES, PAPER, TRAINING, Plan, Stage
+from hcml_lightning.tools.plan import INIT_FROM, Plan
 from hcml_lightning.tools.stage_folder import Launch, StageError, StageFolder
+from hcml_lightning.tools.stages import PAPER, STAGE_NAMES, TRAINING, Stage
 
 
 def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) -> list[Done]:
@@ -132,7 +133,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stages",
         default=",".join(PAPER),
-        help=f"which, with commas between them, of {', '.join(NAMES)} (default: %(default)s)",
+        help=f"which, with commas between them, of {', '.join(STAGE_NAMES)} (default: %(default)s)",
     )
     return parser
 
@@ -164,8 +165,8 @@ def main(words: Sequence[str]) -> int:
     parser = make_parser()
     options, rest = parser.parse_known_args(words)
     names = options.stages.split(",")
-    if unknown := [name for name in names if name not in NAMES]:
-        parser.error(f"--stages: no stage {unknown[0]!r}; there are {', '.join(NAMES)}")
+    if unknown := [name for name in names if name not in STAGE_NAMES]:
+        parser.error(f"--stages: no stage {unknown[0]!r}; there are {', '.join(STAGE_NAMES)}")
     if twice := [name for name in names if names.count(name) > 1]:
         parser.error(
             f"--stages: '{twice[0]}' stands there twice, and has one folder in a run; take another --run_dir for the "

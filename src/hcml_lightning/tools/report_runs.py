@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from hcml_lightning.tools.curves import by_step, read_points
-from hcml_lightning.tools.plan import rank
+from hcml_lightning.tools.stages import rank
 from hcml_lightning.tools.video_results import FILE_NAME, VideoResult, read_predictions
 
 COMMANDS = ("fit", "validate", "test")

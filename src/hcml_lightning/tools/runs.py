@@ -18,7 +18,7 @@ from hcml_lightning.storage import checkpoint_near
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.checkpoints import load_task
 from hcml_lightning.tools.curves import Curve, by_epoch, files_of, read_points
-from hcml_lightning.tools.plan import rank
+from hcml_lightning.tools.stages import rank
 
 RESULTS = ("test.json", "validate.json", "fit.json")
 

@@ -16,7 +16,8 @@ from hcml_lightning.stop_signals import STOP_SIGNALS, status_of
 from hcml_lightning.storage import folder_of_run, newest_whole, sha256_of
 from hcml_lightning.tools.done import Done, done_before
 from hcml_lightning.tools.output import write_json
-from hcml_lightning.tools.plan import HARMLESS, OF_TESTS, Plan, Stage
+from hcml_lightning.tools.plan import HARMLESS, OF_TESTS, Plan
+from hcml_lightning.tools.stages import Stage
 from hcml_lightning.tools.wandb_runs import group_words
 
 _USUAL_LOGGERS = ("CSVLogger", "TensorBoardLogger", "WandbLogger")
