@@ -66,8 +66,9 @@ class MotionHierarchy(nn.Module):
         num_classes: K.
         levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block; any subset. The lowest one is
             bootstrapped by flow, each higher one predicts the one below it in this list. `()` is the plain baseline.
+        max_displacement, stride: as in `MotionNetwork`.
         max_offset: Δ, the largest δ of f_δ, frames of the level below.
-        max_displacement, stride, dropout, recompute: as in `MotionNetwork`.
+        dropout, recompute: as in `MotionNetwork`.
 
     Raises:
         ValueError: if the backbone or a level is unknown, or a displacement, a stride or an offset is out of range.
@@ -95,7 +96,13 @@ class MotionHierarchy(nn.Module):
     ) -> None:
         super().__init__()
         self.network = MotionNetwork(
-            backbone, num_classes, levels, max_displacement, stride, dropout, recompute
+            backbone=backbone,
+            num_classes=num_classes,
+            levels=levels,
+            max_displacement=max_displacement,
+            stride=stride,
+            dropout=dropout,
+            recompute=recompute,
         )
         self.levels = self.network.levels
         self.side: SideBranch | None = None

@@ -102,7 +102,14 @@ class MotionTask(StoredTask, ABC):
         # Without `frame`, Lightning leaves the frames of the caller in a cycle, and with them its loaders' workers.
         self.save_hyperparameters(frame=inspect.currentframe())
         self.model = MotionHierarchy(
-            backbone, num_classes, levels, max_displacement, stride, max_offset, dropout, recompute
+            backbone=backbone,
+            num_classes=num_classes,
+            levels=levels,
+            max_displacement=max_displacement,
+            stride=stride,
+            max_offset=max_offset,
+            dropout=dropout,
+            recompute=recompute,
         )
         self.num_classes = num_classes
         self.init_from = init_from

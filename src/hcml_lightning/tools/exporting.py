@@ -5,6 +5,7 @@ class names and preprocessing inside. Programs are run once before they are give
 """
 
 import copy
+import functools
 import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -63,12 +64,13 @@ def export(recognizer: Recognizer, folder: Path, formats: Sequence[str] = ()) ->
         _require(name)
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(describe(recognizer), indent=2, ensure_ascii=False)
-    program = export_program(recognizer) if {"pt2", "onnx"} & set(names) else None
+    # Once, and only for the formats that are written from it.
+    trace = functools.cache(lambda: export_program(recognizer))
     written = []
     for name in names:
         path = folder / f"recognizer.{name}"
         with whole(path, f".part.{name}") as partial:
-            run = WRITERS[name](recognizer, program, content, partial)
+            run = WRITERS[name](recognizer, trace, content, partial)
             difference = _difference(recognizer, run) if run is not None else 0.0
         written.append(Exported(path, difference))
     return written
@@ -117,23 +119,20 @@ def export_program(recognizer: Recognizer) -> ExportedProgram:
 
 
 Run = Callable[[Tensor], Tensor]
+Trace = Callable[[], ExportedProgram]
 
 
-def _write_pt2(
-    recognizer: Recognizer, program: ExportedProgram | None, content: str, path: Path
-) -> Run:
-    torch.export.save(_needed(program), path, extra_files={METADATA: content})
+def _write_pt2(recognizer: Recognizer, trace: Trace, content: str, path: Path) -> Run:
+    torch.export.save(trace(), path, extra_files={METADATA: content})
     run: Run = torch.export.load(path).module()
     return run
 
 
-def _write_onnx(
-    recognizer: Recognizer, program: ExportedProgram | None, content: str, path: Path
-) -> Run:
+def _write_onnx(recognizer: Recognizer, trace: Trace, content: str, path: Path) -> Run:
     import onnxruntime
 
     made = torch.onnx.export(
-        _needed(program),
+        trace(),
         input_names=["clip"],
         output_names=["logits"],
         dynamic_shapes={"clip": {0: "batch"}},
@@ -148,9 +147,7 @@ def _write_onnx(
     return lambda clip: torch.from_numpy(session.run(["logits"], {"clip": clip.numpy()})[0])
 
 
-def _write_safetensors(
-    recognizer: Recognizer, program: ExportedProgram | None, content: str, path: Path
-) -> None:
+def _write_safetensors(recognizer: Recognizer, trace: Trace, content: str, path: Path) -> None:
     from safetensors.torch import save
 
     state = {k: v.contiguous() for k, v in recognizer.network.state_dict().items()}
@@ -158,7 +155,7 @@ def _write_safetensors(
     path.write_bytes(save(state, metadata={"format": "pt", METADATA: content}))
 
 
-WRITERS: Mapping[str, Callable[[Recognizer, ExportedProgram | None, str, Path], Run | None]] = {
+WRITERS: Mapping[str, Callable[[Recognizer, Trace, str, Path], Run | None]] = {
     "pt2": _write_pt2,
     "onnx": _write_onnx,
     "safetensors": _write_safetensors,
@@ -176,12 +173,6 @@ def _require(name: str) -> None:
         raise ImportError(
             f"the format {name} needs {', '.join(missing)}: pip install 'hcml-lightning[export]'"
         )
-
-
-def _needed(program: ExportedProgram | None) -> ExportedProgram:
-    if program is None:
-        raise ExportError("this format is written from a traced program")
-    return program
 
 
 def _random_clips(recognizer: Recognizer, batch: int) -> Tensor:

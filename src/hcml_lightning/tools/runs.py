@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from pytorch_lightning.cli import instantiate_class
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.storage import checkpoint_near
@@ -65,11 +66,7 @@ class Run:
         Raises:
             FileNotFoundError: if the data is not where it was.
         """
-        module, _, name = self.config["data"]["class_path"].rpartition(".")
-        data: VideoDataModule = getattr(import_module(module), name)(
-            **self.config["data"]["init_args"]
-        )
-        return data
+        return cast("VideoDataModule", instantiate_class((), self.config["data"]))
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
@@ -96,22 +93,22 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     path = Path(folder)
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: there is no such folder")
-    if _result(path) is not None:
-        return _one_run(path, {})
-    ended = [child for child in path.iterdir() if child.is_dir() and _result(child) is not None]
+    if own := _result(path):
+        return _one_run(own, {})
+    ended = [result for child in path.iterdir() if child.is_dir() and (result := _result(child))]
     # Not by the times of the files: a copy has others.
-    ended.sort(key=lambda child: (rank(child.name), child.name))
-    stages = {child.name: _one_run(child, {}) for child in ended}
+    ended.sort(key=lambda result: (rank(result.parent.name), result.parent.name))
+    stages = {result.parent.name: _one_run(result, {}) for result in ended}
     if not stages:
         raise FileNotFoundError(
             f"{path}: no run has ended here; expected {', '.join(RESULTS)}, or the folders of the stages with one "
             "of these in each. `hcml fit` and `hcml test` say at their end where they wrote"
         )
-    return _one_run(path / list(stages)[-1], stages)
+    return _one_run(ended[-1], stages)
 
 
-def _one_run(folder: Path, stages: dict[str, Run]) -> Run:
-    result = json.loads(_result_of(folder).read_text())
+def _one_run(file: Path, stages: dict[str, Run]) -> Run:
+    result, folder = json.loads(file.read_text()), file.parent
     found = files_of(folder, "config.yaml")
     if not found:
         raise FileNotFoundError(f"{folder}: config.yaml, which every run writes, is missing")
@@ -122,10 +119,3 @@ def _one_run(folder: Path, stages: dict[str, Run]) -> Run:
 
 def _result(folder: Path) -> Path | None:
     return next((folder / name for name in RESULTS if (folder / name).is_file()), None)
-
-
-def _result_of(folder: Path) -> Path:
-    result = _result(folder)
-    if result is None:
-        raise FileNotFoundError(f"{folder}: expected one of {', '.join(RESULTS)}")
-    return result
