@@ -1,7 +1,7 @@
 """Hierarchical contrastive motion learning for video action recognition.
 
-Yang et al., *Hierarchical Contrastive Motion Learning for Video Action Recognition*. The public
-names load when they are first used, so that `hcml --help` does not wait for PyTorch.
+Yang et al., *Hierarchical Contrastive Motion Learning for Video Action Recognition*. Public names are
+imported when they are first used, so that `hcml --help` does not wait for PyTorch.
 """
 
 from importlib import import_module
@@ -46,7 +46,7 @@ __all__ = [
     "__version__",
     "load_run",
 ]
-# Where those names live whose end does not tell.
+# Modules of the public names whose suffix does not tell where they are defined.
 _HOMES = {"Recognizer": "tools.recognizer", "Run": "tools.runs", "load_run": "tools.runs"}
 
 

@@ -1,4 +1,4 @@
-"""`python -m hcml_lightning` is `hcml`."""
+"""Run the command `hcml` as `python -m hcml_lightning`."""
 
 import sys
 

@@ -1,6 +1,6 @@
 """[video file → **batch** → model → loss → metric]
 
-The one contract between the data and the tasks: what a data loader gives is what a step reads, and nothing else.
+The contract between data and tasks: data loaders return batches of this form, and steps read nothing else.
 
 The axis letters used in every docstring of this package: B batch, V views, C channels, T frames, H height, W width,
 M displacements, N sampled locations, Δ offsets of a predictor, K classes, S contrastive targets, P predictions.
@@ -19,11 +19,11 @@ class VideoBatch(TypedDict):
     Attributes:
         video: RGB, uint8 in 0..255. Shape (B, 3, T, H, W) in training and validation, (B, V, 3, T, H, W) in test and
             prediction, where the V views are all temporal clips × spatial crops of one video.
-        label: class index, int64, shape (B,); -1 where it is unknown.
+        label: class index, int64, shape (B,); -1 if it is unknown.
         index: position of each video in its split, int64, shape (B,): lets metrics count every video exactly once.
-        video_id: name of each video as its dataset calls it, length B.
-        flow: true motion, float32, shape (B, 2, T, H, W), pixels of the given frames, x first, from frame t to frame
-            t+1 of the clip; zeros in the last frame. Present only for videos that were generated with known motion.
+        video_id: name of each video in its dataset, length B.
+        flow: true motion, float32, shape (B, 2, T, H, W), in pixels of the frames in `video`, x first, from frame t to
+            frame t+1 of the clip; zeros in the last frame. Present only for videos generated with known motion.
     """
 
     video: Tensor
@@ -34,18 +34,18 @@ class VideoBatch(TypedDict):
 
 
 def check_batch(batch: object, needed: Sequence[str]) -> None:
-    """Hold what a loader gives to what a step reads.
+    """Raise an error if a loader's batch lacks what a step reads.
 
     Args:
-        batch: of the loader.
-        needed: keys of a `VideoBatch` that are read.
+        batch: batch from the loader.
+        needed: keys of a `VideoBatch` that the step reads.
 
     Raises:
-        TypeError: if it is no mapping.
-        ValueError: if something is missing.
+        TypeError: if the batch is not a mapping.
+        ValueError: if a key is missing.
 
     Warns:
-        UserWarning: where the clips look as if they were in 0..1.
+        UserWarning: if the clips seem to be scaled to 0..1.
     """
     contract = (
         f"expected a dict with {', '.join(map(repr, needed))} (hcml_lightning.batch.VideoBatch)"
@@ -65,11 +65,11 @@ def check_batch(batch: object, needed: Sequence[str]) -> None:
 
 
 def middle_view(batch: VideoBatch) -> VideoBatch:
-    """The batch of a multi-view test with the middle one of its views alone; any other batch as it is."""
+    """Return the batch of a multi-view test with only the middle view of each video; any other batch unchanged."""
     clip = batch["video"]
     if clip.ndim < 6:
         return batch
     views = clip.shape[1]
-    # Half of an even number of clips with three crops each is the first crop of a clip; the next one is its centre.
+    # With an even number of clips of three crops each, `views // 2` is the first crop of a clip, not its centre crop.
     middle = views // 2 + (views % 6 == 0)
     return {**batch, "video": clip[:, middle]}

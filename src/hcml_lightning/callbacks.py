@@ -1,6 +1,6 @@
 """[task → **what it trains**]
 
-The behaviour of training that is no part of any one task.
+Callbacks of training that do not belong to a single task, and the errors that they raise.
 """
 
 import math
@@ -14,32 +14,32 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class CollapseError(RuntimeError):
-    """Features that all point in one direction: nothing can be learned from them any more."""
+    """All features point in one direction, so that nothing more can be learned from them."""
 
 
 class NotFiniteError(FloatingPointError):
-    """A loss, a gradient, a weight or a feature is NaN or infinite; the message says where."""
+    """A loss, a gradient, a weight or a feature is NaN or infinite; the message names the place."""
 
 
 class StopOnCollapse(pl.Callback):
     """Stop a self-supervised stage whose features have collapsed, before the stages above are built on them.
 
-    Looks at `val/spread_l*` after each validation: about 0.8 in a healthy stage, 0 after a collapse, NaN where features
-    are not finite. `FiniteNumbers` reports non-finite training, before any validation.
+    Checks `val/spread_l*` after each validation: it is about 0.8 in a healthy stage, 0 after a collapse, and NaN if
+    features are not finite. `FiniteNumbers` reports non-finite numbers of training earlier, before any validation.
 
     Args:
-        least_spread: what the spread of every level must exceed.
+        least_spread: value that the spread of every level must exceed.
     """
 
     def __init__(self, least_spread: float = 0.05) -> None:
         self.least_spread = least_spread
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look at what the validation of a training run logged.
+        """Check the spreads that a validation during training logged.
 
         Raises:
             CollapseError: if the spread of a level is too small.
-            NotFiniteError: if it is NaN.
+            NotFiniteError: if the spread of a level is NaN.
         """
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
@@ -49,7 +49,7 @@ class StopOnCollapse(pl.Callback):
 
 
 def _fault(epoch: str, name: str, spread: float) -> Exception:
-    """Say what a spread means that is too small, or no number."""
+    """Return the error for a spread that is too small or NaN."""
     features = f"{epoch}: the motion features of level {name[-1]}"
     whole = "The last checkpoint before this epoch is whole."
     if math.isnan(spread):
@@ -70,21 +70,21 @@ class _TrainsSome(Protocol):
 
 
 class TrainOnly(pl.Callback):
-    """Freeze all modules but those that the task names: no gradients, batch norm on its running statistics.
+    """Freeze all modules except those that the task names: no gradients, batch norm with its running statistics.
 
-    Both matter. Batch norm that still normalised by the batch would let a frozen P^{l−1} move with a clip's batch
-    mates, and parameters that the loss does not reach would stop training on several devices.
+    Both matter. If batch norm still normalised by batch statistics, a frozen P^{l−1} would depend on the other clips of
+    the batch; and trainable parameters that the loss does not reach would abort training on several devices.
 
     Args:
-        modules: what stays trainable; what `task.trained_modules()` gives where None.
+        modules: modules that stay trainable; those of `task.trained_modules()` if None.
     """
 
-    # Unstated in the paper: by which statistics the batch norms of fixed levels normalise. By the running ones.
+    # Unstated in the paper: which statistics the batch norms of frozen levels normalise with. Here the running ones.
     def __init__(self, modules: list[nn.Module] | None = None) -> None:
         self.modules = modules
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Before the optimizer is made, so that it holds nothing frozen."""
+        """Freeze parameters before the optimizer is created, so that it holds no frozen ones."""
         if stage == "fit":
             by_hand = {name for name, p in pl_module.named_parameters() if not p.requires_grad}
             pl_module.requires_grad_(False)
@@ -93,7 +93,7 @@ class TrainOnly(pl.Callback):
             self._remark(pl_module, by_hand)
 
     def _remark(self, task: pl.LightningModule, by_hand: set[str]) -> None:
-        """Say what is trained or frozen otherwise than somebody may have meant it."""
+        """Warn about parameters that are trained or frozen although the user may have intended otherwise."""
         trained = {name for name, p in task.named_parameters() if p.requires_grad}
         if wrong := sorted(by_hand & trained):
             rank_zero_warn(
@@ -101,7 +101,7 @@ class TrainOnly(pl.Callback):
                 f"trained_modules() of {type(task).__name__} names them. To train fewer modules, give the Trainer "
                 "TrainOnly([...]) of hcml_lightning.callbacks"
             )
-        # Parts of a model are frozen on purpose; what stands beside it, somebody has added to train it.
+        # Parts of `model` are frozen on purpose, but modules beside it were probably added to be trained.
         names = [name for name, _ in task.named_parameters() if not name.startswith("model.")]
         idle = [name for name in names if name not in trained]
         if idle and self.modules is None and hasattr(task, "model"):
@@ -111,11 +111,11 @@ class TrainOnly(pl.Callback):
             )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Look for what would change frozen levels all the same.
+        """Refuse callbacks that would change frozen levels.
 
         Raises:
-            ValueError: if there are frozen batch norms and Lightning's averaging of weights, which resets the
-                statistics of all of them at its end and relearns only those of what trains.
+            ValueError: if there are frozen batch norms and Lightning's `StochasticWeightAveraging`, which at its end
+                resets the statistics of all batch norms and recomputes only those of the modules that train.
         """
         frozen = {id(m) for m in pl_module.modules() if isinstance(m, _BatchNorm)}
         frozen -= {id(m) for module in self._trained(pl_module) for m in module.modules()}
@@ -129,11 +129,11 @@ class TrainOnly(pl.Callback):
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A run that is resumed inside an epoch has no epoch start."""
+        """Set the modes here too, because a run that is resumed inside an epoch has no epoch start."""
         self._set_modes(pl_module)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Lightning restores these modes after every validation."""
+        """Set the modes for the epoch; Lightning restores them after every validation."""
         self._set_modes(pl_module)
 
     def _set_modes(self, task: pl.LightningModule) -> None:

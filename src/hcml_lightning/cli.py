@@ -1,7 +1,7 @@
 """[arguments → **command** → what runs]
 
-`hcml COMMAND …`: says which commands there are and hands over to one. Nothing heavy is imported before
-a command is chosen, so `hcml --help` answers at once.
+`hcml COMMAND …`: lists the commands or runs one of them. Nothing heavy is imported before a command is
+chosen, so that `hcml --help` answers at once.
 """
 
 import os
@@ -42,24 +42,24 @@ def usage() -> str:
 
 
 def main(args: "ArgsType" = None) -> int:
-    """Run one command, as the shell does or in-process.
+    """Run one command, from the shell or in-process.
 
     Args:
-        args: the words after `hcml`, from the shell if None. A dict or Namespace goes to LightningCLI as it is.
+        args: the words after `hcml`, from the shell if None. A dict or Namespace is passed to LightningCLI unchanged.
 
     Returns:
-        Exit status; 0 means that the command did its work.
+        Exit status; 0 if the command succeeded.
 
     Raises:
-        SystemExit: for `--help`; with status 2 for arguments that make no sense; with status 130 where the shell's
-            command is interrupted (Ctrl-C), 141 where nobody reads its output any more; with a message for expected
-            trouble, unless `--debug` is among the words or HCML_DEBUG is set, which let every exception through as it
-            is.
+        SystemExit: for `--help` of a command; with status 2 for invalid arguments; with a message for expected errors;
+            and, if the arguments come from the shell, with status 130 for an interrupt (Ctrl-C) and 141 if the reader
+            of the output has gone. With `--debug` among the words or HCML_DEBUG set, errors, interrupts and broken
+            pipes are raised unchanged instead.
     """
     if args is not None and not isinstance(args, list):
         _train(args)
         return 0
-    # A name of a file that is no UTF-8 must not end a run when it is printed.
+    # Printing a file name that is not valid UTF-8 must not end a run.
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if args is None else [str(word) for word in args]
@@ -67,7 +67,7 @@ def main(args: "ArgsType" = None) -> int:
         words = [word for word in words if word != "--debug"]
         try:
             status = _run(words[0] if words else "--help", words)
-            # What nobody reads any more is noticed here, and not while Python ends.
+            # If the reader of the output has gone, raise BrokenPipeError here and not while Python exits.
             sys.stdout.flush()
             return status
         except BrokenPipeError:
@@ -76,13 +76,13 @@ def main(args: "ArgsType" = None) -> int:
             print(f"{' '.join(['hcml', *words[:1]])}: nobody reads on, stopped", file=sys.stderr)
             raise SystemExit(128 + signal.SIGPIPE) from None
         except KeyboardInterrupt as stopped:
-            # Who calls this in a notebook or a script has interrupted that too.
+            # In a notebook or a script, the interrupt is also meant for the caller.
             if debug or args is not None:
                 raise
             print(f"hcml {words[0]}: interrupted", file=sys.stderr)
             raise SystemExit(128 + signal.SIGINT) from stopped
         except Exception as error:
-            # Only what is expected becomes a message; a bug keeps its traceback.
+            # Only expected errors become a message; a bug keeps its traceback.
             from hcml_lightning.tools.trouble import explain
 
             message = None if debug else explain(error)
@@ -92,7 +92,7 @@ def main(args: "ArgsType" = None) -> int:
 
 
 def _nobody_reads() -> bool:
-    """Whether it is the standard output that is closed at its other end; then nothing more is written to it."""
+    """Return whether the reader of standard output has gone; if so, discard all further output."""
     output = select.poll()
     output.register(sys.stdout.fileno(), 0)
     if closed := any(event & select.POLLERR for _, event in output.poll(0)):
@@ -101,7 +101,7 @@ def _nobody_reads() -> bool:
 
 
 def _train(args: "ArgsType") -> None:
-    # Late: the other commands need no Lightning.
+    # Imported late, because the other commands do not need Lightning.
     from hcml_lightning.tools.training import train
 
     train(args)
@@ -127,7 +127,7 @@ def _run(command: str, words: list[str]) -> int:
 
 @contextmanager
 def _debugging(asked: bool) -> Iterator[bool]:
-    """Say whether every traceback is wanted; processes that are started inside the block know it too."""
+    """Yield whether all tracebacks are wanted; inside the block HCML_DEBUG tells started processes so too."""
     if asked and not os.environ.get("HCML_DEBUG"):
         os.environ["HCML_DEBUG"] = "1"
         try:

@@ -20,12 +20,12 @@ OptimizerName = Literal["sgd", "adam"]
 def parameter_groups(
     modules: Iterable[nn.Module], weight_decay: float, decay_norm_and_bias: bool
 ) -> list[dict[str, Any]]:
-    """Trainable parameters, split by whether weight decay pulls on them.
+    """Return the trainable parameters, split by whether weight decay applies to them.
 
     Args:
-        modules: what is trained.
-        weight_decay: of weights.
-        decay_norm_and_bias: whether batch norm's parameters and biases decay too.
+        modules: modules that contain the parameters.
+        weight_decay: weight decay of the parameters that decay.
+        decay_norm_and_bias: whether parameters of batch norm and biases decay too.
 
     Returns:
         One or two groups for an optimizer.
@@ -50,18 +50,18 @@ def make_optimizer(
     """Build an optimizer.
 
     Args:
-        name: `sgd` is the paper's; `adam` converges in far fewer steps where the flow bootstrap is short.
+        name: `sgd`, the paper's, or `adam`, which converges in far fewer steps if the flow bootstrap is short.
         groups: parameter groups.
-        lr: peak learning rate, over all devices.
-        momentum: of SGD; Adam's β₁.
+        lr: peak learning rate, already multiplied by the number of devices.
+        momentum: momentum of SGD, or β₁ of Adam.
         fused: whether all parameters are updated in one kernel.
 
     Raises:
         ValueError: if the name is unknown.
     """
     optimizer: torch.optim.Optimizer
-    # Unstated in the paper: momentum and weight decay, and what decays. 0.9 with Nesterov's correction and 1e-4, as
-    # in [9] and [14]; of all parameters, where [14] leaves out those of batch norm (`decay_norm_and_bias`).
+    # Unstated in the paper: momentum and weight decay, and what decays. Here 0.9 with Nesterov's correction and 1e-4,
+    # as in [9] and [14]; all parameters decay, although [14] excludes those of batch norm (`decay_norm_and_bias`).
     if name == "sgd":
         optimizer = torch.optim.SGD(
             groups, lr, momentum=momentum, nesterov=momentum > 0, fused=fused or None
@@ -76,7 +76,13 @@ def make_optimizer(
 
 
 def _with_own_settings(made: torch.optim.Optimizer, stored: dict[str, Any]) -> dict[str, Any]:
-    """Take moments from a checkpoint and settings from this run, which may be another: on a GPU, with another lr."""
+    """Return a stored state with the settings of this run, which may differ, e.g. in the device or the lr.
+
+    As a hook before the optimizer's `load_state_dict`, it lets only the moments come from a checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint was written with another optimizer or other parameter groups.
+    """
     ours, theirs = made.param_groups, stored["param_groups"]
     if ("betas" in ours[0]) != ("betas" in theirs[0]):
         raise ValueError(
@@ -96,9 +102,10 @@ class ScheduleSteps(NamedTuple):
     """Length of a schedule, in steps of the optimizer.
 
     Attributes:
-        warmup: over which the learning rate rises.
-        total: after which it has fallen to 0; infinite where only time ends the run, and it stays at its peak.
-        per_epoch: of one epoch; infinite where the end is not given in epochs.
+        warmup: steps over which the learning rate rises.
+        total: steps after which the learning rate has fallen to 0; infinite if only a time limit ends the run, in which
+            case the learning rate stays at its peak.
+        per_epoch: steps of one epoch; infinite if the end of the run is not given in epochs.
     """
 
     warmup: int
@@ -107,14 +114,14 @@ class ScheduleSteps(NamedTuple):
 
 
 def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> ScheduleSteps:
-    """How many steps the learning rate rises, and after how many it has fallen to 0.
+    """Return over how many steps the learning rate rises, and after how many it has fallen to 0.
 
     Args:
-        trainer: about to fit.
+        trainer: trainer that is about to fit.
         warmup_epochs: epochs over which the learning rate rises.
 
     Raises:
-        ValueError: if nobody can know how long these epochs are.
+        ValueError: if the length of these epochs is unknown, or not the same for all.
     """
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
@@ -125,11 +132,11 @@ def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> ScheduleSteps:
     total = trainer.estimated_stepping_batches
     total = total if total >= 0 else math.inf
     ends_by_epochs = math.isfinite(total) and total != trainer.max_steps
-    # A second fit with the same Trainer goes on counting, with a schedule of its own for what is left.
+    # A second fit with the same Trainer continues its count of steps, but has its own schedule for the remaining ones.
     total = max(0, total - trainer.global_step)
     if trainer.limit_train_batches == 0 or (warmup_epochs == 0 and not ends_by_epochs):
         return ScheduleSteps(0, total)
-    # The Trainer asks for the length of an epoch only where it is told a number of epochs.
+    # The Trainer determines the length of an epoch only if it is given a number of epochs.
     trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     if math.isinf(batches):
@@ -143,7 +150,7 @@ def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> ScheduleSteps:
 
 
 def warmup_cosine(step: int, warmup_steps: int, total_steps: float) -> float:
-    """Share of the peak learning rate at an iteration.
+    """Return the learning rate at an iteration, as a share of its peak.
 
     Example:
         >>> [round(warmup_cosine(step, 2, 6), 2) for step in range(7)]
@@ -158,11 +165,11 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: float) -> float:
 class WarmupCosine(LambdaLR):
     """Linear warm-up and half a cosine, to be stepped once per iteration.
 
-    A run that goes on from a checkpoint keeps its place in epochs, which have more steps on fewer devices or in smaller
-    batches, and has the peak of its own settings.
+    A run that is resumed from a checkpoint continues at the same point of the same epoch, even if epochs now have
+    another number of steps (on fewer devices, or with smaller batches), and uses the peak of its own settings.
 
     Args:
-        optimizer: with the peak as its learning rate.
+        optimizer: optimizer whose learning rate is the peak.
         steps: length of the schedule.
     """
 
@@ -174,12 +181,12 @@ class WarmupCosine(LambdaLR):
 
     @property
     def steps(self) -> ScheduleSteps:
-        """Length of the schedule, over all starts of the run."""
+        """Length of the schedule, including the steps from before the run was resumed."""
         lengths = cast("partial[float]", self.lr_lambdas[0]).keywords
         return ScheduleSteps(lengths["warmup_steps"], lengths["total_steps"], self.per_epoch)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at the same part of the same epoch."""
+        """Restore the position of the schedule: the same point of the same epoch."""
         peaks, per_epoch = self.base_lrs, self.per_epoch
         super().load_state_dict(state_dict)
         if math.isfinite(per_epoch) and math.isfinite(self.per_epoch):

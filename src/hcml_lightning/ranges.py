@@ -1,6 +1,6 @@
 """[arguments of tasks and data modules → **in range, or an error with the name**]
 
-Said when something is made, and not in the first batch.
+Tasks and data modules check their arguments when they are created, and not at the first batch.
 """
 
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def check_at_least(least: float, **values: float) -> None:
-    """Refuse numbers that are too small, by the names that they have as arguments, and what is no number.
+    """Raise an error if a value is too small or NaN; the keywords are the names of the checked arguments.
 
     Raises:
-        ValueError: with the first of them.
+        ValueError: if a value is not at least `least`; it names the first such argument.
 
     Example:
         >>> check_at_least(0, lr=-0.1)
@@ -19,16 +19,16 @@ def check_at_least(least: float, **values: float) -> None:
         ValueError: lr must be at least 0, but is -0.1
     """
     for name, value in values.items():
-        # NaN is not below either; a term with that weight would be left out without a word.
+        # `value < least` would accept NaN, and a loss term with that weight would be left out silently.
         if not value >= least:
             raise ValueError(f"{name} must be at least {least}, but is {value}")
 
 
 def check_above_zero(**values: float) -> None:
-    """Refuse numbers that are not above zero.
+    """Raise an error if a value is not above zero.
 
     Raises:
-        ValueError: with the first of them.
+        ValueError: if a value is 0, negative or NaN; it names the first such argument.
     """
     for name, value in values.items():
         if not value > 0:
@@ -36,10 +36,10 @@ def check_above_zero(**values: float) -> None:
 
 
 def check_share(**values: float) -> None:
-    """Refuse what is no share below one.
+    """Raise an error if a value is not a share, at least 0 and below 1.
 
     Raises:
-        ValueError: with the first of them.
+        ValueError: if a value is out of this range or NaN; it names the first such argument.
     """
     for name, value in values.items():
         if not 0 <= value < 1:
@@ -47,7 +47,12 @@ def check_share(**values: float) -> None:
 
 
 def check_one_of(name: str, value: Any, taken: Sequence[Any]) -> None:
-    """Refuse what is none of a few words or numbers.
+    """Raise an error if a value is not one of the accepted words or numbers.
+
+    Args:
+        name: name of the checked argument, for the message.
+        value: its value.
+        taken: the accepted values.
 
     Raises:
         ValueError: if it is none of them.
