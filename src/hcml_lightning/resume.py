@@ -1,7 +1,7 @@
-"""[run → **its newest state** → the same run, going on]
+"""[run → **its newest state** → the same run, resumed]
 
-What makes a run that was cut off end as if it had not been: a state to go on from. That randomness does not depend on
-what came before is for `seeds.py`.
+Checkpoints from which an interrupted run is resumed, so that it ends as if it had not been interrupted. `seeds.py`
+makes its random numbers independent of what came before.
 """
 
 import io
@@ -20,10 +20,10 @@ from hcml_lightning.storage import previous_of, write_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are whole or not there, each with the one that it replaced beside it.
+    """Write checkpoints completely or not at all, and keep the one that each replaces beside it.
 
-    Lightning's own writes into the folder for temporary files and moves the file from there: onto another disk that is
-    a copy over the checkpoint before, which a kill leaves cut short, and nothing waits for the disk.
+    Lightning's own plugin writes to the folder for temporary files and moves the file from there. To another disk, the
+    move is a copy over the previous checkpoint, which a kill leaves truncated; and the file is not synced to the disk.
     """
 
     def save_checkpoint(
@@ -32,28 +32,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            OSError: if it cannot be written, with what to do; the one before is untouched.
+            OSError: if it cannot be written; the message says what to do, and the previous checkpoint is kept.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        # Not into the file itself: torch would hide what the disk says behind an error of its own.
+        # Do not let torch write the file itself, because it would hide the disk's error behind one of its own.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         write_checkpoint(Path(path), buffer.getbuffer())
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint that is among the best no longer, and the one that it replaced."""
+        """Remove a checkpoint that is no longer among the best, and the one that it replaced."""
         super().remove_checkpoint(path)
         if "://" not in str(path):
             previous_of(Path(path)).unlink(missing_ok=True)
 
 
 class ResumedLoader(pl.Callback):
-    """Let a training loader that came without a data module go on with the batch after the checkpoint's last.
+    """Restore a training loader that is given without a data module, so that it continues after the last batch.
 
-    Lightning gives loaders what it stored of them when it makes them, which is too early where a schedule has asked for
-    their length: the rest of the checkpoint is read later.
+    Lightning restores the state of loaders when it sets them up. If a schedule has asked for their length, that is too
+    early: the part of the checkpoint that holds their state is read later.
     """
 
     def __init__(self) -> None:
@@ -62,12 +62,12 @@ class ResumedLoader(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember what is stored of the loader."""
+        """Remember the stored state of the loader."""
         loop = checkpoint.get("loops", {}).get("fit_loop", {})
         self._states = loop.get("state_dict", {}).get("combined_loader", [])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give it back, before the first batch is asked for."""
+        """Restore the state of the loader before its first batch is requested."""
         states, self._states = self._states, []
         load = getattr(trainer.train_dataloader, "load_state_dict", None)
         if load is not None and len(states) == 1 and getattr(trainer, "datamodule", None) is None:
@@ -75,20 +75,20 @@ class ResumedLoader(pl.Callback):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keep `last.ckpt`, the newest state: after every epoch, inside long ones, and when the run is told to end.
+    """Save `last.ckpt`, the newest state, after every epoch, within long epochs, and when the run is asked to end.
 
-    `ModelCheckpoint(monitor=…, save_last=True)` writes its last.ckpt only when the monitored metric is among the best,
-    so that a run would resume from, and the next stage start from, some epoch before the last.
+    `ModelCheckpoint(monitor=…, save_last=True)` writes its last.ckpt only if the monitored metric is among the best, so
+    that a run would be resumed from, and the next stage would start from, an epoch before the last.
 
-    SIGTERM, SIGUSR1 and SIGINT end the run after the batch that is being trained on, on several GPUs after the next
-    step that is logged, or the one behind it where a validation follows, with 128 + signal as status; a second SIGINT
-    ends it at once. Lightning itself would end it with status 0 and save nothing.
+    SIGTERM, SIGUSR1 and SIGINT end the run after the current step, or on several GPUs after the next step that is
+    logged; if a validation follows that step, one step later. The exit status is 128 + signal. A second SIGINT ends the
+    run at once. Lightning itself would end it with status 0 and save nothing.
 
     Args:
-        dirpath: folder of the file; that of the other checkpoints where None.
-        every_n_steps: save it after so many steps too, so that a kill costs no more than these; never where None. A
-            save that is due just before a validation is made after the next step that no validation follows.
-        every_n_epochs: save it after so many epochs, and after the last; for epochs that are shorter than a save.
+        dirpath: folder of the file; that of the other checkpoints if None.
+        every_n_steps: also save after every so many steps, so that a kill loses no more than these; not if None. A save
+            that is due just before a validation is made after the next step that no validation follows.
+        every_n_epochs: save after every so many epochs, and after the last; above 1 for epochs shorter than a save.
     """
 
     def __init__(
@@ -109,16 +109,19 @@ class LastCheckpoint(Checkpoint):
 
     @property
     def best_model_path(self) -> str:
-        """What `ckpt_path="best"` means to Lightning where this stands before other checkpoints: theirs."""
+        """Path of the best checkpoint, for `ckpt_path="best"`: that of the first `ModelCheckpoint`.
+
+        Lightning asks this callback for it if it comes before the other checkpoint callbacks.
+        """
         return self._others[0].best_model_path if self._others else self._best
 
     @best_model_path.setter
     def best_model_path(self, path: str) -> None:
-        # Lightning brings it from the processes that it has started.
+        # Lightning sets it to the path that the processes it started have found.
         self._best = path
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Find the folder: by now the other checkpoints know theirs, in whatever order they stand."""
+        """Determine the folder; by now all other checkpoint callbacks know theirs, whatever their order."""
         folder = Path(self.dirpath or Path(trainer.default_root_dir, "checkpoints"))
         self._others = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         if self.dirpath is None and self._others and self._others[0].dirpath is not None:
@@ -126,7 +129,7 @@ class LastCheckpoint(Checkpoint):
         self.path = folder / "last.ckpt"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen, in place of Lightning, which has begun to listen just now."""
+        """Replace the signal handlers that Lightning has just installed."""
         self._due, self._asks_next, self._ends_next = False, False, False
         self._request.listen()
 
@@ -138,20 +141,20 @@ class LastCheckpoint(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Save where it is time to, and nothing of the state is outside what is saved."""
+        """Save if it is time to and a checkpoint can hold the whole state; end the run if it was asked to."""
         self._is_saved = False
         if (batch_idx + 1) % trainer.accumulate_grad_batches != 0 and not trainer.is_last_batch:
-            # Gradients that are added up so far are in no checkpoint: who ends the run now ends it after their step.
+            # Checkpoints do not hold accumulated gradients, so a request to stop waits for the optimizer step.
             self._ends_next, trainer.should_stop = self._ends_next or trainer.should_stop, False
             return
         trainer.should_stop, self._ends_next = trainer.should_stop or self._ends_next, False
         every = self.every_n_steps
         self._due |= every is not None and trainer.global_step % every == 0
         self._asks_next |= self._asks(trainer, pl_module)
-        # By the number of steps, or by the time, inside an epoch.
+        # The run ends inside the epoch, by its number of steps or its time limit.
         ends = trainer.fit_loop.epoch_loop.done
-        # A run that went on from before a validation would leave it out; one that ends by its time validates wherever
-        # it is. After the last step the epoch's end saves.
+        # Do not save just before a validation, because a run that is resumed from there would skip it; but a run that
+        # ends by its time limit validates wherever it is. After the last step of an epoch, its end saves.
         validates = _validates_after(trainer, batch_idx) and not (ends and trainer.should_stop)
         if validates or trainer.is_last_batch:
             return
@@ -163,16 +166,17 @@ class LastCheckpoint(Checkpoint):
             self._stop(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save where the run ends inside its epoch, with what was measured; later the rest counts as trained."""
+        """Save if the run ends inside its epoch, with the metrics; later, the rest would count as trained."""
         if trainer.state.fn == "fit" and trainer.should_stop and not trainer.is_last_batch:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save; a run that has just trained its last epoch or step also ends in its own way."""
+        """Save if it is time to; end the run if it was asked to and this is not its end anyway."""
         epochs = trainer.current_epoch + 1
         is_last = epochs == trainer.max_epochs or trainer.global_step == trainer.max_steps
         told = self._told(trainer)
-        # What ended inside the epoch, by time or steps, is saved as it was then: now the rest counts as trained.
+        # If the run ended inside the epoch, by time or steps, keep the state saved there: by now, Lightning counts the
+        # rest of the epoch as trained.
         cut_off = self._is_saved and not trainer.is_last_batch
         if not cut_off and (told or is_last or epochs % self.every_n_epochs == 0):
             self._save(trainer)
@@ -182,18 +186,18 @@ class LastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the numbers, for a run that is cut off between its last checkpoint and its end."""
+        """Add the metrics, for a run that is interrupted between its last checkpoint and its end."""
         numbers = {k: torch.as_tensor(v) for k, v in trainer.callback_metrics.items()}
         checkpoint["metrics"] = {k: float(v) for k, v in numbers.items() if v.numel() == 1}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember the numbers."""
+        """Remember the stored metrics."""
         self.metrics = dict(checkpoint.get("metrics", {}))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save what ended early, for another callback or the time; leave the signals to whom they were left before."""
+        """Save if another callback or the time limit ended the run early; restore the earlier signal handlers."""
         if not self._is_saved:
             self._save(trainer)
         self._request.stop_listening()
@@ -201,20 +205,20 @@ class LastCheckpoint(Checkpoint):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Leave the signals to whom they were left before."""
+        """Restore the earlier signal handlers."""
         self._request.stop_listening()
 
     def _asks(self, trainer: pl.Trainer, task: pl.LightningModule) -> bool:
-        """Whether this step is one after which processes tell each other, the same in all of them.
+        """Return whether the processes exchange requests to end after this step, the same in all of them.
 
-        An answer from GPUs has to be waited for, as losses that are logged have to be.
+        On several GPUs they do so only at logged steps, because the exchange waits for the GPUs, as logging does.
         """
         alone = trainer.world_size == 1 or task.device.type == "cpu"
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         return alone or trainer.global_step % max(1, every) == 0
 
     def _told(self, trainer: pl.Trainer) -> bool:
-        """Whether any process was told to end: all must do so after the same step."""
+        """Return whether any process was asked to end, because all must end after the same step."""
         return trainer.strategy.reduce_boolean_decision(bool(self._request.signum), all=False)
 
     def _save(self, trainer: pl.Trainer) -> None:
@@ -222,9 +226,9 @@ class LastCheckpoint(Checkpoint):
         if getattr(trainer, "fast_dev_run", False) or self.path is None:
             return
         for logger in trainer.loggers:
-            # A kill after this must not take with it what this state has behind it.
+            # Write the logs first: after a kill they must hold everything up to the saved state.
             logger.save()
-        # With the state of the optimizer: Lightning says at each save that it is, where nobody asked.
+        # False includes the optimizer's state. It is the default, but Lightning logs a line per save if it is not set.
         trainer.save_checkpoint(self.path, weights_only=False)
 
     def _stop(self, trainer: pl.Trainer) -> None:
@@ -233,7 +237,10 @@ class LastCheckpoint(Checkpoint):
 
 
 def _validates_after(trainer: pl.Trainer, batch_idx: int) -> bool:
-    """Whether a validation follows this batch, as Lightning counts: over epochs where it is not told of them."""
+    """Return whether Lightning validates after this batch.
+
+    Without `check_val_every_n_epoch`, it counts batches across epochs.
+    """
     until = trainer.val_check_batch
     count = (
         trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx

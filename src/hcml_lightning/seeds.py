@@ -1,6 +1,6 @@
 """[seed → **each batch** → what it draws at random]
 
-Randomness that does not depend on what came before, so that a run that goes on draws what it would have drawn.
+Random numbers that do not depend on what came before, so that a resumed run draws the same as an uninterrupted one.
 """
 
 import os
@@ -13,12 +13,13 @@ import torch
 
 
 class SeedEachBatch(pl.Callback):
-    """Draw the random numbers of each batch from the seed and the number of the batch alone.
+    """Draw the random numbers of each batch from the run's seed and the number of the batch alone.
 
-    Else a run that goes on from a checkpoint would train on other places and drop other units than it would have. Each
-    process draws its own in training; in validation and test those of a batch are the same whichever process has it.
-    The seed is that of `pl.seed_everything`, or else torch's own; a run that goes on keeps the one that it had. After
-    the run torch draws on where it was before it, so that two runs do not begin with the same weights.
+    Otherwise a run resumed from a checkpoint would sample other locations and drop other units than an uninterrupted
+    one. In training each process draws its own numbers; in validation and test the numbers of a batch are the same
+    whichever process evaluates it. The seed is that of `pl.seed_everything`, or else torch's own; a resumed run keeps
+    its seed. After the run torch's random state is restored, so that two successive runs do not start from the same
+    weights.
     """
 
     def __init__(self) -> None:
@@ -26,38 +27,38 @@ class SeedEachBatch(pl.Callback):
         self._outside = ExitStack()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Look up the seed, and remember where torch's numbers stand."""
+        """Look up the seed, and remember torch's random state."""
         self._seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
         devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         self._outside.enter_context(torch.random.fork_rng(devices))
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Go back to there."""
+        """Restore torch's random state."""
         self._outside.close()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Go back to there."""
+        """Restore torch's random state."""
         self._outside.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the numbers outside of this run, which a copy has no share in."""
+        """Return the attributes without the remembered random state, which only the original restores."""
         return {**self.__dict__, "_outside": ExitStack()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed."""
+        """Return the seed, to be stored in checkpoints."""
         return {"seed": self._seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Draw what the run would have drawn."""
+        """Restore the seed, so that the resumed run draws the same numbers."""
         self._seed = state_dict["seed"]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Seed by the epoch: a loader that shuffles by torch's own numbers does so after this.
+        """Seed by epoch and process, before a loader that shuffles with torch's random numbers does so.
 
-        In a run that goes on, Lightning may have begun such a loader before; only loaders of this package, and others
-        that have a `state_dict`, go on in the order that they were in.
+        In a resumed run, Lightning may have started such a loader earlier; only loaders of this package, and others
+        that have a `state_dict`, continue in the same order.
         """
         self._sow(4, trainer.current_epoch, trainer.global_rank)
 
@@ -75,7 +76,7 @@ class SeedEachBatch(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Seed by the number of the batch among those of all processes."""
+        """Seed by loader and by the number of the batch among the batches of all processes."""
         self._sow(2, dataloader_idx, batch_idx * trainer.world_size + trainer.global_rank)
 
     def on_test_batch_start(
@@ -86,7 +87,7 @@ class SeedEachBatch(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """As in validation."""
+        """Seed as in validation, but with other numbers."""
         self._sow(3, dataloader_idx, batch_idx * trainer.world_size + trainer.global_rank)
 
     def _sow(self, *numbers: int) -> None:

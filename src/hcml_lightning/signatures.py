@@ -1,16 +1,16 @@
 """[arguments of a class → **what a notebook shows of them**]
 
-Tasks and data modules hand on by `**kwargs` what their base class takes, so that each argument is written once.
+Tasks and data modules pass the arguments of their base class on as `**kwargs`, so that each is defined only once.
 """
 
 import inspect
 
 
 def show_all_arguments(cls: type) -> None:
-    """Let `help`, completion and documentation show a class with the arguments that it hands on to its bases.
+    """Let `help`, completion and documentation also show the arguments that a class passes on to its bases.
 
     Args:
-        cls: class whose `__init__` may end in `**kwargs`, which go to that of the next base.
+        cls: class whose `__init__` may end in `**kwargs`, which are passed to the `__init__` of the next base.
     """
     shown: dict[str, inspect.Parameter] = {}
     rest: list[inspect.Parameter] = []
@@ -18,7 +18,7 @@ def show_all_arguments(cls: type) -> None:
         own = list(inspect.signature(base.__init__).parameters.values())[1:]  # type: ignore[misc]
         for parameter in own:
             if parameter.kind is not parameter.VAR_KEYWORD:
-                # What comes through `**kwargs` has no position.
+                # Arguments that are passed on by `**kwargs` cannot be given by position.
                 kind = parameter.KEYWORD_ONLY if rest else parameter.kind
                 shown.setdefault(parameter.name, parameter.replace(kind=kind))
         rest = [p for p in own if p.kind is p.VAR_KEYWORD]
@@ -28,7 +28,7 @@ def show_all_arguments(cls: type) -> None:
 
 
 class _OfClass:
-    """A signature that the class has, and not its objects, which may be called otherwise."""
+    """Signature of a class that its instances do not have, because they may be called with other arguments."""
 
     def __init__(self, signature: inspect.Signature) -> None:
         self.signature = signature

@@ -9,27 +9,27 @@ import threading
 from types import FrameType
 from typing import Any
 
-# Sent before a kill: by schedulers, by SLURM's `--signal` ahead of time, by the keyboard.
+# Sent by schedulers before a kill, by SLURM's `--signal` some time before that, and by the keyboard (Ctrl-C).
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def status_of(signum: int) -> int:
-    """The exit status of a run that a signal has ended: 128 + signal.
+    """Return the exit status of a run that a signal has ended: 128 + signal, or 0 for SIGTERM in a W&B sweep.
 
-    The agent of a W&B sweep ends runs that do badly by SIGTERM, and takes any status but 0 for a failure of theirs;
-    after a few it would give up the sweep.
+    The agent of a W&B sweep ends runs that perform badly by SIGTERM, and counts any status but 0 as a failure of the
+    run; after a few failures it would give up the sweep.
     """
     by_agent = signum == signal.SIGTERM and "WANDB_SWEEP_ID" in os.environ
     return 0 if by_agent else 128 + signum
 
 
 class Stopped(SystemExit):
-    """The end of a run that was asked to end and has saved its state.
+    """Exit of a run that was asked to end and has saved its state.
 
     Args:
-        signum: the signal that asked.
-        is_main: whether this is the first of all processes. The others end with status 0: for whoever started them,
-            any other status is a crash to be ended by force.
+        signum: the signal that asked it to end.
+        is_main: whether this is the first of all processes. The others exit with status 0, because their launcher would
+            take any other status for a crash and end the run by force.
     """
 
     def __init__(self, signum: int, is_main: bool = True) -> None:
@@ -37,10 +37,10 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """Whether a signal has asked this process to end; a second SIGINT ends it at once.
+    """Record whether a signal has asked this process to end; a second SIGINT ends it at once.
 
     Attributes:
-        signum: the first signal that asked; 0 where none has.
+        signum: the first signal that asked; 0 if none has.
     """
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ class StopRequest:
         self._handlers: dict[int, Any] = {}
 
     def listen(self) -> None:
-        """Forget earlier requests, and hear signals from now on, where this is the main thread."""
+        """Forget earlier requests and, if this is the main thread (no other can), install the signal handlers."""
         self.signum, self._interrupted = 0, False
         if threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._hear) for s in STOP_SIGNALS}
 
     def stop_listening(self) -> None:
-        """Leave the signals to whom they were left before."""
+        """Restore the earlier signal handlers."""
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
@@ -66,11 +66,11 @@ class StopRequest:
         self._interrupted |= signum == signal.SIGINT
         if not self.signum:
             self.signum = signum
-            # Late, since what starts runs need not wait for it.
+            # Imported late, so that code that starts runs does not wait for it.
             from pytorch_lightning.utilities import rank_zero_info
             from torch.utils.data import get_worker_info
 
-            # Workers that load data were forked while this was listening, and a terminal interrupts them too.
+            # Loader workers inherit this handler when they are forked, and Ctrl-C in a terminal reaches them too.
             if get_worker_info() is None:
                 rank_zero_info(
                     f"{signal.Signals(signum).name}: the run ends after this batch, with its state saved"

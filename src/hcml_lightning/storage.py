@@ -1,7 +1,7 @@
 """[state of a run → **file** → state of a run]
 
-A file is written whole or not at all, and a checkpoint that is replaced is kept beside the new one. So whatever ends a
-run, a full disk or the power, there is a state to go on from.
+Files are written completely or not at all, and a replaced checkpoint is kept beside the new one. A run can therefore be
+resumed whatever ended it, such as a full disk or a power failure.
 """
 
 import errno
@@ -19,21 +19,22 @@ _ASKED_FOR = re.compile(r"(?:Unsupported global: GLOBAL|Trying to load unsupport
 
 @contextmanager
 def whole(path: Path, suffix: str = ".part") -> Iterator[Path]:
-    """Let a file be written under another name beside its own, which it gets when the disk has it.
+    """Write to a temporary file beside `path`, then sync and rename it, so that a reader never sees half a file.
 
     Args:
-        path: of the file; its folder is made where it is missing.
-        suffix: of the temporary name; needed where an encoder goes by it, or several processes write the same file.
+        path: path of the file; its folder is created if missing.
+        suffix: suffix of the temporary name; needed if an encoder derives the format from it, or if several processes
+            write the same file.
 
     Yields:
-        Where to write. Whatever ends the writing, this is gone then, and what stood at `path` stands there still.
+        Path of the temporary file. If writing fails, it is removed and an existing file at `path` is kept.
 
     Raises:
-        OSError: if the disk does not take it.
+        OSError: if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}{suffix}")
-    # Never through a link that lies there under this name.
+    # A link of this name must not redirect the writing.
     partial.unlink(missing_ok=True)
     try:
         yield partial
@@ -46,17 +47,17 @@ def whole(path: Path, suffix: str = ".part") -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write a file at once, as `whole` does.
+    """Write the content of a file completely or not at all, by `whole`.
 
     Raises:
-        OSError: if it cannot be written; what stood there before stands there still.
+        OSError: if it cannot be written; an existing file is kept.
     """
     with whole(path) as partial:
         partial.write_bytes(content)
 
 
 def previous_of(path: Path) -> Path:
-    """Where the checkpoint is kept that another one of the same name has replaced.
+    """Return the path at which a checkpoint is kept after another one of the same name replaced it.
 
     Example:
         >>> previous_of(Path("run/last.ckpt")).as_posix()
@@ -66,15 +67,15 @@ def previous_of(path: Path) -> Path:
 
 
 def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
-    """Write a checkpoint whole, and keep the one of the same name as `previous_of` it.
+    """Write a checkpoint completely or not at all, and keep the one that it replaces at `previous_of(path)`.
 
     Raises:
-        OSError: if it cannot be written, with what to do; the one before is untouched.
+        OSError: if it cannot be written; the message says what to do, and an intact earlier checkpoint remains.
     """
     try:
         with whole(path) as partial:
             partial.write_bytes(content)
-            # Before the one that stands there is moved; where that is broken, the whole one before it stays.
+            # Sync before the existing checkpoint is moved. If that one is broken, keep the intact one before it.
             _sync(partial)
             if fault_of(path) is None:
                 path.replace(previous_of(path))
@@ -87,9 +88,9 @@ def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Turn paths into text and NumPy's numbers into Python's, inside of lists and dicts too.
+    """Convert paths to text and NumPy's numbers to Python's, also inside lists, tuples and dicts.
 
-    A checkpoint that holds anything but tensors and plain data is refused when it is read again.
+    A checkpoint that holds anything but tensors and plain data is refused when it is loaded.
 
     Example:
         >>> plain({"root": Path("videos"), "sizes": (1, [Path("a")])})
@@ -101,34 +102,34 @@ def plain(value: Any) -> Any:
         return {key: plain(entry) for key, entry in value.items()}
     if type(value) in (list, tuple):
         return type(value)(map(plain, value))
-    # By its name, since what writes files need not wait for NumPy.
+    # Recognised by the name of the module, so that code that writes files does not wait for NumPy.
     return value.tolist() if type(value).__module__ == "numpy" else value
 
 
 def asked_for(error: Exception) -> str | None:
-    """What a checkpoint asked for, besides tensors and plain data, when torch refused to read it; None otherwise."""
+    """Return what a checkpoint asked for besides tensors and plain data, if torch refused to load it for that."""
     found = _ASKED_FOR.search(str(error))
     return found[1].rstrip(".") if found else None
 
 
 def fault_of(path: Path) -> str | None:
-    """Say in words what is wrong with a checkpoint file, or None: all of it is read, and its checksums compared.
+    """Describe what is wrong with a checkpoint file, or return None; reads all of it and compares its checksums.
 
     Raises:
-        PermissionError: if it may not be read.
+        PermissionError: if the file may not be read.
     """
     if not path.is_file():
         return "there is no such file"
-    # Late, since what writes files need not wait for it.
+    # Imported late, so that code that writes files does not wait for it.
     import torch
 
     try:
         damaged = damaged_part(path)
-        # It compares no checksums, but is stricter in how an archive must look.
+        # torch.load compares no checksums, but is stricter about the structure of the archive.
         torch.load(path, map_location="meta", weights_only=True, mmap=True)
     except PermissionError:
         raise
-    # A damaged directory of an archive can lead its reader into errors of any kind.
+    # If the directory of an archive is damaged, reading it can raise any kind of error.
     except Exception as error:
         if asked := asked_for(error):
             return f"it asks for {asked}, which is neither a tensor nor plain data"
@@ -138,30 +139,30 @@ def fault_of(path: Path) -> str | None:
 
 
 def damaged_part(path: Path) -> str | None:
-    """Read all of a checkpoint and compare its checksums, which torch does not; name the first part that is damaged.
+    """Compare all checksums of a checkpoint, which torch does not, and return the first damaged part or None.
 
     Raises:
-        zipfile.BadZipFile: if it is no archive.
+        zipfile.BadZipFile: if the file is not a zip archive.
     """
     with zipfile.ZipFile(path) as archive:
         return archive.testzip()
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, as 64 hexadecimal digits."""
+    """Return the sha256 of a file, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def newest_whole(path: Path, tell: Callable[[str], None]) -> Path | None:
-    """Find the newest state that can be gone on from: a checkpoint, or else the one before it.
+    """Return the newest intact checkpoint to resume from: the one at `path`, or else the one that it replaced.
 
     Args:
-        path: of the checkpoint.
-        tell: is told of each file that is there and broken.
+        path: path of the checkpoint.
+        tell: called with a message for each file that exists but is broken.
 
     Returns:
-        The path, or None where there is none.
+        The path, or None if neither is intact.
     """
     for candidate in (path, previous_of(path)):
         fault = fault_of(candidate)
@@ -184,13 +185,13 @@ def _sync_folder(folder: Path) -> None:
     try:
         _sync(folder)
     except OSError as error:
-        # Some network and FUSE mounts do not offer it for folders; the file itself is on the disk.
+        # Some network and FUSE mounts cannot sync folders; the file itself is on the disk.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
             raise
 
 
 def folder_of_run(checkpoints: Path) -> Path:
-    """The folder of the run whose checkpoints lie in a folder: the one above, or the same where it has another name.
+    """Return the folder of a run from that of its checkpoints: the parent of `checkpoints`, else the folder itself.
 
     Example:
         >>> folder_of_run(Path("run/checkpoints")).as_posix(), folder_of_run(Path("runs/first")).as_posix()
@@ -200,20 +201,22 @@ def folder_of_run(checkpoints: Path) -> Path:
 
 
 def checkpoint_near(folder: Path, noted: Path) -> Path | None:
-    """Where the checkpoint is that a run noted: folders are moved and copied, and others come to where they were.
+    """Find the checkpoint that a run recorded, even if its folder was moved or copied since.
+
+    Another run may by now be stored at the recorded path, so the run's own folder is searched first.
 
     Args:
-        folder: of the run.
-        noted: what the run wrote down.
+        folder: folder of the run.
+        noted: path that the run recorded.
 
     Returns:
-        That of the run's own folder; else where it was; else that of another run moved with this one; None if it is
-        nowhere.
+        The path in the run's own folder; else the recorded path; else the path in another run that was moved together
+        with this one (before the recorded path, if that is relative); None if there is no such file.
     """
     own = folder / "checkpoints" / noted.name
     if not own.is_file() and noted.parent.name != "checkpoints":
         own = folder / noted.name
     beside = folder.parent.joinpath(*noted.parts[-3:])
-    # One that is not absolute may now lead to the runs of another folder.
+    # A relative path may now lead to runs in another folder, so it is tried last.
     order = (own, noted, beside) if noted.is_absolute() else (own, beside, noted)
     return next((path for path in order if path.is_file()), None)

@@ -1,6 +1,6 @@
 """[features of all processes → **one mean and variance** → features]
 
-Batch norm over all processes, on CPUs too: PyTorch's own does it on GPUs alone, and refuses the rest.
+Batch norm over all processes, on CPUs too: PyTorch's own supports only GPUs and refuses other devices.
 """
 
 from typing import Any, cast
@@ -12,17 +12,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class CPUSyncBatchNorm(_BatchNorm):
-    """A batch norm that, in training, takes its statistics over all processes; made by `SyncEverywhere`."""
+    """Batch norm that takes its statistics over all processes in training; `SyncEverywhere` creates it."""
 
     kind: type[nn.Module]
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalise features (B, C, ...) by the statistics of all processes in training, by the running ones else."""
+        """Normalise features (B, C, ...), in distributed training by the statistics of all processes."""
         if not (self.training and distributed.is_initialized()):
             return super().forward(input)
         dims = [0, *range(2, input.ndim)]
         shape = [1, -1] + [1] * (input.ndim - 2)
-        # Autocast hands over half precision, which cannot hold the sums; the running statistics are finer.
+        # Autocast passes half precision, which cannot hold the sums; the running statistics are more precise too.
         features = input.to(torch.promote_types(input.dtype, torch.float32))
         number = features.new_tensor([features.numel() / features.shape[1]])
         sums = _over_all(torch.cat([features.sum(dims), number]))
@@ -52,10 +52,10 @@ SYNCHRONISED = (nn.SyncBatchNorm, CPUSyncBatchNorm)
 
 
 class SyncEverywhere(TorchSyncBatchNorm):
-    """What `Trainer(sync_batchnorm=True)` does, on CPUs too: given as a plugin in its place.
+    """Plugin to be used instead of `Trainer(sync_batchnorm=True)`, which works on CPUs too.
 
     Attributes:
-        on_cpu: whether the model is to run on CPUs. Its parameters do not say: a trainer moves them afterwards.
+        on_cpu: whether the model will run on CPUs. Its parameters do not tell, because the trainer moves them later.
     """
 
     on_cpu = True
@@ -64,7 +64,7 @@ class SyncEverywhere(TorchSyncBatchNorm):
         """Synchronise all batch norms of a model.
 
         Raises:
-            ValueError: on CPUs, if one has no weight, no running statistics, or a momentum that is no number.
+            ValueError: on CPUs, if a batch norm has no weight, no running statistics, or no momentum.
         """
         if not self.on_cpu:
             return super().apply(model)
@@ -75,14 +75,14 @@ class SyncEverywhere(TorchSyncBatchNorm):
                         f"sync_batchnorm on CPUs knows only batch norms that are affine, track statistics and have a "
                         f"momentum; {name} is {module}. Make it such a one, or set sync_batchnorm=false"
                     )
-                # They hold the very same things; copies would part the optimizer from the parameters.
+                # Both classes have the same attributes; copied parameters would not be those of the optimizer.
                 kind = type(module)
                 module.__class__ = CPUSyncBatchNorm
                 cast("CPUSyncBatchNorm", module).kind = kind
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Give each batch norm back to its device."""
+        """Restore the original class of each batch norm."""
         for module in model.modules():
             if isinstance(module, CPUSyncBatchNorm):
                 module.__class__ = module.kind  # type: ignore[assignment]
@@ -90,7 +90,7 @@ class SyncEverywhere(TorchSyncBatchNorm):
 
 
 class _SumOverAll(torch.autograd.Function):
-    # PyTorch's own differentiable sum is deprecated, and what it names instead is private.
+    # PyTorch's own differentiable all-reduce is deprecated, and the replacement that it names is private.
     @staticmethod
     def forward(ctx: Any, sums: Tensor) -> Tensor:
         total = sums.clone()
@@ -99,7 +99,7 @@ class _SumOverAll(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        # Every process's loss depends on what this one has put in.
+        # The loss of every process depends on the sums of this one.
         total = grad.clone()
         distributed.all_reduce(total)
         return total

@@ -1,6 +1,6 @@
 """[steps of training → **clips per second, norm of the gradient** → loggers]
 
-What is measured of training, whatever the task.
+Measurements of training that are the same for every task.
 """
 
 import time
@@ -12,11 +12,11 @@ from torch import nn
 
 
 class Throughput(pl.Callback):
-    """Log `train/clips_per_second`, over all devices, and `train/data_wait`, the share of time that this one waited.
+    """Log `train/clips_per_second` of all devices, and `train/data_wait`, the share of time this one waited for data.
 
-    Both hold for the training steps since they were logged last; validation and the writing of checkpoints do not
-    count. A GPU's own clock tells how long it had nothing to do between two steps: a processor that is far ahead of it
-    may wait for data without any harm. Lightning's ThroughputMonitor would stop and wait for the GPU in every step.
+    Both cover the training steps since they were last logged, without validation and the writing of checkpoints. On a
+    GPU, time is taken on the GPU's own clock, because only the time that it idles between two steps matters: a CPU that
+    is far ahead may wait for data without harm. Lightning's ThroughputMonitor would wait for the GPU in every step.
     """
 
     def __init__(self) -> None:
@@ -25,17 +25,17 @@ class Throughput(pl.Callback):
         self._spans: list[tuple[_Moment, _Moment, _Moment]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A run that is resumed inside an epoch has no epoch start."""
+        """Start the clock here too, because a run that is resumed inside an epoch has no epoch start."""
         self._marks = [_now(pl_module.device)]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The first batch of an epoch is waited for from here."""
+        """Start the clock for the wait for the first batch of an epoch."""
         self._marks = [_now(pl_module.device)]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """A batch has come."""
+        """Take the time at which a batch has arrived."""
         self._marks.append(_now(pl_module.device))
 
     def on_train_batch_end(
@@ -46,30 +46,30 @@ class Throughput(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count its clips."""
+        """Count the clips of the batch, and log after steps that are logged."""
         end = _now(pl_module.device)
         before, start = self._marks
         self._spans.append((before, start, end))
         self._marks = [end]
         self._clips += len(batch["video"])
-        # Between steps of the optimizer, Lightning lets nothing through.
+        # Lightning logs nothing between optimizer steps.
         steps = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 or trainer.is_last_batch
         if steps and _is_logged(trainer, trainer.global_step):
             self._log(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """An epoch may go on after a validation."""
+        """Restart the clock, because the epoch may continue after a validation."""
         self._marks = [_now(pl_module.device)]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Epochs of fewer steps than are logged have a number too."""
+        """Log the remaining steps, so that epochs shorter than the logging interval are logged too."""
         if self._spans:
             self._log(trainer, pl_module)
 
     def _log(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         last = self._spans[-1][-1]
         if isinstance(last, torch.cuda.Event):
-            # The losses of this step are about to be logged, which waits for it in any case.
+            # The losses of this step are about to be logged, which waits for the GPU in any case.
             last.synchronize()
         waited = sum(_seconds(before, start) for before, start, _ in self._spans)
         total = sum(_seconds(before, end) for before, _, end in self._spans)
@@ -81,23 +81,23 @@ class Throughput(pl.Callback):
 
 
 class GradientNorm(pl.Callback):
-    """Log `train/grad_norm`, the Euclidean norm of all gradients before they are clipped, in steps that are logged."""
+    """Log `train/grad_norm`, the Euclidean norm of all gradients before they are clipped, at logged steps."""
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Every gradient is there, and averaged over the devices."""
+        """Log the norm here, because all gradients are complete and averaged over the devices."""
         if not _is_logged(trainer, trainer.global_step + 1):
             return
         norm = nn.utils.get_total_norm(p.grad for p in pl_module.parameters() if p.grad is not None)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        # Fused optimizers divide by the scale of 16-bit training themselves.
+        # Fused optimizers get scaled gradients in 16-bit training, and divide them by the scale themselves.
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             norm = norm / scaler.get_scale()
         pl_module.log("train/grad_norm", norm)
 
 
-# On the clock of the processor, seconds, or on that of a GPU.
+# A time in seconds on the clock of the CPU, or an event on that of a GPU.
 _Moment = float | torch.cuda.Event
 
 
@@ -117,6 +117,6 @@ def _seconds(start: _Moment, end: _Moment) -> float:
 
 
 def _is_logged(trainer: pl.Trainer, step: int) -> bool:
-    """Whether the loggers hear of the optimizer's step of this number, counted from 1."""
+    """Return whether the optimizer step of this number, counted from 1, is logged."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return step > 0 and every > 0 and step % every == 0
