@@ -38,7 +38,7 @@ from hcml_lightning.tasks.warm_start import load_warm_start
 
 
 class MotionTask(StoredTask, ABC):
-    """A training stage: the whole hierarchy, and which part of it a loss trains.
+    """A training stage: the whole hierarchy, and the part of it that the stage's loss trains.
 
     Args:
         backbone: `r2d50`, `r2plus1d101` or `r2d_tiny`.
@@ -46,25 +46,25 @@ class MotionTask(StoredTask, ABC):
         levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block; `[]` is the plain baseline.
         init_from: checkpoint of an earlier stage whose weights training starts from; not to be confused with resuming,
             which is `--ckpt_path`.
-        max_displacement: d of the cost volumes, cells; the backbone's where null.
-        stride: s of the cost volumes, cells; the backbone's where null.
-        max_offset: Δ, the largest δ of f_δ, frames at the rate of the level below.
-        dropout: probability before the classifier.
+        max_displacement: d of the cost volumes, in cells; the default of the backbone if null.
+        stride: s of the cost volumes, in cells; the default of the backbone if null.
+        max_offset: Δ, the largest δ of f_δ, in frames at the frame rate of the level below.
+        dropout: dropout probability before the classifier.
         optimizer: `sgd` (the paper's) or `adam`.
         lr: peak learning rate per device; multiplied by the number of devices.
-        momentum: of SGD; Adam's β₁.
-        weight_decay: of weights.
-        decay_norm_and_bias: whether batch norm's parameters and biases decay too.
+        momentum: momentum of SGD, or β₁ of Adam.
+        weight_decay: weight decay of the parameters that decay.
+        decay_norm_and_bias: whether parameters of batch norm and biases decay too.
         warmup_epochs: epochs over which the learning rate rises linearly.
-        recompute: whether blocks that train keep no activations and are run once more in the backward pass: less
-            memory for more time; not together with `torch.compile`.
+        recompute: whether blocks that train keep no activations and run again in the backward pass, which takes less
+            memory and more time; cannot be combined with `torch.compile`.
 
     Raises:
         ValueError: if a number is out of its range.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
-    # Whether it stands on features that it leaves as they are, so that these must have learned something.
+    # Whether the task builds on frozen features, which must therefore be trained already.
     ON_FROZEN: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -99,7 +99,7 @@ class MotionTask(StoredTask, ABC):
                 "is taken from the data (is its folder one too high? Videos without classes are for the stages of flow "
                 "and contrast)"
             )
-        # Without `frame`, Lightning leaves the frames of the caller in a cycle, and with them its loaders' workers.
+        # Without `frame`, Lightning leaves the caller's frames in a reference cycle, which keeps its loaders' workers.
         self.save_hyperparameters(frame=inspect.currentframe())
         self.model = MotionHierarchy(
             backbone=backbone,
@@ -119,31 +119,34 @@ class MotionTask(StoredTask, ABC):
 
     @abstractmethod
     def trained_modules(self) -> list[nn.Module]:
-        """The modules that this stage's loss trains; everything else is frozen."""
+        """Return the modules that this stage's loss trains; everything else is frozen."""
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Freezing is part of the method, no run may go on without finite numbers, and each must be repeatable."""
-        # Whatever copies the weights, such as their averaging, does so in `setup`, after this. Nobody knows yet whether
-        # a checkpoint is about to bring others; if not, what is wrong here is said when the run starts.
+        """Return the callbacks that every run of this stage needs, and load the weights of `init_from`.
+
+        Freezing is part of the method, a run must stop if its numbers are not finite, and every run must be repeatable.
+        """
+        # Callbacks that copy the weights, such as their averaging, do so in `setup`, after this. A checkpoint may still
+        # replace these weights; if none does, errors are raised again when the run starts.
         with suppress(OSError, ValueError):
             self._take_weights()
         may_be_given: list[pl.Callback] = [TrainOnly()]
         if self.SELF_SUPERVISED:
             may_be_given.append(StopOnCollapse())
-        # One that was given to the Trainer has other settings, and Lightning would replace it.
+        # A callback of the same type that was given to the Trainer has its own settings; Lightning would replace it.
         given: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         own = [c for c in may_be_given if not any(isinstance(other, type(c)) for other in given)]
         return [*own, FiniteNumbers(), SeedEachBatch(), ResumedLoader()]
 
     def lower_level(self) -> int:
-        """The highest level that the stages before this one train; -1 where there are none."""
+        """Return the highest level that the stages before this one train; -1 if there are none."""
         return max(self.model.levels, default=-1)
 
     def setup(self, stage: str) -> None:
-        """Hold the task to the data.
+        """Check that the task fits the data.
 
         Raises:
-            ValueError: if the classifier is not for the classes of the data, or a video lacks a label that it needs.
+            ValueError: if the classifier is not for the classes of the data, or a video lacks a label that is needed.
         """
         names = self.classes_of_data()
         self.check_classes(self.class_names)
@@ -152,7 +155,12 @@ class MotionTask(StoredTask, ABC):
             self.class_names = list(names)
 
     def on_fit_start(self) -> None:
-        """Be sure of the weights; say aloud where frozen features have learned nothing."""
+        """Load the weights of `init_from` if none were loaded yet, and check the settings of the stage.
+
+        Warns:
+            UserWarning: if the stage builds on frozen features that are untrained, or if a self-supervised stage on
+                several devices trains batch norms that are not synchronised.
+        """
         self._start()
         if self.ON_FROZEN and not self.has_weights:
             rank_zero_warn(
@@ -169,15 +177,15 @@ class MotionTask(StoredTask, ABC):
             )
 
     def on_validation_start(self) -> None:
-        """Be sure of the weights."""
+        """Load the weights of `init_from` if none were loaded yet."""
         self._start()
 
     def on_test_start(self) -> None:
-        """Be sure of the weights."""
+        """Load the weights of `init_from` if none were loaded yet."""
         self._start()
 
     def on_predict_start(self) -> None:
-        """Be sure of the weights."""
+        """Load the weights of `init_from` if none were loaded yet."""
         self._start()
 
     def _start(self) -> None:
@@ -187,7 +195,7 @@ class MotionTask(StoredTask, ABC):
         self.remarks.clear()
 
     def _take_weights(self) -> None:
-        """Take those of `init_from`, unless there are others: of a checkpoint, or learned here."""
+        """Load the weights of `init_from`, unless they or those of a checkpoint were loaded before."""
         if self.init_from is not None and not self.has_weights:
             names = self.classes_of_data()
             source = load_warm_start(self.model, self.init_from, self.lower_level(), names)
@@ -196,7 +204,7 @@ class MotionTask(StoredTask, ABC):
             self.has_weights = True
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The recipe of B.2; the learning rate is per device."""
+        """Return the optimizer and the schedule of B.2; `lr` is per device, so the peak grows with their number."""
         groups = parameter_groups([self], self.weight_decay, self.decay_norm_and_bias)
         peak = self.lr * self.trainer.world_size
         # Lightning does not clip the gradients of fused optimizers.
@@ -209,7 +217,7 @@ class MotionTask(StoredTask, ABC):
         }
 
     def describe(self) -> Description:
-        """What a summary at the start of a stage tells: task, what trains, what is frozen, parameters."""
+        """Return what the summary at the start of a stage reports: trained and frozen modules, and parameters."""
         return describe(self)
 
     @property
@@ -227,12 +235,12 @@ class MotionTask(StoredTask, ABC):
         """Reconstruct each frame from the next, on the grid and at the frame rate of the motion features (Sec. 3.3).
 
         Args:
-            level: l, whose flow decoder is asked.
+            level: l, whose flow decoder is used.
             motion: P^l, (B, C, T_l, H, W).
             clip: RGB in 0..255, (B, 3, T, ., .).
 
         Raises:
-            ValueError: if the clip leaves a single frame at this level, which has no successor.
+            ValueError: if only a single frame of the clip is left at this level, which has no next frame.
         """
         if motion.shape[2] < 2:
             raise ValueError(
@@ -244,15 +252,15 @@ class MotionTask(StoredTask, ABC):
     def contrast_pairs(
         self, level: int, motion: dict[int, Tensor], num_locations: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Predictions of the level below at sampled locations, their targets, and which meets which (A.2).
+        """Return predictions of the level below at sampled locations, their targets, and which belong together (A.2).
 
         Args:
             level: l.
-            motion: P^l of all levels.
+            motion: P^l by level; of this level and the one below at least.
             num_locations: N.
 
         Returns:
-            predicted (P, C), targets (S, C), positive (P,).
+            predicted (P, C), targets (S, C), and positive (P,), the row of `targets` for each prediction.
         """
         below = motion[self.model.level_below(level)]
         height, width = below.shape[3:]

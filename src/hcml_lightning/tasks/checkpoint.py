@@ -1,7 +1,7 @@
 """[**checkpoint file → tensors and plain data** → task]
 
-The one place where something is taken out of checkpoints. A pickle may ask for any function to be called; here it
-gets none, so a checkpoint of a stranger can be wrong but it cannot run anything.
+The one place where this package takes data from checkpoints. A pickle may ask for any function to be called, but here
+none is, so an untrusted checkpoint may be wrong but cannot run code.
 """
 
 import zipfile
@@ -16,11 +16,11 @@ from hcml_lightning.storage import asked_for, damaged_part
 
 
 def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
-    """Load what a stage wrote, to the CPU; runs nothing that the file holds.
+    """Load the checkpoint of a stage to the CPU, without running any code that the file contains.
 
     Args:
-        path: of the checkpoint.
-        mmap: whether tensors stay in the file until they are read, for a look at the rest.
+        path: path of the checkpoint.
+        mmap: whether tensors stay in the file until they are accessed, for callers that need only the other entries.
 
     Returns:
         The checkpoint, with `state_dict` and `hyper_parameters`.
@@ -40,9 +40,9 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
             f"there is no checkpoint {path}; give the .ckpt file that a stage wrote"
         )
     try:
-        # Files of before PyTorch 1.6 are no archives: they cannot be mapped, and have no checksums.
+        # Files from before PyTorch 1.6 are not zip archives: they cannot be mapped, and have no checksums.
         is_archive = zipfile.is_zipfile(path)
-        # Said, and not left to the default: an environment variable of PyTorch turns the default around.
+        # Set `weights_only` explicitly, because an environment variable of PyTorch can reverse its default.
         checkpoint = torch.load(
             path, map_location="cpu", weights_only=True, mmap=mmap and is_archive
         )
@@ -62,7 +62,7 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
 
 
 def check_finite(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Look at weights before they are used.
+    """Raise an error if a weight is not finite.
 
     Raises:
         ValueError: if one is NaN or infinite.

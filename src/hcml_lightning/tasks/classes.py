@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 
 def first_difference(known: Sequence[str], names: Sequence[str]) -> str | None:
-    """Say where two lists of as many classes differ.
+    """Describe where two lists of equally many classes first differ.
 
     Args:
-        known: of the weights, in the order of their labels.
-        names: of the data.
+        known: class names of the weights, in the order of their labels.
+        names: class names of the data.
 
     Returns:
-        A clause; None where they are the same.
+        A clause for a message; None if they are the same.
 
     Example:
         >>> first_difference(["run", "sit"], ["run", "walk"])
@@ -24,15 +24,15 @@ def first_difference(known: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def check_classes(number: int, known: Sequence[str] | None, names: Sequence[str]) -> None:
-    """Hold a classifier to the classes of the data that it is to be trained or measured on.
+    """Raise an error if a classifier is not for the classes of the data that it is trained or evaluated on.
 
     Args:
-        number: of the classifier's classes.
-        known: their names, where the weights came with them.
-        names: of the data's classes.
+        number: number of classes of the classifier.
+        known: their names, if they were stored with the weights.
+        names: class names of the data.
 
     Raises:
-        ValueError: if they are not the same.
+        ValueError: if numbers or names of the classes differ.
     """
     if number != len(names):
         raise ValueError(

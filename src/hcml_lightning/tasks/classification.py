@@ -1,7 +1,7 @@
 """[clip → logits → **accuracy** → loggers]
 
-What the tasks that tell classes apart have in common: how they are measured, in training, over a split, and over the
-views of a video.
+What classification tasks have in common: how their accuracy is measured in training, over a split, and over the views
+of a video.
 """
 
 from copy import deepcopy
@@ -19,12 +19,13 @@ from hcml_lightning.tasks.views import VideoPrediction, mean_probability
 
 
 class ClassificationTask(MotionTask):
-    """A task whose `forward` takes RGB in 0..255, (B, 3, T, H, W), to logits, (B, K).
+    """A task whose `forward` maps RGB in 0..255, (B, 3, T, H, W), to logits, (B, K).
 
-    Its training step puts logits and labels into `to_count`, its validation step calls `log_accuracy`.
+    Subclasses assign logits and labels to `to_count` in the training step, and call `log_accuracy` in the validation
+    step.
 
     Args:
-        views_per_forward: how many views of a multi-view test go through the network at a time; bounds the memory.
+        views_per_forward: number of views of a multi-view test that pass the network at a time; bounds the memory.
         **shared: arguments of every task.
 
     Raises:
@@ -39,35 +40,35 @@ class ClassificationTask(MotionTask):
         super().__init__(**shared)
         check_above_zero(views_per_forward=views_per_forward)
         self.views_per_forward = views_per_forward
-        # Clones of one collection share their state, so that each score is kept once.
+        # The metrics of one collection share their state, so that each score is stored only once.
         accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
-        # Counts alone: the scores of a whole training split would fill the device.
+        # Only counts are kept, because the scores of a whole training split would fill the memory of the device.
         self.train_accuracy = MulticlassAccuracy(self.num_classes, average="micro")
-        # Logits and labels of the last step, counted after it. Not in it: a metric has the number of its updates as a
-        # plain number, and a compiled step would be compiled anew for each.
+        # Logits and labels of the last step, counted after it. Not in it, because a metric keeps the number of its
+        # updates as a Python number, for each of which a compiled step would be compiled again.
         self.to_count: tuple[Tensor, Tensor] | None = None
         self.val_accuracy = accuracy.clone(prefix="val/")
         self.test_accuracy = accuracy.clone(prefix="test/")
 
     def on_train_epoch_start(self) -> None:
-        """Count anew; a run that goes on inside an epoch does not come here."""
+        """Reset the counts of training; a run that is resumed inside an epoch skips this hook and keeps them."""
         super().on_train_epoch_start()
         self.train_accuracy.reset()
 
     def on_after_backward(self) -> None:
-        """Count what the step has found, before anybody writes a checkpoint."""
+        """Count the predictions of the step, before a callback writes a checkpoint."""
         super().on_after_backward()
         if self.to_count is not None:
             self.train_accuracy.update(*self.to_count)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the counts of all processes, each of which is here; only one of them writes."""
+        """Add the sum of the counts of all processes; all of them call this hook, although only one writes."""
         with self.train_accuracy.sync_context():
             checkpoint["train_counts"] = deepcopy(self.train_accuracy.metric_state)
         super().on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Give all counts to one process, since they will be summed."""
+        """Restore the counts in one process only, because the counts of all processes will be summed."""
         super().on_load_checkpoint(checkpoint)
         self.train_accuracy.reset()
         if self.global_rank == 0:
@@ -75,24 +76,24 @@ class ClassificationTask(MotionTask):
                 setattr(self.train_accuracy, name, value.to(self.train_accuracy.device))
 
     def on_train_batch_end(self, outputs: Any, batch: VideoBatch, batch_idx: int) -> None:
-        """Accuracy of the whole epoch, on clips as they were augmented and while it learned, after its last step.
+        """Log the accuracy of the whole epoch after its last step, on augmented clips and while the weights changed.
 
-        At the end of the epoch, callbacks that tell of it come before a task.
+        In `on_train_epoch_end` it would be too late, because callbacks that report it come before the task.
         """
         trainer = self.trainer
         if trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps:
-            # A number that all processes have, though Lightning cannot know it, and not the metric, which would ask
-            # them all whenever one looks at it.
+            # Log the number, not the metric, which would communicate with all processes whenever one reads it. The
+            # number is the same in all of them, but Lightning cannot know that.
             top1 = self.train_accuracy.compute()
             self.log("train/top1", top1, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
-        """Mean probability over all views of a video (Sec. 4.3)."""
+        """Return the mean probability over all views of each video, and log its accuracy (Sec. 4.3)."""
         found = self.predict_step(batch, batch_idx)
         self.log_accuracy(self.test_accuracy, found["probability"], batch)
         return found
 
     def predict_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
-        """Mean probability over all views of a video."""
+        """Return the mean probability over all views of each video."""
         probability = mean_probability(self, batch["video"], self.views_per_forward)
         return {"video_id": batch["video_id"], "probability": probability}

@@ -25,11 +25,11 @@ class ContrastTask(MotionTask):
         level: l, whose motion features are trained.
         temperature: τ of Eq. 2, divides the cosine similarities.
         num_locations: N, locations sampled in each clip on the grid of the level below.
-        gather_negatives: whether the targets of all devices are negatives in training, and not only this one's.
+        gather_negatives: whether the targets of all devices, not only those of the same one, are negatives in training.
         **shared: arguments of every task.
 
     Raises:
-        ValueError: if the level has no motion block, or none below it, or a number is out of its range.
+        ValueError: if the level has no motion block, or no level below it has one, or a number is out of its range.
     """
 
     ON_FROZEN: ClassVar[bool] = True
@@ -51,10 +51,10 @@ class ContrastTask(MotionTask):
         self.gather_negatives = gather_negatives
 
     def trained_modules(self) -> list[nn.Module]:
-        """What the loss reaches and what leaves the levels below as they were, their fusion included."""
+        """Return the modules that the loss reaches and that leave the levels below unchanged, including g^{l−1}."""
         network = self.model.network
-        # Departure: "all network parameters up to level l − 1" are frozen in the paper. g^{l−1}, which feeds P^{l−1}
-        # into the stage above and leaves it as it is, would stay at its zero start.
+        # Departure: "all network parameters up to level l − 1" are frozen in the paper. Here g^{l−1} is trained. It
+        # feeds P^{l−1} into the stage above without changing it; if frozen, it would stay at its zero start.
         return [
             network.block(self.below).project,
             *network.stages[self.below + 1 : self.level + 1],
@@ -63,11 +63,11 @@ class ContrastTask(MotionTask):
         ]
 
     def lower_level(self) -> int:
-        """The one whose features it predicts."""
+        """Return the level whose features this one predicts."""
         return self.below
 
     def on_train_batch_start(self, batch: VideoBatch, batch_idx: int) -> None:
-        """Say aloud where clips are too short for the level to see any motion."""
+        """Warn if clips are too short for the level to see any motion."""
         super().on_train_batch_start(batch, batch_idx)
         frames = batch["video"].shape[2]
         if batch_idx == 0 and frames <= 2**self.level:
@@ -78,15 +78,15 @@ class ContrastTask(MotionTask):
             )
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
-        """Eq. 2."""
+        """Return the loss of Eq. 2."""
         return self._step(batch, "train")
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        """Eq. 2, how often the nearest target is the right one, and whether the features have collapsed."""
+        """Log Eq. 2, how often the nearest target is the right one, and whether the features have collapsed."""
         self._step(batch, "val")
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        """As validation, on the middle view."""
+        """Log the same as in validation, on the middle view."""
         self._step(middle_view(batch), "test")
 
     def _step(self, batch: VideoBatch, stage: str) -> Tensor:
@@ -94,12 +94,12 @@ class ContrastTask(MotionTask):
         network = self.model.network
         motion = dict(zip(network.levels, network.motion_features(clip, self.level), strict=False))
         predicted, targets, positive = self.contrast_pairs(self.level, motion, self.num_locations)
-        # In evaluation ranks may hold different numbers of videos, and a rank must not wait for one that has ended.
+        # In evaluation ranks may have different numbers of batches, and a rank must not wait for one that has finished.
         together = self._trainer is not None and self.trainer.world_size > 1
         if self.gather_negatives and stage == "train" and together:
             targets, positive = gather_targets(targets, positive)
         loss = contrastive_loss(predicted, targets, positive, self.temperature)
-        # Under the name that it has in joint training too, so that one curve goes through all stages.
+        # Logged under the same name as in joint training, so that one curve covers all stages.
         name = f"contrast_l{self.level}"
         values: dict[str, Tensor | float] = {"loss": loss.detach(), name: loss.detach()}
         if stage != "train":
@@ -113,14 +113,15 @@ class ContrastTask(MotionTask):
 
 
 def gather_targets(targets: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """Join the targets of all processes, of which each may have another number: a broken video may be left out.
+    """Join the targets of all processes, whose numbers may differ because broken videos may be left out.
 
     Args:
-        targets: of this process, (S, C).
+        targets: targets of this process, (S, C).
         positive: the row of `targets` for each prediction, int64, (P,).
 
     Returns:
-        Targets of all processes, in their order and without gradient, and the rows of this one's among them.
+        Targets of all processes, in the order of their ranks and without gradient, and the row of these for each
+        prediction of this process.
     """
     parts = gather_all_tensors(targets.detach())
     before = sum(len(part) for part in parts[: distributed.get_rank()])

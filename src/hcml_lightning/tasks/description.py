@@ -1,6 +1,6 @@
 """[task → **what it trains, in words and numbers** → summary]
 
-What a summary at the start of a stage tells about it.
+What the summary at the start of a stage reports.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ class Description(TypedDict):
     Attributes:
         task: name of its class.
         trains: names of the modules that train.
-        frozen: names of those that do not.
-        trained_parameters: how many numbers train.
-        total_parameters: how many there are.
+        frozen: names of the modules that do not.
+        trained_parameters: number of parameters that train.
+        total_parameters: number of all parameters.
     """
 
     task: str
@@ -32,13 +32,13 @@ class Description(TypedDict):
 
 
 def title(task: pl.LightningModule) -> str:
-    """Name a stage in a message: its class, and its level if it has one."""
+    """Return the name of a stage for messages: its class, and its level if it has one."""
     level = getattr(task, "level", None)
     return type(task).__name__ + ("" if level is None else f" level {level}")
 
 
 def describe(task: "MotionTask") -> Description:
-    """Say what trains, what is frozen, and how many parameters that is."""
+    """Return which modules train, which are frozen, and how many parameters train."""
     trained = {id(module) for module in task.trained_modules()}
     names = [name for name, module in task.named_modules() if id(module) in trained]
     parameters = {p: p.numel() for m in task.trained_modules() for p in m.parameters()}
@@ -56,9 +56,9 @@ def describe(task: "MotionTask") -> Description:
 
 
 def _parts(module: nn.Module) -> Iterator[str]:
-    """Names at the depth at which stages freeze: res stages, halves of motion blocks, single decoders and predictors.
+    """Yield module names at the depth of freezing: res stages, halves of motion blocks, single decoders and predictors.
 
-    What has no parameters, such as dropout, is left out.
+    Modules without parameters, such as dropout, are left out.
     """
     for name, child in module.named_modules():
         depth = 2

@@ -1,6 +1,6 @@
 """[batch → loss → gradient → **finite?** → weights]
 
-A run whose numbers are no numbers any more stops, and says where it began; no checkpoint is written of it.
+Stop a run whose numbers are no longer finite, and report where that began; no checkpoint of such weights is written.
 """
 
 from typing import Any, NamedTuple
@@ -13,21 +13,21 @@ from torch import Tensor
 from hcml_lightning.callbacks import NotFiniteError
 from hcml_lightning.tasks.description import title
 
-# A scaler halves its scale at each gradient that is not finite. From 65536 it comes here after thirty of them in a row,
-# when no scale can be the reason.
+# A GradScaler halves its scale at each gradient that is not finite. It starts at 65536 and reaches this value after
+# thirty of them in a row; by then the scale cannot be the reason.
 SMALLEST_SCALE = 2.0**-14
 MOST_NAMED = 16
 
 
 class _Seen(NamedTuple):
-    """Numbers of one batch, left on the device until somebody looks.
+    """Numbers of one batch, kept on the device until they are checked.
 
     Attributes:
         where: step, epoch and batch, for the message.
         videos: names of the videos in the batch.
-        names: of the numbers.
-        values: shape (len(names),).
-        processes: how many take part in the run.
+        names: names of the numbers.
+        values: the numbers, shape (len(names),).
+        processes: number of processes of the run.
     """
 
     where: str
@@ -38,16 +38,16 @@ class _Seen(NamedTuple):
 
 
 class FiniteNumbers(pl.Callback):
-    """Stop when a term of the loss, the gradient or a weight is not finite, and name step and videos.
+    """Stop if a term of the loss, the gradient or a weight is not finite, and name the step and its videos.
 
-    On a CPU each batch is looked at before the optimizer takes its gradient. On a GPU that would make the processor
-    wait for the device at every step; there the numbers stay on the device for `trainer.log_every_n_steps` batches, so
-    that a run stops by so many steps late, and still names the batch that was the first. Weights are looked at as
-    often, before every validation, whose numbers would tell of something else, and before every checkpoint: one with
+    On a CPU each batch is checked before the optimizer uses its gradient. On a GPU that would make the CPU wait for the
+    device at every step; there the numbers stay on the device for `trainer.log_every_n_steps` batches, so that a run
+    stops up to as many steps late, but still names the first bad batch. Weights are checked after as many batches,
+    before every validation, whose metrics would otherwise be misleading, and before every checkpoint, so that one with
     weights that are not finite is never written.
 
-    Under a GradScaler gradients that are not finite are part of the method, which leaves those steps out. There only
-    the loss and the weights count, and a scale that falls without end.
+    Under a GradScaler, gradients that are not finite are expected, and it skips their steps. Then only the loss, the
+    weights and a scale that keeps falling are checked.
     """
 
     def __init__(self) -> None:
@@ -69,9 +69,9 @@ class FiniteNumbers(pl.Callback):
         )
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep the terms of the loss."""
+        """Keep the terms of the loss for the next check."""
         terms = getattr(pl_module, "terms", {})
-        # The whole last: its terms say more.
+        # The total loss comes last, because its terms say more about the cause.
         ordered = sorted(terms, key=lambda name: name.endswith("loss"))
         tensors = {n: v for n in ordered if isinstance(v := terms[n], Tensor) and v.numel() == 1}
         if tensors:
@@ -81,7 +81,7 @@ class FiniteNumbers(pl.Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Keep the largest gradient; on a CPU look at all before the weights take it."""
+        """Keep the largest gradient; on a CPU check all kept numbers before the optimizer uses it."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         if _scaler(trainer) is None and gradients:
             self._keep(trainer, ("gradient",), _largest(gradients).reshape(1).float())
@@ -96,7 +96,7 @@ class FiniteNumbers(pl.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Look at what was kept, and at the weights, once in a while."""
+        """Check the kept numbers and the weights after every `trainer.log_every_n_steps` batches."""
         self._batches += 1
         if self._batches >= max(1, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             self._batches = 0
@@ -104,7 +104,7 @@ class FiniteNumbers(pl.Callback):
             self._check_weights(pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let nothing be measured of weights that training has spoiled."""
+        """Check the kept numbers and the weights before a validation during training."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._look(trainer, pl_module)
             self._check_weights(pl_module)
@@ -112,10 +112,10 @@ class FiniteNumbers(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Let no checkpoint be written whose weights are not finite.
+        """Refuse to write a checkpoint if numbers of training or weights are not finite.
 
         Raises:
-            NotFiniteError: before anything is written.
+            NotFiniteError: if one is not finite; it is raised before anything is written.
         """
         self._look(trainer, pl_module)
         self._check_weights(pl_module)
@@ -124,7 +124,7 @@ class FiniteNumbers(pl.Callback):
         self._seen.append(_Seen(self._where, self._videos, names, values, trainer.world_size))
 
     def _look(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Wait for the device, and stop at the first number that is not finite."""
+        """Wait for the device, and stop if a kept number is not finite or the GradScaler's scale is too small."""
         seen, self._seen = self._seen, []
         if seen and not bool(torch.cat([s.values for s in seen]).isfinite().all()):
             first = next(s for s in seen if not bool(s.values.isfinite().all()))
@@ -138,7 +138,7 @@ class FiniteNumbers(pl.Callback):
             )
 
     def _check_weights(self, task: pl.LightningModule) -> None:
-        """Look at all weights and statistics."""
+        """Stop if a weight or a running statistic is not finite."""
         named = {n: t for n, t in task.state_dict().items() if t.is_floating_point() and t.numel()}
         if bool(_largest(list(named.values())).isfinite()):
             return
@@ -194,5 +194,5 @@ def _scaler(trainer: pl.Trainer) -> torch.amp.GradScaler | None:
 
 
 def _largest(tensors: list[Tensor]) -> Tensor:
-    """Largest magnitude in some tensors; NaN if there is one. A sum of squares could overflow without reason."""
+    """Return the largest magnitude in some tensors, or NaN; unlike a sum of squares, it cannot overflow."""
     return torch.nn.utils.get_total_norm(tensors, norm_type=torch.inf)

@@ -1,6 +1,6 @@
 """[clip → P^l → flow → **reconstruction loss**]
 
-The bootstrap (Sec. 3.3): the lowest level learns motion by rebuilding each frame from the next.
+The bootstrap (Sec. 3.3): the lowest level learns motion by reconstructing each frame from the next.
 """
 
 from typing import Any, ClassVar
@@ -18,13 +18,13 @@ from hcml_lightning.tasks.base import MotionTask
 
 
 class FlowTask(MotionTask):
-    """Flow bootstrap: everything up to and with the motion features of one level, trained by frame reconstruction.
+    """Flow bootstrap: everything up to and including the motion features of one level, trained by reconstruction.
 
     Args:
         level: 0 for the method itself; 1 and 2 for the "preliminary" supervision of Table 1.
-        smoothness_weight: ζ of Sec. 3.3, weight of the smoothness.
-        flow_weight: what the whole loss is multiplied by, as λ does in joint training: the photometric error of real
-            video is about 0.01, too small for SGD at the paper's learning rates.
+        smoothness_weight: ζ of Sec. 3.3, weight of the smoothness term.
+        flow_weight: factor of the whole loss, like λ in joint training: the photometric error of real video is about
+            0.01, too small for SGD at the paper's learning rates.
         **shared: arguments of every task.
 
     Raises:
@@ -37,7 +37,7 @@ class FlowTask(MotionTask):
     # Unstated in the paper: ζ. Measured with r2d_tiny and Adam: on UCF-101 and on depth video, whose
     # photometric error at zero flow is 0.02 and 0.008, 0.0025 lowered it by a fifth to a quarter in six epochs,
     # while 0.01 and more held the flow near zero. On the synthetic videos (0.06) the end-point error was lowest
-    # with 0.03, which their recipe takes.
+    # with 0.03, which their recipe uses.
     def __init__(
         self,
         level: int = 0,
@@ -53,7 +53,7 @@ class FlowTask(MotionTask):
             raise ValueError(f"level must be one of the levels {self.model.levels}, got {level}")
 
     def trained_modules(self) -> list[nn.Module]:
-        """Stem, res stages, motion blocks and fusions up to this level, and the flow decoder."""
+        """Return the stem, res stages, motion blocks and fusions up to this level, and the flow decoder."""
         network = self.model.network
         blocks = [network.block(i) for i in network.levels if i < self.level]
         return [
@@ -66,18 +66,18 @@ class FlowTask(MotionTask):
         ]
 
     def lower_level(self) -> int:
-        """None: it is the first stage."""
+        """Return -1, because this is the first stage."""
         return -1
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
-        """λ(photometric + ζ · smoothness)."""
+        """Return the loss, λ(photometric + ζ · smoothness)."""
         return self._step(batch, "train")
 
     def on_train_end(self) -> None:
-        """Say that nothing was learned, where flow rebuilds no frame better than standing still does."""
+        """Warn if nothing was learned: the flow leads out of the frame, or reconstructs no better than zero flow."""
         values = self.trainer.callback_metrics
         names = ("photometric", "photometric_zero", "valid")
-        # One step, to see whether it runs, teaches nothing.
+        # A trial run by `fast_dev_run` is too short to learn anything.
         trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
         if trial or any(f"val/{name}" not in values for name in names):
             return
@@ -97,11 +97,11 @@ class FlowTask(MotionTask):
             )
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        """The loss beside that of zero flow; the end-point error where the true flow is known."""
+        """Log the loss, the photometric error of zero flow, and the end-point error if the true flow is known."""
         self._step(batch, "val")
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        """As validation, on the middle view."""
+        """Log the same as in validation, on the middle view."""
         batch = middle_view(batch)
         self._step(batch, "test")
 
@@ -109,13 +109,13 @@ class FlowTask(MotionTask):
         clip = batch["video"]
         motion = self.model.network.motion_features(clip, up_to=self.level)[-1]
         terms = self.flow_terms(self.level, motion, clip)
-        # Departure: the paper has λ in joint training alone. Here it sets the scale of the first stage too, so that one
-        # learning rate and one ζ serve both.
+        # Departure: the paper has λ in joint training only. Here it also scales the loss of the first stage, so that
+        # the same learning rate and ζ suit both.
         reconstruction = terms.photometric + self.smoothness_weight * terms.smoothness
         loss = self.flow_weight * reconstruction
         values: dict[str, Tensor | float] = {
             "loss": loss.detach(),
-            # Under the name that it has in joint training too, so that one curve goes through all stages.
+            # Logged under the same name as in joint training, so that one curve covers all stages.
             "flow": reconstruction.detach(),
             "photometric": terms.photometric.detach(),
             "photometric_zero": terms.photometric_zero,
@@ -129,7 +129,7 @@ class FlowTask(MotionTask):
         return loss
 
     def _errors(self, flow: Tensor, batch: VideoBatch) -> dict[str, Tensor]:
-        # True flow comes from frame to frame; levels above 0 see every other frame, or fewer.
+        # The true flow is between consecutive frames; levels above 0 see every other frame, or fewer.
         if "flow" not in batch or batch["flow"].shape[2] != flow.shape[2] + 1:
             return {}
         true = at_grid(batch["flow"], flow)
@@ -140,11 +140,11 @@ class FlowTask(MotionTask):
 
 
 def at_grid(true_flow: Tensor, flow: Tensor) -> Tensor:
-    """Bring true flow to the grid and the unit of an estimate.
+    """Convert true flow to the grid and the unit of an estimate.
 
     Args:
-        true_flow: pixels, (B, 2, T, H, W), of which the last frame does not count.
-        flow: cells of a coarser grid, (B, 2, T − 1, h, w), at the same frame rate.
+        true_flow: flow in pixels, (B, 2, T, H, W), whose last frame is ignored.
+        flow: estimate in cells of a coarser grid, (B, 2, T − 1, h, w), at the same frame rate.
 
     Returns:
         True flow in cells of the coarser grid, (B·(T − 1), 2, h, w).

@@ -1,6 +1,6 @@
 """[numbers of batches → **means over a split** → loggers]
 
-What a task measures, batch by batch: logged at each step of training, and as means over the videos of a split.
+What a task measures on each batch is logged at each step in training, and as means over a split in evaluation.
 """
 
 from typing import Any, ClassVar
@@ -15,9 +15,9 @@ from hcml_lightning.metrics import BatchMeans
 
 
 class MeasuredTask(pl.LightningModule):
-    """Logs what it is told of batches; each evaluation begins anew, whatever became of the one before."""
+    """A task that logs measurements of batches; each evaluation starts afresh, even after an interrupted one."""
 
-    # What its steps read of a `VideoBatch`.
+    # Keys of a `VideoBatch` that the steps read.
     READS: ClassVar[tuple[str, ...]] = ("video",)
 
     def __init__(self) -> None:
@@ -29,20 +29,20 @@ class MeasuredTask(pl.LightningModule):
         """Log scalars as means over the epoch in validation and test, and at each step in training.
 
         Args:
-            values: by name.
-            batch: what they were measured on.
+            values: scalars by name.
+            batch: batch on which they were measured.
         """
-        # Without a trainer, in a loop of somebody's own, they are there to be looked at.
+        # In a custom loop without a trainer, the values can be read from `terms`.
         if self._trainer is None or self.trainer.training:
             self.terms = values
         else:
             self._add_to_means(values, batch["index"])
 
     def on_after_backward(self) -> None:
-        """Log the terms of the step. The step itself does not, so that it can be compiled into one graph."""
+        """Log the terms of the step; the step itself does not, so that it can be compiled into one graph."""
         self.log_dict(self.terms)
 
-    # Not compiled: what metrics and Lightning count would be constants of the code.
+    # Not compiled, because counters of metrics and of Lightning would become constants of the compiled code.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _add_to_means(self, values: dict[str, Tensor | float], index: Tensor) -> None:
         self.means.update(values, index)
@@ -54,41 +54,41 @@ class MeasuredTask(pl.LightningModule):
         """Log the accuracy of a split, each video counted once.
 
         Args:
-            accuracy: `VideoAccuracy` by name.
-            probability: of each class, (B, K).
-            batch: what they were found for.
+            accuracy: metrics by name, each a `VideoAccuracy`.
+            probability: probability of each class, (B, K).
+            batch: batch that was classified.
         """
         accuracy.update(probability, batch["label"], batch["index"])
         self.log_dict(accuracy)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Hold the loader to what a step reads."""
+        """Check that the first batch has what a step reads."""
         if batch_idx == 0:
             check_batch(batch, self.READS)
 
     def on_validation_batch_start(
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Hold the loader to what a step reads."""
+        """Check that the first batch has what a step reads."""
         if batch_idx == 0:
             check_batch(batch, (*self.READS, "index"))
 
     def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Hold the loader to what a step reads."""
+        """Check that the first batch has what a step reads."""
         if batch_idx == 0:
             check_batch(batch, (*self.READS, "index"))
 
     def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Hold the loader to what a step reads."""
+        """Check that the first batch has what a step reads."""
         if batch_idx == 0:
             check_batch(batch, ("video", "video_id"))
 
     def on_validation_epoch_start(self) -> None:
-        """Begin anew, whatever an evaluation that was cut off had measured."""
+        """Reset all metrics, because an interrupted evaluation may have left values in them."""
         self._forget()
 
     def on_test_epoch_start(self) -> None:
-        """Begin anew, whatever an evaluation that was cut off had measured."""
+        """Reset all metrics, because an interrupted evaluation may have left values in them."""
         self._forget()
 
     def _forget(self) -> None:
@@ -106,5 +106,5 @@ class MeasuredTask(pl.LightningModule):
 
     def _log_means(self) -> None:
         if self.means.update_called:
-            # The same on all ranks already, which Lightning cannot know.
+            # The means are already the same on all ranks, but Lightning cannot know that.
             self.log_dict(self.means.compute(), sync_dist=True)

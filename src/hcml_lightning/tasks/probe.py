@@ -30,7 +30,7 @@ class ProbeTask(ClassificationTask):
 
     ON_FROZEN: ClassVar[bool] = True
 
-    # Unstated in the paper: the classifier. One 3×3×3 convolution over place and time, a pooling, and a linear layer.
+    # Unstated in the paper: the classifier. Here a 3×3×3 convolution over space and time, pooling, and a linear layer.
     def __init__(self, level: int = 0, hidden: int = 64, **shared: Any) -> None:
         super().__init__(**shared)
         check_above_zero(hidden=hidden)
@@ -51,21 +51,21 @@ class ProbeTask(ClassificationTask):
         keep_channels_last_(self.probe)
 
     def trained_modules(self) -> list[nn.Module]:
-        """The probe alone."""
+        """Return the probe only."""
         return [self.probe]
 
     def lower_level(self) -> int:
-        """The one that is judged."""
+        """Return the level that is judged."""
         return self.level
 
     def forward(self, clip: Tensor) -> Tensor:
-        """RGB in 0..255, (B, 3, T, H, W) → logits (B, K)."""
+        """Map RGB in 0..255, (B, 3, T, H, W), to logits (B, K)."""
         with torch.no_grad():
             motion = self.model.network.motion_features(clip, up_to=self.level)[-1]
         return cast("Tensor", self.probe(motion))
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
-        """Cross-entropy."""
+        """Return the cross-entropy."""
         logits = self(batch["video"])
         loss = F.cross_entropy(logits, batch["label"])
         self.to_count = logits.detach(), batch["label"]
@@ -73,15 +73,15 @@ class ProbeTask(ClassificationTask):
         return loss
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        """Accuracy on one centre crop of one clip a video."""
+        """Log loss and accuracy on one centre crop of one clip of each video."""
         logits = self(batch["video"])
         self.log_mean({"val/loss": F.cross_entropy(logits, batch["label"])}, batch)
         self.log_accuracy(self.val_accuracy, logits.softmax(dim=1), batch)
 
     def on_validation_epoch_end(self) -> None:
-        """The score of Sec. 4.2, from this epoch's training accuracy."""
+        """Log the efficacy score of Sec. 4.2, from the training accuracy of this epoch."""
         super().on_validation_epoch_end()
-        # Unstated in the paper: on what Acc_train is measured. On an epoch's clips, augmented, as they were learned.
+        # Unstated in the paper: what Acc_train is measured on. Here on the augmented clips of the epoch as it trains.
         if self.train_accuracy.update_called:
             train = float(self.train_accuracy.compute())
             test = float(self.val_accuracy.compute()["val/top1"])

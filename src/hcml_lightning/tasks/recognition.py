@@ -17,15 +17,15 @@ from hcml_lightning.tasks.classification import ClassificationTask
 
 
 class RecognitionTask(ClassificationTask):
-    """Action recognition, beside the self-supervised terms of all levels (Eq. 5).
+    """Action recognition together with the self-supervised terms of all levels (Eq. 5).
 
     `levels=[]` is the plain baseline; `flow_weight=0` and `contrast_weights=[0, 0]` train motion blocks by the
-    classification loss alone; `init_from` a self-supervised or a recognition checkpoint fine-tunes it.
+    classification loss alone; `init_from` a self-supervised or a recognition checkpoint means fine-tuning.
 
     Args:
         flow_weight: λ, weight of the reconstruction loss; 0 leaves it out.
         contrast_weights: γ, weights of the contrastive losses, lowest level first; 0 leaves one out.
-        smoothness_weight: ζ, weight of the smoothness in the reconstruction loss.
+        smoothness_weight: ζ, weight of the smoothness term in the reconstruction loss.
         temperature: τ of Eq. 2, divides the cosine similarities.
         num_locations: N, locations sampled in each clip on the grid of the level below.
         **shared: arguments of every task that classifies.
@@ -50,7 +50,7 @@ class RecognitionTask(ClassificationTask):
             raise ValueError(
                 f"contrast_weights needs a weight for each contrastive level {levels[1:]}, got {contrast_weights}"
             )
-        # A negative weight would leave its term out, as 0 does, but without having been asked to.
+        # A negative weight would silently leave its term out, as 0 does.
         check_above_zero(temperature=temperature, num_locations=num_locations)
         check_at_least(0, flow_weight=flow_weight, smoothness_weight=smoothness_weight)
         check_at_least(0, **{f"contrast_weights[{i}]": w for i, w in enumerate(contrast_weights)})
@@ -60,7 +60,7 @@ class RecognitionTask(ClassificationTask):
         self.num_locations = num_locations
 
     def trained_modules(self) -> list[nn.Module]:
-        """The whole network, and of the side branch what a term with a weight reaches."""
+        """Return the whole network, and the parts of the side branch whose loss terms have a weight above 0."""
         modules: list[nn.Module] = [self.model.network]
         if self.flow_weight > 0:
             modules.append(self.side.flow_decoder(self.model.levels[0]))
@@ -68,12 +68,12 @@ class RecognitionTask(ClassificationTask):
         return modules
 
     def forward(self, clip: Tensor) -> Tensor:
-        """RGB in 0..255, (B, 3, T, H, W) → logits (B, K)."""
+        """Map RGB in 0..255, (B, 3, T, H, W), to logits (B, K)."""
         logits: Tensor = self.model.network(clip)
         return logits
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
-        """Eq. 5."""
+        """Return the joint loss of Eq. 5."""
         clip, label = batch["video"], batch["label"]
         features, motion = self.model.network.features(clip)
         logits = self.model.network.classify(features)
@@ -87,10 +87,10 @@ class RecognitionTask(ClassificationTask):
             loss = loss + self.flow_weight * reconstruction
             values |= {"flow": reconstruction.detach(), "photometric": flow.photometric.detach()}
             values["photometric_zero"] = flow.photometric_zero
-        # Unstated in the paper: whether the level below is pulled towards its prediction too where both train. The
-        # targets stay without gradient, as in the stages before (with it 76.7 % instead of 79.3 %: RESULTS.md).
-        # Unstated in the paper: whether clips of other devices are negatives. Here, as where `gather_negatives` is
-        # false, those of one device meet.
+        # Unstated in the paper: whether the level below is also pulled towards its prediction if both train. Here the
+        # targets get no gradient, as in the stages before (with gradient 76.7 % instead of 79.3 %: RESULTS.md).
+        # Unstated in the paper: whether clips of other devices are negatives. Here only those of the same device are,
+        # as without `gather_negatives`.
         for level, weight in self.contrast_weights.items():
             if weight > 0:
                 pairs = self.contrast_pairs(level, motion, self.num_locations)
@@ -102,7 +102,7 @@ class RecognitionTask(ClassificationTask):
         return loss
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        """One centre crop of one clip a video, as in the paper's ablations (Sec. 4.2)."""
+        """Log results on one centre crop of one clip of each video, as in the paper's ablations (Sec. 4.2)."""
         features, motion = self.model.network.features(batch["video"])
         logits = self.model.network.classify(features)
         loss = F.cross_entropy(logits, batch["label"])

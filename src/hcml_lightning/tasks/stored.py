@@ -1,6 +1,6 @@
 """[checkpoint → **task** → checkpoint]
 
-What of a task goes into its checkpoints and comes out of them: which task it was, its weights, and the classes they are
+What a task stores in its checkpoints and restores from them: which task it was, its weights, and the classes they are
 for.
 """
 
@@ -15,23 +15,23 @@ from hcml_lightning.tasks.measured import MeasuredTask
 
 
 class StoredTask(MeasuredTask):
-    """Reads no checkpoint of another task, and trains no classifier on the classes of another one."""
+    """A task that refuses checkpoints of other tasks, and data with other classes than those of its classifier."""
 
     # Whether labels matter, so that the classes of weights and data must be the same.
     CLASSIFIES: ClassVar[bool] = False
-    # Whether it learns without labels: it leaves the classifier as it was, and its features can collapse, so that its
-    # batch norms are to take their statistics over all devices (B.2).
+    # Whether the task learns without labels: it leaves the classifier unchanged, and its features can collapse, so its
+    # batch norms should take their statistics over all devices (B.2).
     SELF_SUPERVISED: ClassVar[bool] = False
     num_classes: int
 
     def __init__(self) -> None:
         super().__init__()
         self.class_names: list[str] | None = None
-        # Other than those that it was made with: of a checkpoint, or learned.
+        # Whether weights were loaded, from a checkpoint or by `init_from`, in place of the initial ones.
         self.has_weights = False
-        # Path and sha256 of the checkpoint that `init_from` named when its weights were taken.
+        # Path and sha256 of the checkpoint that `init_from` named when its weights were loaded.
         self.started_from: dict[str, str] | None = None
-        # What there is to say of the weights once they are used.
+        # Warnings about the weights of `init_from`, issued when a run uses them.
         self.remarks: list[str] = []
 
     @classmethod
@@ -44,10 +44,12 @@ class StoredTask(MeasuredTask):
         weights_only: bool | None = True,
         **kwargs: Any,
     ) -> Self:
-        """As Lightning's, which lets a file that comes from a URL run code where `weights_only` is not said.
+        """Load a task as Lightning does, but with `weights_only=True` by default.
+
+        Lightning's own default lets a file from a URL run code.
 
         Raises:
-            ValueError: if the file is no checkpoint, or that of another task; if `init_from` names other weights.
+            ValueError: if the file is no checkpoint, or that of another task, or if `init_from` is given.
         """
         if kwargs.get("init_from") is not None:
             raise ValueError(
@@ -55,14 +57,14 @@ class StoredTask(MeasuredTask):
                 f"would change nothing; for others, {cls.__name__}(init_from=…, …)"
             )
         if isinstance(checkpoint_path, str | os.PathLike) and "://" not in str(checkpoint_path):
-            # Lightning would build the task first, and stumble over the settings of another one.
+            # Lightning would first build the task, and fail on the settings of another one.
             cls._check_task(read_checkpoint(Path(checkpoint_path), mmap=True))
         return super().load_from_checkpoint(
             checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
         )
 
     def classes_of_data(self) -> list[str] | None:
-        """Names of the classes that this run trains or is measured on, where its data says them."""
+        """Return the names of the classes that this run trains or evaluates on, or None if its data has none."""
         trainer = self._trainer
         if trainer is None or trainer.predicting:
             return None
@@ -70,26 +72,26 @@ class StoredTask(MeasuredTask):
         return names
 
     def check_classes(self, known: list[str] | None) -> None:
-        """Hold a task that classifies to the classes of the data.
+        """Raise an error if the classifier of a classification task is not for the classes of the data.
 
         Args:
-            known: those of the weights, where they came with them.
+            known: class names of the weights, if they were stored with them.
 
         Raises:
-            ValueError: if they are not the same.
+            ValueError: if numbers or names of the classes differ.
         """
         names = self.classes_of_data()
         if names is not None and self.CLASSIFIES:
             check_classes(self.num_classes, known, names)
 
     def check_labels(self, stage: str) -> None:
-        """Hold the videos that a loss is to be taken of to their classes; on a device it would end without a word.
+        """Raise an error if a video lacks a label that the loss needs; on a GPU the loss itself would not say why.
 
         Args:
-            stage: as Lightning calls it.
+            stage: Lightning's name of the stage, as in `setup`.
 
         Raises:
-            ValueError: if one of them has no label.
+            ValueError: if a video of training or validation has no label.
         """
         find = getattr(getattr(self.trainer, "datamodule", None), "videos_without_label", None)
         if self.CLASSIFIES and stage in ("fit", "validate") and find and (without := find(stage)):
@@ -99,16 +101,20 @@ class StoredTask(MeasuredTask):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Names of the classes travel with the weights; nothing stays that would not be read again."""
+        """Add the class names and the kind of task; convert everything to plain data, which can be loaded again."""
         checkpoint["class_names"] = self.class_names
         checkpoint["task"] = type(self).__name__
         checkpoint["self_supervised"] = self.SELF_SUPERVISED
         checkpoint["started_from"] = self.started_from
-        # Of data and optimizer too: a path or a number of NumPy that was given goes a long way.
+        # Also convert what data and optimizer store, because paths and NumPy numbers among their settings end up there.
         checkpoint.update({k: plain(v) for k, v in checkpoint.items() if k != "state_dict"})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse another stage's checkpoint, in words."""
+        """Restore the class names; refuse the checkpoint of another task or of other classes.
+
+        Raises:
+            ValueError: if the checkpoint is of another task, or of other classes than the data.
+        """
         self._check_task(checkpoint)
         stored = checkpoint.get("class_names")
         self.check_classes(stored)
@@ -118,7 +124,7 @@ class StoredTask(MeasuredTask):
     @classmethod
     def _check_task(cls, checkpoint: dict[str, Any]) -> None:
         task = checkpoint.get("task", cls.__name__)
-        # A class that is made of another one may read what that wrote.
+        # A subclass may load what its base class wrote.
         if task not in [base.__name__ for base in cls.__mro__]:
             raise ValueError(
                 f"this checkpoint was made by {task}, not by {cls.__name__}: {task}.load_from_checkpoint reads it; to "
@@ -127,7 +133,7 @@ class StoredTask(MeasuredTask):
             )
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """As PyTorch's; a later fit does not replace these weights by `init_from`."""
+        """Load weights as PyTorch does; a later run does not replace them by those of `init_from`."""
         result = super().load_state_dict(*args, **kwargs)
         self.has_weights = True
         self.remarks.clear()

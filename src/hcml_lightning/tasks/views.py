@@ -1,6 +1,6 @@
 """[views of a video → **one probability** → metric, predictions.csv]
 
-What a task that classifies says of a video of which it sees several clips and crops (Sec. 4.3).
+The class probabilities of a video from several clips and crops of it (Sec. 4.3).
 """
 
 from collections.abc import Callable
@@ -26,12 +26,12 @@ class VideoPrediction(TypedDict):
 def mean_probability(
     classify: Callable[[Tensor], Tensor], clips: Tensor, views_per_forward: int
 ) -> Tensor:
-    """Mean of the class probabilities over all views of each video.
+    """Return the mean class probabilities over all views of each video.
 
     Args:
-        classify: RGB in 0..255, (B, 3, T, H, W) → logits (B, K).
-        clips: of each video, (B, V, 3, T, H, W), or a single one, (B, 3, T, H, W).
-        views_per_forward: clips that are classified at a time: fewer take less memory.
+        classify: function of RGB in 0..255, (B, 3, T, H, W), that returns logits (B, K).
+        clips: V clips of each video, (B, V, 3, T, H, W), or a single one, (B, 3, T, H, W).
+        views_per_forward: number of clips that are classified at a time; fewer take less memory.
 
     Returns:
         float32, (B, K).

@@ -1,7 +1,7 @@
 """[checkpoint of a stage → **weights of the next**]
 
-Strict on every key: a stage that silently started from random weights would waste days. Only the classifier may differ,
-and levels that a stage would have trained are missed aloud.
+Every key must match, because a stage that silently started from random weights would waste days. Only the classifier
+may differ, and a warning tells if a stage that would have trained levels in between was skipped.
 """
 
 import os
@@ -20,12 +20,12 @@ CLASSIFIER = ("network.fc.weight", "network.fc.bias")
 
 
 class WarmStart(NamedTuple):
-    """Where weights come from.
+    """The origin of loaded weights.
 
     Attributes:
-        path: of the checkpoint.
-        sha256: of its content.
-        remarks: what whoever uses them should know.
+        path: path of the checkpoint.
+        sha256: sha256 of the file.
+        remarks: warnings for the user of the weights.
     """
 
     path: str
@@ -39,24 +39,24 @@ def load_warm_start(
     lower_level: int = -1,
     class_names: Sequence[str] | None = None,
 ) -> WarmStart:
-    """Take all weights and buffers of the hierarchy from a checkpoint; runs nothing that the file holds.
+    """Load all weights and buffers of the hierarchy from a checkpoint, without running any code that it contains.
 
-    A classifier of another size, or of other classes, stays as it was initialised; with a remark, where labels have
-    trained the one that is not taken.
+    If the checkpoint's classifier has another size or is for other classes, the model's own stays as it was
+    initialised; a remark says so if the one in the checkpoint was trained with labels.
 
     Args:
         model: the hierarchy to fill.
         path: a Lightning checkpoint of any stage with the same backbone and levels.
-        lower_level: the highest level that stages before this one train; a checkpoint of an earlier stage than that is
-            taken with a remark.
-        class_names: of the data that the stage trains on, where they are known.
+        lower_level: the highest level that the stages before this one train; the checkpoint of a self-supervised stage
+            of a lower level is loaded with a remark.
+        class_names: class names of the data that the stage trains on, if known.
 
     Returns:
-        Which file it was, and what there is to say of it.
+        Path and sha256 of the file, and remarks about it.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no checkpoint of a task, its weights are no numbers, or its keys or shapes differ.
+        ValueError: if it is no checkpoint of a task, its weights are not finite, or its keys or shapes differ.
     """
     checkpoint = _checkpoint(Path(path))
     stored = _model_state(Path(path), checkpoint)
@@ -107,7 +107,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _other_classes(known: Sequence[str] | None, names: Sequence[str] | None) -> str | None:
-    """Say how the classes of two classifiers of one size differ; None if they do not, or nobody knows."""
+    """Describe how the classes of two classifiers of the same size differ; None if they do not or are unknown."""
     if known is None or names is None or len(known) != len(names):
         return None
     difference = first_difference(known, names)
@@ -115,7 +115,7 @@ def _other_classes(known: Sequence[str] | None, names: Sequence[str] | None) -> 
 
 
 def _level(checkpoint: Mapping[str, Any]) -> int | None:
-    """The level that a self-supervised stage has trained; None for the other stages, which know them all."""
+    """Return the level that a self-supervised stage trained; None for other stages, whose levels count as trained."""
     if not _self_supervised(checkpoint):
         return None
     level: int | None = checkpoint.get("hyper_parameters", {}).get("level")
@@ -123,7 +123,7 @@ def _level(checkpoint: Mapping[str, Any]) -> int | None:
 
 
 def _self_supervised(checkpoint: Mapping[str, Any]) -> bool:
-    # Until 0.1 the name of the task alone was stored.
+    # Up to version 0.1 only the name of the task was stored.
     return bool(
         checkpoint.get("self_supervised", checkpoint.get("task") in ("FlowTask", "ContrastTask"))
     )
