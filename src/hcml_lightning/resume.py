@@ -50,7 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class ResumedLoader(pl.Callback):
-    """Restore a training loader that is given without a data module, so that it continues after the last batch.
+    """Let a training loader that is given without a data module continue after the last batch of the checkpoint.
 
     Lightning restores the state of loaders when it sets them up. If a schedule has asked for their length, that is too
     early: the part of the checkpoint that holds their state is read later.

@@ -107,7 +107,7 @@ def plain(value: Any) -> Any:
 
 
 def asked_for(error: Exception) -> str | None:
-    """Return what a checkpoint asked for besides tensors and plain data, if torch refused to load it for that."""
+    """Return what a checkpoint asked for besides tensors and plain data; None if torch failed for another reason."""
     found = _ASKED_FOR.search(str(error))
     return found[1].rstrip(".") if found else None
 

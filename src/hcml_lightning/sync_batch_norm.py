@@ -52,7 +52,7 @@ SYNCHRONISED = (nn.SyncBatchNorm, CPUSyncBatchNorm)
 
 
 class SyncEverywhere(TorchSyncBatchNorm):
-    """Plugin to be used instead of `Trainer(sync_batchnorm=True)`, which works on CPUs too.
+    """Plugin to be used instead of `Trainer(sync_batchnorm=True)`, because it works on CPUs too.
 
     Attributes:
         on_cpu: whether the model will run on CPUs. Its parameters do not tell, because the trainer moves them later.
@@ -75,7 +75,8 @@ class SyncEverywhere(TorchSyncBatchNorm):
                         f"sync_batchnorm on CPUs knows only batch norms that are affine, track statistics and have a "
                         f"momentum; {name} is {module}. Make it such a one, or set sync_batchnorm=false"
                     )
-                # Both classes have the same attributes; copied parameters would not be those of the optimizer.
+                # Only the class is changed, because both have the same attributes, and copies of the parameters would
+                # not be those of the optimizer.
                 kind = type(module)
                 module.__class__ = CPUSyncBatchNorm
                 cast("CPUSyncBatchNorm", module).kind = kind

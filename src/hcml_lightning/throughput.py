@@ -12,11 +12,12 @@ from torch import nn
 
 
 class Throughput(pl.Callback):
-    """Log `train/clips_per_second` of all devices, and `train/data_wait`, the share of time this one waited for data.
+    """Log how many clips per second all devices train on, and for what share of time this process waits for data.
 
-    Both cover the training steps since they were last logged, without validation and the writing of checkpoints. On a
-    GPU, time is taken on the GPU's own clock, because only the time that it idles between two steps matters: a CPU that
-    is far ahead may wait for data without harm. Lightning's ThroughputMonitor would wait for the GPU in every step.
+    `train/clips_per_second` and `train/data_wait` cover the training steps since they were last logged, without
+    validation and the writing of checkpoints. On a GPU, time is taken on the GPU's own clock, because only the time
+    that it idles between two steps matters: a CPU that is far ahead may wait for data without harm. Lightning's
+    ThroughputMonitor would wait for the GPU in every step.
     """
 
     def __init__(self) -> None:

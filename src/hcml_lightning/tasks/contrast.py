@@ -94,7 +94,7 @@ class ContrastTask(MotionTask):
         network = self.model.network
         motion = dict(zip(network.levels, network.motion_features(clip, self.level), strict=False))
         predicted, targets, positive = self.contrast_pairs(self.level, motion, self.num_locations)
-        # In evaluation ranks may have different numbers of batches, and a rank must not wait for one that has finished.
+        # In evaluation ranks may have different numbers of videos, and a rank must not wait for one that has finished.
         together = self._trainer is not None and self.trainer.world_size > 1
         if self.gather_negatives and stage == "train" and together:
             targets, positive = gather_targets(targets, positive)

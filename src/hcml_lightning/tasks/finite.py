@@ -194,5 +194,5 @@ def _scaler(trainer: pl.Trainer) -> torch.amp.GradScaler | None:
 
 
 def _largest(tensors: list[Tensor]) -> Tensor:
-    """Return the largest magnitude in some tensors, or NaN; unlike a sum of squares, it cannot overflow."""
+    """Return the largest magnitude in some tensors, NaN if one has a NaN; a sum of squares could overflow."""
     return torch.nn.utils.get_total_norm(tensors, norm_type=torch.inf)
