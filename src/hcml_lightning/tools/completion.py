@@ -2,7 +2,7 @@
 
 `hcml completion bash|zsh`: lets the shell complete commands, options and the names of recipes.
 
-The script that jsonargparse would write has 60 MB, because it spells out the options of every class that a trainer
+The script that jsonargparse would write is 60 MB large, because it spells out the options of every class that a trainer
 accepts as a plugin or a callback. Here each option of the trainer, of tasks and of data is listed once.
 """
 
@@ -98,6 +98,6 @@ def _add(parser: argparse.ArgumentParser, options: Iterable[str]) -> None:
     config = parser.add_argument("-c", "--config")
     config.complete = dict.fromkeys(PREAMBLE, "_hcml_config")  # type: ignore[attr-defined]
     for option in sorted({*options} - {"--help", "--config"}):
-        # Complete every value as a path, because most values are; others must be typed.
+        # Complete every value as a path, because most values are paths; others must be typed.
         argument = parser.add_argument(option)
         argument.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}  # type: ignore[attr-defined]

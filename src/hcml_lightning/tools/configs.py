@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-# In the repository this is a link to the top-level folder configs; in a wheel it is a folder with the files.
+# In the repository this is a link to the top-level folder `configs`; in a wheel it is a folder with the files.
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 

@@ -61,8 +61,8 @@ def flow_columns(batch: VideoBatch, flows: Mapping[str, Tensor], level: int) -> 
         level: the level whose grid and frame rate these have.
 
     Returns:
-        Pictures by heading, uint8, (B, 3, rows of pixels, columns of pixels); those of flow have a pixel for each cell of
-        the grid.
+        Pictures by heading, uint8, (B, 3, rows of pixels, columns of pixels); those of flow have a pixel for each cell
+        of the grid.
     """
     seen = batch["video"].cpu()[:, :, :: 2**level]
     example = next(iter(flows.values())).cpu().float()
@@ -81,7 +81,7 @@ def flow_columns(batch: VideoBatch, flows: Mapping[str, Tensor], level: int) -> 
 
 
 def flow_rows(batch: VideoBatch, estimate: FlowEstimate) -> list[Tensor]:
-    """Draw one row for each clip: those of `flow_columns`, then the frame rebuilt from the next with the estimate.
+    """Draw one row for each clip: the columns of `flow_columns`, then the frame rebuilt from the next by the estimate.
 
     Args:
         batch: the clips.

@@ -187,7 +187,7 @@ def _random_clips(recognizer: Recognizer, batch: int) -> Tensor:
 
 @torch.no_grad()
 def _difference(recognizer: Recognizer, run: Run) -> float:
-    """Return the largest difference of logits on random clips of another batch size than the traced one.
+    """Return the largest difference from the network's logits, on random clips of another batch size than was traced.
 
     Raises:
         ExportError: if the difference is larger than rounding can explain.

@@ -34,8 +34,8 @@ def grad_cam(
             smaller ones need a lower stage.
 
     Returns:
-        Maps on the CPU, float32 in 0..1, (B, T, H, W): in each map 0 is where least speaks for the class and 1 where most
-        does. A constant map becomes 0.
+        Maps on the CPU, float32 in 0..1, (B, T, H, W): in each map 0 is where least speaks for the class and 1 where
+        most does. A constant map becomes 0.
 
     Raises:
         ImportError: if the package grad-cam is not installed.

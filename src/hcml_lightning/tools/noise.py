@@ -13,7 +13,7 @@ NOISE = (
     # Lightning compares with a class that PyTorch renamed:
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21462
     r".*LeafSpec",
-    # `hcml` passes the words of the command line to LightningCLI on purpose.
+    # `hcml` itself passes the words of the command line to LightningCLI.
     r"LightningCLI's args parameter is intended",
     # The folder of a resumed run contains the checkpoints of that same run.
     r"Checkpoint directory .* exists and is not empty",
