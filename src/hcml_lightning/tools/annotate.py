@@ -14,24 +14,25 @@ from hcml_lightning.tools.frame_times import frame_times
 from hcml_lightning.tools.recognizer import Recognition
 from hcml_lightning.tools.transcode import frame_rate
 
-# Of the time stamps of a copy: a multiple of all usual rates. Seconds.
+# Unit of the copy's time stamps, in seconds: 90 kHz is a multiple of all usual frame rates.
 _TICK = Fraction(1, 90000)
 
 
 def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int) -> None:
-    """Write a copy of a video with the likeliest classes of the moment in its corner; without sound.
+    """Write a copy of a video, without sound, with the likeliest classes of each moment drawn into it.
 
     Args:
         video: video file, or folder of images.
-        found: what was recognised when; each frame shows that span whose middle is nearest to it.
-        path: mp4 to write; it appears when it is whole.
+        found: what was recognised in each span; a frame shows the span whose middle is nearest in time.
+        path: mp4 file to write; it appears only once it is complete.
         top_k: how many classes are shown.
 
     Raises:
         VideoError: if the video cannot be read, or cannot be encoded.
     """
     info, times = probe(video), frame_times(video)
-    # H.264 stores colours for squares of four pixels: the last of an odd number of rows or columns goes.
+    # H.264 in yuv420p stores colour for blocks of 2 × 2 pixels, so the last of an odd number of rows or columns is
+    # dropped.
     width, height = info.width // 2 * 2, info.height // 2 * 2
     try:
         with whole(path, ".part.mp4") as partial, av.open(partial, "w") as container:
@@ -53,7 +54,7 @@ def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int) -
 
 
 def draw_names(image: Image.Image, top: Sequence[tuple[str, float]]) -> None:
-    """Draw names and probabilities over bars as long as they are likely, into the upper third of a picture."""
+    """Draw names and probabilities into the upper third of a picture, over bars as long as the probability."""
     size = max(10, image.height // 18)
     font = ImageFont.load_default(size)
     draw = ImageDraw.Draw(image, "RGBA")

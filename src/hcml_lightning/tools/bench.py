@@ -1,7 +1,7 @@
-"""[a config of data → **how fast its clips come**]
+"""[a config of data → **how fast it loads clips**]
 
-`hcml data bench`: times the loader of training as it is configured, in clips a second for each number of workers, says
-where the time goes, and how many cores keep a GPU busy, whose step takes as long as was said or measured.
+`hcml data bench`: measures the configured training loader, in clips per second for each number of workers, and prints
+where the time goes and how many cores keep a GPU busy. The time of a GPU step is given as an option or measured.
 """
 
 import math
@@ -30,12 +30,12 @@ T = TypeVar("T")
 
 
 def clips_per_second(data: VideoDataModule, num_workers: int, seconds: float) -> float:
-    """Time whole batches of training, after the first one of every worker.
+    """Measure the clips per second of the training loader, after the first batch of every worker.
 
     Args:
         data: after `setup("fit")`.
         num_workers: processes that decode.
-        seconds: how long at least.
+        seconds: minimum duration of the measurement.
     """
     data.num_workers = num_workers
     loader = data.train_dataloader()
@@ -55,11 +55,11 @@ def clips_per_second(data: VideoDataModule, num_workers: int, seconds: float) ->
 
 
 def shares(data: VideoDataModule, seconds: float) -> dict[str, float]:
-    """CPU seconds that one process spends on one clip, by what it does.
+    """Return the CPU seconds that one process spends on each part of preparing a clip.
 
     Args:
         data: after `setup("fit")`.
-        seconds: how long at least.
+        seconds: minimum duration of the measurement.
     """
     dataset = data.dataset("train")
     spent = dict.fromkeys(("find frames", "decode", "crop, resize, flip", "collate"), 0.0)
@@ -70,7 +70,7 @@ def shares(data: VideoDataModule, seconds: float) -> dict[str, float]:
         try:
             parts = _one_clip(dataset, number)
         except VideoError:
-            # The loader has named it, and has given up by itself where these are too many.
+            # No warning here: the loader warns of broken videos, and raises if there are too many.
             if not dataset.skip_broken:
                 raise
             continue
@@ -81,7 +81,7 @@ def shares(data: VideoDataModule, seconds: float) -> dict[str, float]:
 
 
 def transfer_seconds(data: VideoDataModule) -> float | None:
-    """Seconds for which copying one clip keeps the way to the GPU busy; None without a GPU."""
+    """Return the seconds of transfer to the GPU per clip; None without a GPU, or if the first video is broken."""
     if not torch.cuda.is_available():
         return None
     sample = data.dataset("train")[0]
@@ -98,7 +98,7 @@ def transfer_seconds(data: VideoDataModule) -> float | None:
 
 
 def cores_needed(step_ms: float, batch_size: int, clips_per_core: float) -> int:
-    """Cores that prepare a batch in the time that a step of the GPU takes.
+    """Return the number of cores that prepare a batch in the time of one GPU step.
 
     Example:
         >>> cores_needed(step_ms=200, batch_size=8, clips_per_core=20)
@@ -108,7 +108,7 @@ def cores_needed(step_ms: float, batch_size: int, clips_per_core: float) -> int:
 
 
 def make_parser() -> DataParser:
-    """Say which words `hcml data bench` takes."""
+    """Make the parser of `hcml data bench`."""
     parser = data_parser(
         "bench",
         "Time the loader of training: clips/s for each number of workers, where the time goes, and how many cores "
@@ -138,14 +138,7 @@ def make_parser() -> DataParser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml data bench`.
-
-    Args:
-        words: what stands after `hcml data bench`.
-
-    Returns:
-        0.
-    """
+    """Time the training loader of a config, and print how many cores feed a GPU."""
     parser = make_parser()
     data, options = parser.read(words)
     try:
@@ -184,15 +177,15 @@ def _measure(data: VideoDataModule, options: Namespace) -> None:
 
 
 def measured_step(task: MotionTask | None, data: VideoDataModule, precision: str) -> list[float]:
-    """Measure the step of a task on the GPU here; where that cannot be, say why, and what to do.
+    """Measure the duration of a task's training step on this machine's GPU; if impossible, print why and what to do.
 
     Args:
-        task: of the stage; None where no config named one.
+        task: of the stage; None if no config names one.
         data: after `setup("fit")`.
         precision: of the Trainer.
 
     Returns:
-        Milliseconds, or nothing.
+        A list with the milliseconds of a step, empty if it was not measured.
     """
     if not torch.cuda.is_available():
         print(
@@ -216,7 +209,7 @@ def _listed(given: T | list[T]) -> list[T]:
 
 
 def _one_clip(dataset: VideoDataset, number: int) -> dict[str, float]:
-    """Do what the dataset does for one clip of training, and time its parts."""
+    """Prepare one training clip as the dataset does, and return the CPU seconds of each part."""
     index = number % len(dataset)
     record = dataset.records[index]
     recipe = dataset.recipe

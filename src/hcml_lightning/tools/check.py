@@ -1,7 +1,7 @@
 """[a dataset → **what is wrong with it, and its manifest**]
 
-`hcml data check`: decodes every frame of every video of a dataset, says what is wrong, and writes the manifest that all
-runs on this dataset use from then on. A second check looks only at what is new or has changed.
+`hcml data check`: decodes every frame of every video of a dataset, reports what is wrong, and writes the manifest that
+all runs on this dataset use from then on. A second check decodes only videos that are new or have changed.
 """
 
 import os
@@ -30,7 +30,7 @@ from hcml_lightning.tools.journal import Journal
 from hcml_lightning.tools.listing import Listing, list_videos, raise_if_gone
 from hcml_lightning.tools.pool import Lost, run_each
 
-# A longer one, of an hour with uneven time stamps, would not fit into a cell that every csv reader takes.
+# Characters. A longer index, as of an hour with uneven time stamps, would not fit into the cells of every csv reader.
 LONGEST_INDEX = 100_000
 CHANGED = (
     "the content is not the one that was checked, though size and time are the same: copy the file again, or `touch` "
@@ -40,7 +40,7 @@ UNREAD = "could not be read to compare it with what was checked; mend that, and 
 
 
 def examine(path: str) -> ManifestRow:
-    """Decode a whole video, and give a row without its names."""
+    """Decode a whole video; return its manifest row with id, path and label left empty."""
     size, modified = state_of(path)
     row = ManifestRow("", "", "", size, modified)
     if size == -1:
@@ -59,12 +59,12 @@ def examine(path: str) -> ManifestRow:
 
 
 def _odd_header(path: str, info: VideoInfo) -> str:
-    """What the header of a readable file says otherwise than its frames; files without a count may say how long."""
+    """Describe how a header contradicts the frames: in their number, or in duration if it gives none; else empty."""
     with open_video(path) as (container, stream):
         promised = stream.frames
         alone = len(container.streams) == 1
         seconds = (container.duration or 0) / av.time_base
-    # Files with packed B-frames, of which UCF-101 and HMDB-51 have hundreds, count one too many.
+    # Files with packed B-frames, of which UCF-101 and HMDB-51 have hundreds, promise one frame too many.
     if promised and abs(promised - info.num_frames) > 1:
         return f"the header promises {promised} frames, and there are {info.num_frames}"
     if (
@@ -81,17 +81,17 @@ def _odd_header(path: str, info: VideoInfo) -> str:
 def scan(
     listing: Listing, file: Path, num_processes: int, limit_s: float, verify: bool = False
 ) -> tuple[list[ManifestRow], int]:
-    """Look at all videos that neither the manifest nor the journal of a check that was cut off knows as they are now.
+    """Examine all videos that are new or changed since the manifest and the journal of an interrupted check.
 
     Args:
         listing: the videos.
         file: the manifest, written at the end.
         num_processes: processes that decode.
         limit_s: seconds after which a video is given up.
-        verify: whether to compare the content of the others with what was checked.
+        verify: whether to compare the content of the unchanged videos with their recorded digests.
 
     Returns:
-        The rows of the manifest, and how many of the videos were looked at.
+        The rows of the manifest, and the number of videos examined.
     """
     known = read_manifest(file) if file.is_file() else {}
     with Journal(file.with_name(f".{file.name}.journal"), len(COLUMNS)) as journal:
@@ -128,16 +128,16 @@ def scan(
 def verified(
     rows: Mapping[str, ManifestRow], num_processes: int, limit_s: float
 ) -> tuple[dict[str, ManifestRow], dict[str, ManifestRow]]:
-    """Compare the content of videos with what was checked.
+    """Compare the content of videos with the digests in their rows.
 
     Args:
-        rows: what is known, by path.
+        rows: the known rows, by path.
         num_processes: processes that read.
         limit_s: seconds after which a video is given up.
 
     Returns:
-        The rows, with an error where the content is another one; and those that are to be looked at again, since their
-        content is back.
+        The rows, with an error if the content differs or could not be read; and the rows to examine again, because
+        they have such an error from before and their content now matches.
     """
     kept = {path: row for path, row in rows.items() if not row.digest}
     back: dict[str, ManifestRow] = {}
@@ -158,7 +158,7 @@ def verified(
 
 
 def make_parser() -> DataParser:
-    """Say which words `hcml data check` takes."""
+    """Make the parser of `hcml data check`."""
     parser = data_parser(
         "check",
         "Decode every frame of every video, say what is wrong, and write the manifest that all later runs use. "
@@ -179,10 +179,7 @@ def make_parser() -> DataParser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml data check`.
-
-    Args:
-        words: what stands after `hcml data check`.
+    """Check the videos and lists of a dataset, print a report and write the manifest.
 
     Returns:
         0 if nothing is wrong, else 1.

@@ -1,6 +1,6 @@
 """[manifest → **summary**]
 
-What `hcml data check` says: what the dataset holds, and what is wrong with it, sorted by kind, with some cases of each.
+The report of `hcml data check`: what the dataset holds, and what is wrong with it, by kind, with some cases of each.
 """
 
 import re
@@ -13,7 +13,7 @@ from hcml_lightning.data.mirror import unpaired_classes
 from hcml_lightning.data.sampling import clip_span
 from hcml_lightning.tools.output import print_group
 
-# The first that fits names the kind of an error.
+# (kind, pattern): an error is of the first kind whose pattern occurs in its message.
 KINDS = (
     ("missing", "there is no such file"),
     ("empty", "is empty|holds no frames|has no frames"),
@@ -40,7 +40,7 @@ def print_report(
         data: the dataset.
         splits: number of videos of each split.
         faults: what is wrong with its lists.
-        links: what in it leads outside of its folder.
+        links: links that lead out of its folder, as "path -> target".
         rows: its manifest.
     """
     parts = ", ".join(f"{count} {split}" for split, count in splits.items())
@@ -77,7 +77,7 @@ def print_report(
 
 
 def describe(good: Sequence[ManifestRow]) -> str:
-    """Say in one line what the readable videos hold.
+    """Describe the readable videos in one line.
 
     Example:
         >>> describe([])
@@ -99,7 +99,7 @@ def describe(good: Sequence[ManifestRow]) -> str:
 
 
 def by_kind(rows: Sequence[ManifestRow]) -> dict[str, list[ManifestRow]]:
-    """Sort the broken videos by what is wrong with them."""
+    """Group the broken videos by kind of error."""
     found: dict[str, list[ManifestRow]] = {kind: [] for kind, _ in KINDS}
     for row in rows:
         if row.error:

@@ -1,7 +1,7 @@
 """[checkpoint + task + data → **whether they belong together**]
 
-Which checkpoint a run goes on from, and what it must have in common with the run that resumes or evaluates it, said in
-words before PyTorch would say it in a thousand keys.
+Which checkpoint a run resumes from, and whether a checkpoint fits the run that resumes or evaluates it: a mismatch is
+reported in a sentence, before PyTorch would list a thousand keys of the state dict.
 """
 
 import os
@@ -21,26 +21,27 @@ from hcml_lightning.tools.wandb_runs import RUN_ID, folder_of_id
 
 Task = TypeVar("Task", bound=MotionTask)
 
-# Settings that shape a network.
+# Settings that determine the architecture of a network.
 SHAPING = ("backbone", "level", "levels", "max_displacement", "stride", "max_offset", "hidden")
 OTHER_STAGE = "--ckpt_path resumes or evaluates the same stage; to start another one from it, use --model.init_from"
-# For --ckpt_path of `hcml fit`: the last checkpoint of the folder of this run, or none yet. So one command is right at
-# the first start and whenever a scheduler starts it again.
+# Value of --ckpt_path for `hcml fit`: resume from the last checkpoint in the folder of this run, or begin if there is
+# none yet. So the same command works at the first start and whenever a scheduler restarts it.
 RESUME_KEYWORD = "last"
 
 
 def state_to_resume(path: str, folder: str | None) -> str | None:
-    """Find what training goes on from: a checkpoint, or the one before it where that is broken.
+    """Find the checkpoint that training resumes from: the given one, or the one before it if that is broken.
 
     Args:
         path: of the checkpoint, or "last".
-        folder: that of the checkpoints of this run, if it was named.
+        folder: of the checkpoints of this run, if it was given.
 
     Returns:
-        The path; None where "last" finds nothing whole, so that training begins.
+        The path, unchanged if both files are broken or missing; None if "last" finds no intact checkpoint, so that
+        training begins.
 
     Raises:
-        ValueError: for "last" without a folder.
+        ValueError: if the path is "last" and no folder is given.
     """
     follows = path == RESUME_KEYWORD
     if follows and not folder:
@@ -60,7 +61,7 @@ def state_to_resume(path: str, folder: str | None) -> str | None:
 
 
 def known_folder(dirpath: str | None, logger: Any, root: str | None) -> tuple[str | None, str]:
-    """Say where a run's checkpoints will lie, where that is known before it begins.
+    """Return the folder of a run's checkpoints, if it is known before the run begins.
 
     Args:
         dirpath: `checkpoint.dirpath` of its config.
@@ -68,12 +69,12 @@ def known_folder(dirpath: str | None, logger: Any, root: str | None) -> tuple[st
         root: `trainer.default_root_dir` of its config.
 
     Returns:
-        The folder, None where every start has a new one; and how every start would have one.
+        The folder, None if every start gets a new one; and advice on how to get a new one, for an error message.
     """
     if dirpath:
         return dirpath, "leave the option out for a new one"
     if logger is False:
-        # Without a logger there are no folders of versions.
+        # Without a logger there are no version_N folders, so all runs share one.
         alone = "leave out --trainer.logger false, so that each run has its own"
         return str(Path(root or "", "checkpoints")), alone
     otherwise = f"let each run have its own id or version ({RUN_ID}, --trainer.logger)"
@@ -82,14 +83,14 @@ def known_folder(dirpath: str | None, logger: Any, root: str | None) -> tuple[st
 
 
 def refuse_used_folder(folder: str | None, otherwise: str) -> None:
-    """Keep a run that begins from replacing the checkpoints of another.
+    """Raise if a new run would replace the checkpoints of another.
 
     Args:
-        folder: that of its checkpoints, if it is known.
-        otherwise: what else helps.
+        folder: of the checkpoints of the new run, if it is known.
+        otherwise: another remedy, for the message.
 
     Raises:
-        ValueError: if there are some in it.
+        ValueError: if the folder holds an intact last checkpoint.
     """
     last = Path(folder or "", "last.ckpt")
     if folder and newest_whole(last, lambda _: None) is not None:
@@ -100,11 +101,11 @@ def refuse_used_folder(folder: str | None, otherwise: str) -> None:
 
 
 def no_file(path: str | os.PathLike[str]) -> str:
-    """Say that there is no such file, and which one was meant where it is the folder of a run."""
+    """Return the message that a file is missing; if the path is the folder of a run, suggest a checkpoint in it."""
     folder = Path(path)
     if not folder.is_dir():
         return f"there is no file '{path}'"
-    # No deeper than a run has folders: it may be the folder of a dataset.
+    # Search no deeper than the folders of a run, because this may be the folder of a dataset.
     places = [f"{above}last.ckpt" for above in ("", "checkpoints/", "*/checkpoints/")]
     files = [file for place in places for file in folder.glob(place)]
     found = sorted(files, key=lambda file: file.stat().st_mtime)
@@ -115,16 +116,16 @@ def no_file(path: str | os.PathLike[str]) -> str:
 def check_checkpoint(
     path: Path, task: MotionTask, class_names: Sequence[str], to_resume: bool = False
 ) -> None:
-    """Compare what a checkpoint was written by with the run that is to go on with it.
+    """Raise if a checkpoint does not fit the run that resumes or evaluates it.
 
     Args:
         path: of the checkpoint.
         task: of the run.
         class_names: of the data of the run.
-        to_resume: whether training is to go on, which takes more than weights.
+        to_resume: whether training resumes, which needs the state of the optimizer besides the weights.
 
     Raises:
-        ValueError: if it cannot be read, or comes from another stage, network or dataset.
+        ValueError: if it cannot be read, comes from another stage, network or dataset, or lacks the state to resume.
     """
     checkpoint = read_checkpoint(path, mmap=True)
     written_by = checkpoint.get("task", type(task).__name__)

@@ -1,15 +1,15 @@
 """[arguments → **command** → what runs]
 
-Which commands there are, in a file that imports nothing.
+The commands of `hcml`. This file imports nothing, so that `hcml --help` answers at once.
 """
 
-# What Lightning's command line runs: one stage, described by configs.
+# Commands that run one stage, described by configs, with Lightning's command line.
 TRAINER_COMMANDS = {
     "fit": "train one stage: -c STAGE.yaml -c DATA.yaml [-c EXTRA.yaml] [--model.lr 0.01 …]",
     "validate": "validation metrics of a checkpoint: -c … --ckpt_path X",
     "test": "multi-view test of a checkpoint: -c … --ckpt_path X",
 }
-# What is no training of one stage: hcml_lightning.tools.<name>.main(arguments).
+# All other commands: each calls hcml_lightning.tools.<name>.main(arguments).
 TOOL_COMMANDS = {
     "progressive": "all stages and the test in order; resumes what was interrupted",
     "data": "check, prepare and time the videos of a dataset",

@@ -2,8 +2,8 @@
 
 `hcml completion bash|zsh`: lets the shell complete commands, options and the names of recipes.
 
-jsonargparse writes such a script itself, of 60 MB, since it spells out what every class that a trainer takes for a
-plugin or a callback takes in its turn. Here each option of the trainer, of tasks and of data stands once.
+The script that jsonargparse would write is 60 MB large, because it spells out the options of every class that a trainer
+accepts as a plugin or a callback. Here each option of the trainer, of tasks and of data is listed once.
 """
 
 import argparse
@@ -13,18 +13,18 @@ from importlib import import_module
 from hcml_lightning.tools.commands import TOOL_COMMANDS, TRAINER_COMMANDS
 from hcml_lightning.tools.configs import CONFIGS
 
-# Completes a -c: the names of recipes, and files.
+# Shell functions that complete the value of -c: names of recipes, and files.
 PREAMBLE = {
     "bash": '_hcml_config() {{ compgen -W "{recipes}" -- "$1"; compgen -f -- "$1"; }}',
     "zsh": "_hcml_config() {{ _alternative 'recipes:recipe:({recipes})' 'files:file:_files' }}",
 }
 
-# Tools that hand on what they do not know to `hcml fit`.
+# Tools that pass on options of `hcml fit`.
 PASS_ON = ("progressive", "demo")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Say which words `hcml completion` takes."""
+    """Make the parser of `hcml completion`."""
     parser = argparse.ArgumentParser(
         prog="hcml completion",
         description="Print a script that lets the shell complete `hcml`. Needs shtab: pip install "
@@ -37,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def whole_parser() -> argparse.ArgumentParser:
-    """Gather the options of all commands in one parser, which describes them and parses nothing."""
+    """Return a parser that lists the options of all commands, for shtab to read; it is not used for parsing."""
     from hcml_lightning.tools.parsed_words import all_options
 
     top = argparse.ArgumentParser(prog="hcml", add_help=False)
@@ -63,11 +63,11 @@ def whole_parser() -> argparse.ArgumentParser:
 
 
 def script(shell: str, parser: argparse.ArgumentParser) -> str:
-    """Write the script.
+    """Return the completion script.
 
     Args:
         shell: bash or zsh.
-        parser: of all commands.
+        parser: lists the options of all commands.
 
     Raises:
         ImportError: if shtab is not installed.
@@ -83,14 +83,7 @@ def script(shell: str, parser: argparse.ArgumentParser) -> str:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml completion`.
-
-    Args:
-        words: what stands after `hcml completion`.
-
-    Returns:
-        0.
-    """
+    """Print the script that lets bash or zsh complete `hcml`."""
     options = make_parser().parse_args(words)
     print(script(options.shell, whole_parser()))
     return 0
@@ -105,6 +98,6 @@ def _add(parser: argparse.ArgumentParser, options: Iterable[str]) -> None:
     config = parser.add_argument("-c", "--config")
     config.complete = dict.fromkeys(PREAMBLE, "_hcml_config")  # type: ignore[attr-defined]
     for option in sorted({*options} - {"--help", "--config"}):
-        # Values are most often paths; what is no path is typed.
+        # Complete every value as a path, because most values are paths; others must be typed.
         argument = parser.add_argument(option)
         argument.complete = {"bash": "_shtab_compgen_files", "zsh": "_files"}  # type: ignore[attr-defined]

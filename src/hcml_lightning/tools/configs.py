@@ -1,6 +1,6 @@
 """[words of the command line → **configs** → what runs]
 
-Where recipes lie, and how configs and options come to their order: configs first, then options.
+Where recipes are stored, and how configs and options are ordered: configs first, then options.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import Any
 
 import yaml
 
-# In the repository this is a link to the folder at its top; in a wheel the files lie here.
+# In the repository this is a link to the top-level folder `configs`; in a wheel it is a folder with the files.
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def find_config(name: str | Path) -> Path:
-    """Return the file that a `-c` names: as given, or among the recipes that come with the package.
+    """Return the file that the value of `-c` names: a path, or one of the recipes that come with the package.
 
     Raises:
         FileNotFoundError: if it is in neither place.
@@ -36,21 +36,21 @@ def find_config(name: str | Path) -> Path:
 
 
 def is_inline(config: str) -> bool:
-    """Return whether a `-c` holds a mapping itself and not the path of one."""
+    """Return whether the value of `-c` is a mapping itself and not the path of a file."""
     return config.lstrip().startswith("{")
 
 
 def read_config(config: str | Path) -> dict[str, Any]:
-    """Return the mapping in a YAML or JSON file, or in the text itself where that is a mapping.
+    """Return the mapping in a YAML or JSON file, or in `config` itself if that is an inline mapping.
 
     Raises:
         FileNotFoundError: if there is no such file, here or among the package's recipes.
-        ValueError: if it is no YAML, or holds something else than a mapping.
+        ValueError: if it is not YAML of plain data, or not a mapping.
     """
     inline = is_inline(str(config))
     try:
         text = str(config) if inline else find_config(config).read_text("utf-8")
-        # Safe: of tags it knows those of plain data alone.
+        # `safe_load` accepts only the YAML tags of plain data, so a config cannot create other objects.
         content = yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -68,7 +68,7 @@ def read_config(config: str | Path) -> dict[str, Any]:
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part the words of a command line into configs and all the rest, each in its order.
+    """Split the words of a command line into the configs and the rest, each in its order.
 
     Example:
         >>> split_words(["--model.lr", "1", "-c", "a.yaml", "--config=b.yaml"])
@@ -90,10 +90,10 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def option_pairs(words: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Part options into (name without dashes, its words as they were given).
+    """Split options into pairs (name without dashes, its words as they were given).
 
     Raises:
-        ValueError: if there is a word that belongs to no option.
+        ValueError: if a word belongs to no option.
 
     Example:
         >>> option_pairs(["--model.lr", "0.1", "--trainer.devices=2"])
@@ -111,15 +111,16 @@ def option_pairs(words: Sequence[str]) -> list[tuple[str, list[str]]]:
 
 
 def order_words(words: Sequence[str]) -> list[str]:
-    """Put configs before options, and the classes before what the configs say about them.
+    """Put configs before options, and the classes of model and data before the configs with their settings.
 
     LightningCLI applies words from left to right, so `--model.lr 1 -c a.yaml` loses the 1, and a
-    config that sets `data.init_args` is refused before another names the class of the data. Here an
-    option always wins over a config, and of configs the later one wins.
+    config that sets `data.init_args` is rejected if only a later one names the class of the data. Here
+    an option always overrides a config, and a later config overrides an earlier one.
 
     Raises:
         FileNotFoundError: if a config is found nowhere.
-        ValueError: if configs stand in an order in which a more general one would win.
+        ValueError: if configs are in an order in which a more general one would override a more specific one, or if
+            `trainer` is not a mapping in one of them.
     """
     configs, rest = split_words(words)
     check_order(configs)
@@ -127,7 +128,7 @@ def order_words(words: Sequence[str]) -> list[str]:
     classes: dict[str, dict[str, str]] = {}
     for config in configs:
         content = read_config(config)
-        # Lightning would go on without a word.
+        # Lightning would continue without an error.
         if not isinstance(content.get("trainer") or {}, Mapping):
             raise ValueError(
                 f"{config}: trainer must be a mapping of options, got {content['trainer']!r}"
@@ -142,13 +143,13 @@ def order_words(words: Sequence[str]) -> list[str]:
 
 
 def check_order(configs: Sequence[str]) -> None:
-    """Refuse a config of a stage after data or extras, and one of the data after extras, where it matters.
+    """Raise if a stage's config comes after data or extras, or the data's after extras, and overrides their settings.
 
-    The later wins: the schedule of a stage would replace that which the data asks for, or its logger that of W&B,
-    without a word.
+    A later config wins, so the schedule of a stage would silently replace the one that the data asks for, or its logger
+    that of W&B.
 
     Raises:
-        ValueError: with the two configs, and the setting that would be lost.
+        ValueError: if a setting would be lost; the message names it and the two configs.
     """
     before: list[tuple[str, int, dict[str, Any]]] = []
     for config in configs:
@@ -166,14 +167,14 @@ def check_order(configs: Sequence[str]) -> None:
 
 
 def _rank(content: Mapping[str, Any]) -> int:
-    """0 for what names a task, 1 for what names data, 2 for all else."""
+    """Return the place of a config in the order: 0 if it names a task, 1 if it names data, 2 otherwise."""
     sections = [content.get("model"), content.get("data")]
     named = [isinstance(section, Mapping) and "class_path" in section for section in sections]
     return [*named, True].index(True)
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested mapping with dotted names; `init_args` is left out of them.
+    """Flatten a nested mapping to dotted names, from which `init_args` is left out.
 
     Example:
         >>> flatten({"model": {"class_path": "A", "init_args": {"lr": 0.1}}})
@@ -201,14 +202,14 @@ def inline(content: Mapping[str, Any]) -> str:
 
 
 def typed_num_classes(words: Sequence[str]) -> int | None:
-    """Return the number of classes that configs or options ask of the model, if they do.
+    """Return the number of classes that configs or options set for the model, None if they set none.
 
     Example:
         >>> typed_num_classes(["--model", "{class_path: ProbeTask, init_args: {num_classes: 7}}"])
         7
 
     Raises:
-        ValueError: if it is no number.
+        ValueError: if it is not a whole number.
     """
     configs, rest = split_words(words)
     given = [flatten(read_config(config)) for config in configs]
@@ -227,9 +228,9 @@ def typed_num_classes(words: Sequence[str]) -> int | None:
 
 
 def parsed(value: str) -> Any:
-    """Return what the value of an option means; as it was typed where that is no YAML, as a pattern of names may be."""
+    """Parse the value of an option as YAML; if it is not YAML, such as some patterns of names, return it as typed."""
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:
-        # Whether that is wrong, the parser of the command line knows.
+        # Whether this is an error is left to the parser of the command line.
         return value

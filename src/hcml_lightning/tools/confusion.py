@@ -1,6 +1,6 @@
-"""[predictions → **what is taken for what** → report, loggers]
+"""[predictions → **confusion matrix** → report, loggers]
 
-Confusions of classes, their accuracies, and the mistakes that were made with the most confidence.
+Confusions between classes, the accuracy of each class, and the wrong predictions, the most confident first.
 """
 
 from collections import Counter
@@ -11,13 +11,13 @@ from hcml_lightning.tools.video_results import VideoResult
 
 
 class Cell(NamedTuple):
-    """How many videos of one class were taken for another.
+    """A cell of the confusion matrix: the videos of one true class with one predicted class.
 
     Attributes:
-        row: number of the true class.
-        column: number of the predicted class.
-        videos: how many.
-        share: of the videos of the true class.
+        row: index of the true class.
+        column: index of the predicted class.
+        videos: number of videos.
+        share: fraction of the videos of the true class.
     """
 
     row: int
@@ -27,12 +27,12 @@ class Cell(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """What a test took for what.
+    """The confusion matrix of a test.
 
     Attributes:
         classes: names, sorted.
-        totals: tested videos of each class.
-        cells: of the matrix, those that are not empty.
+        totals: number of tested videos of each class.
+        cells: non-empty cells of the matrix.
         mistakes: wrong predictions, the most confident first.
     """
 
@@ -63,7 +63,7 @@ class Confusion(NamedTuple):
 
 
 def confusion(videos: Sequence[VideoResult]) -> Confusion:
-    """Count what was taken for what, among videos whose class is known.
+    """Make the confusion matrix of the videos whose class is known.
 
     Example:
         >>> table = confusion([VideoResult("a", "run", "run", 0.9), VideoResult("b", "run", "walk", 0.6)])

@@ -1,6 +1,6 @@
 """[metrics.csv of a run → **curves** → notebooks, pictures, report]
 
-The numbers of training over all starts of a run, as points and as what is drawn of them. Needs no PyTorch.
+The training metrics of a run over all its starts, as points and as curves to draw. Needs no PyTorch.
 """
 
 import csv
@@ -15,7 +15,7 @@ class Point(NamedTuple):
 
     Attributes:
         step: of the training, from 0.
-        epoch: from 0; None where only the step was noted.
+        epoch: from 0; None if only the step was recorded.
         value: finite.
     """
 
@@ -37,11 +37,11 @@ class Curve(NamedTuple):
 
 
 def files_of(folder: Path, name: str) -> list[Path]:
-    """Find the files of a name that a run wrote: in its folder, and in that of each start, in their order."""
+    """Find the files called `name` of a run: in its folder, then in the folder of each start, in order."""
     starts = {
         file.parent.name.removeprefix("version_"): file for file in folder.glob(f"version_*/{name}")
     }
-    # Others are copies that somebody has made.
+    # Folders with other names than version_N are copies that somebody has made.
     numbers = sorted(filter(str.isdecimal, starts), key=int)
     files = [folder / name, *(starts[number] for number in numbers)]
     return [file for file in files if file.is_file()]
@@ -54,13 +54,13 @@ def read_points(folder: Path) -> dict[str, list[Point]]:
         folder: of the run; holds metrics.csv itself, or version_0, version_1, … of CSVLogger.
 
     Returns:
-        Points by the name of the metric, ascending; of two for one step the later start's. What is no number, as a
-        loss of nan, is left out.
+        Points by the name of the metric, in ascending order of the steps. If two starts logged the same step, the later
+        start counts. Values that are not finite, such as a loss of nan, are left out.
     """
     points: dict[str, dict[int, Point]] = {}
     for file in files_of(folder, "metrics.csv"):
         if file.parent != folder and (file.parent / "config.yaml").is_file():
-            # Another run, of this one's config.
+            # Not another start, but another run that was started with this one's config.
             continue
         with file.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
@@ -73,7 +73,7 @@ def read_points(folder: Path) -> dict[str, list[Point]]:
 
 
 def by_epoch(points: Sequence[Point]) -> Curve:
-    """One value for each epoch that has one.
+    """Return the last value of each epoch that has one.
 
     Example:
         >>> by_epoch([Point(9, 0, 3.0), Point(10, None, 2.0), Point(19, 1, 1.0)])
@@ -84,7 +84,7 @@ def by_epoch(points: Sequence[Point]) -> Curve:
 
 
 def by_step(points: Mapping[str, Sequence[Point]]) -> dict[str, list[tuple[float, float]]]:
-    """All values of all metrics over epochs, as fractions: those of single steps lie between the epochs' ends.
+    """Return all values of all metrics over fractional epochs: values of single steps lie between the ends of epochs.
 
     Example:
         >>> by_step({"loss": [Point(4, None, 3.0), Point(9, 0, 1.0)]})

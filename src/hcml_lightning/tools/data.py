@@ -1,6 +1,6 @@
 """[words of the command line → **tool for data**]
 
-`hcml data TOOL …`: hands over to one of the tools that look at, prepare or time the videos of a dataset.
+`hcml data TOOL …`: runs one of the tools that check, prepare or time the videos of a dataset.
 """
 
 import sys
@@ -15,10 +15,7 @@ TOOLS = {
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml data`.
-
-    Args:
-        words: what stands after `hcml data`.
+    """Run one of the tools for the videos of a dataset.
 
     Returns:
         Exit status of the tool.

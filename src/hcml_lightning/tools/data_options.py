@@ -1,6 +1,7 @@
 """[words of the command line → **data module** → what runs]
 
-The tools for data take the same words as `hcml fit`: configs, of which only the part about data counts, and options.
+The tools for data take the same words as `hcml fit`: options and configs, of which only the section `data` is used
+(and `model`, if the tool needs it).
 """
 
 import sys
@@ -15,9 +16,9 @@ from hcml_lightning.tools.parser import in_short
 
 
 class DataParser(ArgumentParser):
-    """A parser whose errors are the error, without the usage before it."""
+    """A parser that reports an error without the usage before it."""
 
-    # What of configs counts.
+    # Sections of the configs that are used; the others are ignored.
     taken: tuple[str, ...] = ("data",)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -28,12 +29,12 @@ class DataParser(ArgumentParser):
         raise SystemExit(2)
 
     def read(self, words: Sequence[str]) -> tuple[VideoDataModule, Namespace]:
-        """Build the data module, and give the options of the tool.
+        """Build the data module, and return it with the options of the tool.
 
-        With a task among the options, the configs' part about the model counts too, and the task is built.
+        If `taken` includes `model`, that section of the configs is used too, and the task is built.
 
         Raises:
-            SystemExit: with status 2 if the words make no sense, or the dataset is not there.
+            SystemExit: for `--help`, and with status 2 if the words are invalid or the dataset is missing.
         """
         if {"-h", "--help"} & set(words):
             self.parse_args(["--help"])
@@ -64,5 +65,5 @@ def data_parser(name: str, description: str) -> DataParser:
 
 
 def _word(section: Mapping[str, Any] | str) -> str:
-    """What a config says of data or model as one word: the name of a class, or settings."""
+    """Return a section of a config as one word: the name of a class, or an inline mapping."""
     return section if isinstance(section, str) else inline(section)

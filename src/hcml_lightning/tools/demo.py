@@ -1,6 +1,6 @@
-"""[synthetic videos → all stages, twice without parts of the method → **one table, pictures**]
+"""[synthetic videos → the full method, and two runs without parts of it → **one table, pictures**]
 
-`hcml demo`: what motion learning buys, in minutes on a CPU.
+`hcml demo`: shows what motion learning gains, in minutes on a CPU.
 """
 
 import argparse
@@ -28,7 +28,7 @@ RUNS = {
 def run_demo(
     run_dir: Path, recipe: dict[str, Any], options: Sequence[str], launch: Launch
 ) -> dict[str, list[Done]]:
-    """Write the corpus and run all three, or what of that is not done yet.
+    """Write the corpus and run the stages of all three runs, skipping what is already done.
 
     Args:
         run_dir: folder of the demo.
@@ -37,7 +37,7 @@ def run_demo(
         launch: runs a command of this package.
 
     Returns:
-        The stages of each run.
+        The records of the finished stages of each run.
 
     Raises:
         StageError: if a stage fails, or the folder holds a corpus of another recipe.
@@ -82,7 +82,7 @@ def print_results(numbers: dict[str, Any]) -> None:
 
 
 def _corpus(run_dir: Path, corpus: dict[str, int]) -> Path:
-    # Here, so that `hcml demo --help` need not wait for PyTorch.
+    # Imported here, so that `hcml demo --help` does not wait for PyTorch.
     from hcml_lightning.data.synthetic import write_synthetic
 
     videos = run_dir / "videos"
@@ -101,7 +101,7 @@ def _corpus(run_dir: Path, corpus: dict[str, int]) -> Path:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Say which words `hcml demo` takes."""
+    """Make the parser of `hcml demo`."""
     parser = argparse.ArgumentParser(
         prog="hcml demo",
         usage="hcml demo [--run_dir DIR] [--recipe YAML] [options of hcml progressive]",
@@ -116,16 +116,11 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml demo`.
-
-    Args:
-        words: what stands after `hcml demo`.
-
-    Returns:
-        0.
+    """Train with and without motion learning on synthetic videos, and print and draw the results.
 
     Raises:
-        SystemExit: with the stage and the reason, if one does not end.
+        SystemExit: with a message, if a package that the pictures need is not installed.
+        StageError: if a stage fails, or the folder holds a corpus of another recipe.
     """
     options, rest = make_parser().parse_known_args(words)
     try:

@@ -8,16 +8,16 @@ from hcml_lightning.storage import checkpoint_near
 
 
 class Done(NamedTuple):
-    """A stage that has ended, as `done.json` in its folder holds it.
+    """The record of a finished stage, as saved in `done.json` in its folder.
 
     Attributes:
         stage: name.
-        checkpoint: weights after its last epoch; those that were tested, for the test.
+        checkpoint: path of the weights after its last epoch; for the test, of the weights that were tested.
         checkpoint_sha256: of that file.
-        epochs: how many it trained.
+        epochs: number of epochs trained.
         seconds: wall time, over all starts.
         metrics: numbers of its last epoch.
-        settings: what its result depends on.
+        settings: the settings that its result depends on.
     """
 
     stage: str
@@ -30,7 +30,7 @@ class Done(NamedTuple):
 
 
 def done_before(folder: Path) -> Done | None:
-    """Read the record of a stage that has ended in a folder, if one has; its checkpoint is where it is now."""
+    """Read the record of the stage finished in a folder, with its checkpoint's present path; None if there is none."""
     path = folder / "done.json"
     if not path.is_file():
         return None

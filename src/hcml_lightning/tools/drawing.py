@@ -24,11 +24,11 @@ from hcml_lightning.tasks.flow import at_grid
 
 
 class FlowEstimate(NamedTuple):
-    """What a task says about motion.
+    """The flow that a task estimates.
 
     Attributes:
-        flow: from each frame of the level to the next, cells of its grid, (B, 2, T − 1, h, w).
-        level: whose grid and frame rate these are.
+        flow: from each frame of the level to the next, in cells of its grid, (B, 2, T − 1, h, w).
+        level: the level whose grid and frame rate the flow has.
     """
 
     flow: Tensor
@@ -36,7 +36,7 @@ class FlowEstimate(NamedTuple):
 
 
 def estimate_flow(task: MotionTask, clip: Tensor) -> FlowEstimate | None:
-    """Ask the flow decoder that a task trains, if it trains one.
+    """Estimate the flow of clips with the decoder that a task trains; return None if it trains none.
 
     Args:
         task: of any stage.
@@ -53,16 +53,16 @@ def estimate_flow(task: MotionTask, clip: Tensor) -> FlowEstimate | None:
 
 
 def flow_columns(batch: VideoBatch, flows: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
-    """Draw a frame of each clip, the next one, the true flow between them where it is known, and estimates of it.
+    """Draw a frame of each clip, the next one, the true flow between them if it is known, and estimates of it.
 
     Args:
         batch: the clips.
-        flows: estimates of these clips under their headings, cells of one level's grid, (B, 2, T − 1, h, w).
-        level: whose grid and frame rate these have.
+        flows: estimates for these clips by heading, in cells of one level's grid, (B, 2, T − 1, h, w).
+        level: the level whose grid and frame rate these have.
 
     Returns:
-        Pictures under their headings, uint8, (B, 3, rows of pixels, columns of pixels); those of flow as large as its
-        grid.
+        Pictures by heading, uint8, (B, 3, rows of pixels, columns of pixels); those of flow have a pixel for each cell
+        of the grid.
     """
     seen = batch["video"].cpu()[:, :, :: 2**level]
     example = next(iter(flows.values())).cpu().float()
@@ -81,7 +81,7 @@ def flow_columns(batch: VideoBatch, flows: Mapping[str, Tensor], level: int) -> 
 
 
 def flow_rows(batch: VideoBatch, estimate: FlowEstimate) -> list[Tensor]:
-    """Draw one row for each clip: as `flow_columns`, and last the frame rebuilt from the next with the estimate.
+    """Draw one row for each clip: the columns of `flow_columns`, then the frame rebuilt from the next by the estimate.
 
     Args:
         batch: the clips.
@@ -102,11 +102,11 @@ def flow_rows(batch: VideoBatch, estimate: FlowEstimate) -> list[Tensor]:
 
 
 def some_clips(loader: DataLoader[VideoBatch], count: int) -> VideoBatch:
-    """Read clips of a split, evenly spread over it; all of them where it has no more.
+    """Read clips of a split, evenly spread over it; all of them if it has no more.
 
     Args:
         loader: of the split.
-        count: clips.
+        count: number of clips.
     """
     dataset: Any = loader.dataset
     total = len(dataset)
@@ -116,14 +116,14 @@ def some_clips(loader: DataLoader[VideoBatch], count: int) -> VideoBatch:
 
 
 def validation_clips(data: VideoDataModule, count: int) -> VideoBatch:
-    """Read clips of the validation split of data that no trainer has set up, as `some_clips` does."""
+    """Set up data without a trainer, and read clips of its validation split as `some_clips` does."""
     data.num_workers = 0
     data.setup("validate")
     return some_clips(data.val_dataloader(), count)
 
 
 def heat_row(clip: Tensor, heat: Tensor, frames: int = 4) -> Tensor:
-    """Draw frames of one clip above the same frames under a map of what spoke for a class.
+    """Draw frames of one clip, and below them the same frames overlaid with a map of what speaks for a class.
 
     Args:
         clip: RGB in 0..255, (3, T, H, W).
@@ -136,7 +136,7 @@ def heat_row(clip: Tensor, heat: Tensor, frames: int = 4) -> Tensor:
     times = torch.linspace(0, clip.shape[1] - 1, min(frames, clip.shape[1])).round().long()
     shown = rearrange(clip[:, times], "c t h w -> t c h w").float().cpu() / 255
     weight = heat[times].float().cpu()[:, None].clamp(0, 1)
-    # From black over red and yellow to white, stronger where the map is.
+    # From black over red and yellow to white, more opaque where the map is larger.
     colour = torch.cat([(3 * weight - i).clamp(0, 1) for i in range(3)], dim=1)
     mixed = shown * (1 - 0.6 * weight) + colour * (0.6 * weight)
     return _side_by_side(torch.cat([shown, mixed]), len(times))

@@ -1,6 +1,6 @@
-"""[words of the command line → **options** → network in the formats of others]
+"""[words of the command line → **options** → network in other formats]
 
-`hcml export`: the recogniser for use without this package.
+`hcml export`: writes the recogniser for use without this package.
 """
 
 import argparse
@@ -13,7 +13,7 @@ FORMATS = ("pt2", "onnx", "safetensors")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Say which words `hcml export` takes."""
+    """Make the parser of `hcml export`."""
     parser = argparse.ArgumentParser(
         prog="hcml export",
         description="The recogniser for use without this package: a PyTorch program (.pt2), ONNX, and safetensors, "
@@ -27,14 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml export`.
-
-    Args:
-        words: what stands after `hcml export`.
-
-    Returns:
-        0.
-    """
+    """Export the recogniser of a checkpoint to formats that are usable without this package."""
     parser = make_parser()
     options = parser.parse_args(words)
     if options.output.suffix[1:] in FORMATS:
@@ -42,7 +35,7 @@ def main(words: Sequence[str]) -> int:
             f"--output {options.output} is the folder for files of several formats: give its name, and the format "
             f"by --formats {options.output.suffix[1:]}"
         )
-    # Late, so that --help and what is wrong with an option are said at once.
+    # Imported late, so that --help and errors in options are printed at once.
     from hcml_lightning.tools.exporting import export
     from hcml_lightning.tools.noise import quiet
     from hcml_lightning.tools.recognizer import Recognizer

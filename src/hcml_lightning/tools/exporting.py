@@ -1,7 +1,8 @@
-"""[checkpoint → **network in the formats of others**]
+"""[checkpoint → **network in other formats**]
 
 The recogniser without its side branch as a PyTorch program (.pt2), as ONNX, and as weights in safetensors, each with
-class names and preprocessing inside. Programs are run once before they are given away.
+class names and preprocessing inside. Each program is run once, and compared with the network, before it is saved under
+its final name.
 """
 
 import copy
@@ -21,15 +22,16 @@ from hcml_lightning.ops.cost_volume_portable import cost_volume_portable
 from hcml_lightning.storage import whole
 from hcml_lightning.tools.recognizer import Recognizer
 
-# The name of the description inside each file.
+# Name of the entry in each file that holds the description.
 METADATA = "hcml_lightning.json"
-# Largest difference between the logits of a program and those of the network, in units of the largest logit or of 1.
+# Largest difference allowed between the logits of a program and of the network, relative to the larger of 1 and the
+# largest absolute logit.
 TOLERANCE = 1e-4
 EXPORTED_BATCH, CHECKED_BATCH = 2, 3
 
 
 class ExportError(RuntimeError):
-    """What was exported does not compute what the network does."""
+    """The export gave no program, or one that computes something else than the network."""
 
 
 class Exported(NamedTuple):
@@ -47,24 +49,24 @@ class Exported(NamedTuple):
 def export(recognizer: Recognizer, folder: Path, formats: Sequence[str] = ()) -> list[Exported]:
     """Write the network as `recognizer.pt2`, `recognizer.onnx` and `recognizer.safetensors`.
 
-    Programs take uint8 clips (B, 3, T, H, W) of any B, and give logits (B, K). A file appears when it is whole and has
-    been found to compute the same.
+    Programs take uint8 clips (B, 3, T, H, W) of any batch size B, and return logits (B, K). A file appears only once it
+    is complete and its program is known to compute what the network does.
 
     Args:
         recognizer: on the CPU.
         folder: to write to.
-        formats: some of `pt2`, `onnx` and `safetensors`; all where empty.
+        formats: some of `pt2`, `onnx` and `safetensors`; all if empty.
 
     Raises:
         ImportError: if a package that a format needs is not installed.
-        ExportError: if a program computes something else than the network.
+        ExportError: if there is no program, or it computes something else than the network.
     """
     names = list(formats) or list(WRITERS)
     for name in names:
         _require(name)
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(describe(recognizer), indent=2, ensure_ascii=False)
-    # Once, and only for the formats that are written from it.
+    # Trace the network at most once, and only if a format needs it.
     trace = functools.cache(lambda: export_program(recognizer))
     written = []
     for name in names:
@@ -77,7 +79,7 @@ def export(recognizer: Recognizer, folder: Path, formats: Sequence[str] = ()) ->
 
 
 def describe(recognizer: Recognizer) -> dict[str, Any]:
-    """Return what one must know to use the network without this package."""
+    """Return the description that is needed to use the network without this package."""
     recipe = recognizer.recipe
     return {
         "class_names": list(recognizer.class_names),
@@ -102,9 +104,9 @@ def describe(recognizer: Recognizer) -> dict[str, Any]:
 
 
 def export_program(recognizer: Recognizer) -> ExportedProgram:
-    """Trace the network for clips of any batch size, down to operators that PyTorch itself knows."""
+    """Trace the network for clips of any batch size into a program that has only operators of PyTorch itself."""
     network = copy.deepcopy(recognizer.network).eval()
-    # A file of PyTorch takes weights in another memory format for slices of larger ones.
+    # torch.export.save takes weights in another memory format (here channels last) for slices of larger tensors.
     for weight in network.parameters():
         weight.data = weight.data.clone(memory_format=torch.contiguous_format)
     program = torch.export.export(
@@ -112,7 +114,7 @@ def export_program(recognizer: Recognizer) -> ExportedProgram:
         (_random_clips(recognizer, EXPORTED_BATCH),),
         dynamic_shapes={"clip": {0: Dim("batch", min=1)}},
     )
-    # Whoever loads the program has not registered our operator.
+    # Our operator is not registered in a process that loads the program without this package.
     operator = torch.ops.hcml.cost_volume.default
     plain: ExportedProgram = program.run_decompositions({operator: cost_volume_portable})
     return plain
@@ -151,7 +153,7 @@ def _write_safetensors(recognizer: Recognizer, trace: Trace, content: str, path:
     from safetensors.torch import save
 
     state = {k: v.contiguous() for k, v in recognizer.network.state_dict().items()}
-    # Its own `save_file` leaves a file that nobody else may read.
+    # Not `save_file`, because it creates a file that only its owner may read.
     path.write_bytes(save(state, metadata={"format": "pt", METADATA: content}))
 
 
@@ -185,10 +187,10 @@ def _random_clips(recognizer: Recognizer, batch: int) -> Tensor:
 
 @torch.no_grad()
 def _difference(recognizer: Recognizer, run: Run) -> float:
-    """Compare on clips of another batch size than the traced one.
+    """Return the largest difference from the network's logits, on random clips of another batch size than was traced.
 
     Raises:
-        ExportError: if the difference is larger than rounding makes it.
+        ExportError: if the difference is larger than rounding can explain.
     """
     clips = _random_clips(recognizer, CHECKED_BATCH)
     expected = recognizer.network(clips)

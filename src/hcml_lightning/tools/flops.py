@@ -20,8 +20,8 @@ class Cost(NamedTuple):
     Attributes:
         total: convolutions, classifier and cost volumes.
         without_volume: the same without the cost volumes.
-        with_norm: `total`, and 4 for each element of a batch norm's output, which was a common rule
-            of counting when the paper was written.
+        with_norm: `total` plus 4 for each element of a batch norm's output, a common counting rule when the
+            paper was written.
     """
 
     total: float
@@ -42,9 +42,9 @@ def count(
         num_classes: K.
 
     Returns:
-        The cost by three rules.
+        The cost by three counting rules.
     """
-    # Here, so that `hcml flops --help` need not wait for PyTorch.
+    # Imported here, so that `hcml flops --help` does not wait for PyTorch.
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,7 +66,7 @@ def count(
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         network(clip)
-    # The counter knows a multiply-add as two operations.
+    # The counter counts a multiply-add as two operations.
     by_operator = {str(op): n / 2e9 for op, n in counter.get_flop_counts()["Global"].items()}
     total = sum(by_operator.values())
     volume = sum(n for op, n in by_operator.items() if "cost_volume" in op)
@@ -83,7 +83,7 @@ class Row(NamedTuple):
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the costs as text."""
+    """Return the costs as a table of text."""
     names = ("convolutions and cost volume", "convolutions only", "also 4 per batch-norm element")
     lines = [f"{'10^9 multiply-adds':<30}" + "".join(f"{row.name:>34}" for row in rows)]
     for i, name in enumerate(names):
@@ -97,7 +97,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Say which words `hcml flops` takes."""
+    """Make the parser of `hcml flops`."""
     parser = argparse.ArgumentParser(
         prog="hcml flops",
         description="Multiply-adds of one clip through the network that inference keeps, plain -> with motion "
@@ -113,14 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml flops`.
-
-    Args:
-        words: what stands after `hcml flops`.
-
-    Returns:
-        0.
-    """
+    """Print the multiply-adds of one clip, without and with motion blocks, beside the paper's."""
     parser = make_parser()
     options = parser.parse_args(words)
     for name in ("frames", "size", "num_classes"):

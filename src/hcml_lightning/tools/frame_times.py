@@ -1,6 +1,6 @@
 """[video → **when each frame is shown** → spans of seconds]
 
-Phones and screen recorders store frames when something changes, so that numbers of frames say little about time.
+Phones and screen recorders store a frame when something changes, so the number of a frame says little about its time.
 """
 
 import math
@@ -18,15 +18,15 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def frame_times(path: str) -> FloatArray:
-    """Find when each frame of a video is shown.
+    """Return the times at which the frames of a video are shown.
 
     Args:
-        path: video file, or folder of images. Where it does not say how many frames it has in a second, or says what
-            cannot be true, it counts as having 12.
+        path: video file, or folder of images. If its frame rate is missing or impossible, 12 frames per second are
+            assumed.
 
     Returns:
-        Seconds from the first frame, for each of the N frames and for the end of the last one, which lasts as long as
-        the average: ascending, (N + 1,).
+        Seconds from the first frame, for each of the N frames and for the end of the last one, which is assumed to last
+        as long as the average: ascending, (N + 1,).
 
     Raises:
         VideoError: if the video cannot be read.
@@ -43,6 +43,6 @@ def frame_times(path: str) -> FloatArray:
         return regular
     ticks = (index.pts - index.pts[0]).astype(np.float64)
     ticks = np.append(ticks, ticks[-1] + float(1 / (rate * tick)))
-    # One division, so that 12 frames in 25ths of a second are 0.48 s to the last digit.
+    # A single division at the end, so that 12 frames of 1/25 s take exactly 0.48 s.
     times: FloatArray = ticks * tick.numerator / tick.denominator
     return times

@@ -1,6 +1,7 @@
 """[clip → network → logits → **where the network looked**]
 
-Grad-CAM++ at a residual stage, the last one as in the paper's Figure 4, and how much of such a map lies on what moves.
+Grad-CAM++ at a residual stage, by default the last one as in the paper's Figure 4, and the share of such a map that
+lies on moving pixels.
 """
 
 import copy
@@ -20,25 +21,25 @@ def grad_cam(
     classes: Tensor | Sequence[int] | None = None,
     level: int = 3,
 ) -> Tensor:
-    """Show which places and times of a clip speak for a class (Grad-CAM++).
+    """Map which places and times of a clip speak for a class (Grad-CAM++).
 
-    Gradients are taken of a copy of what comes after the stage: those of the network's parameters stay as they are, and
-    every module goes back to the mode it was in, so that this may be called in the middle of training.
+    This may be called in the middle of training: gradients are computed in a copy of the layers after the stage, so
+    those of the network's own parameters do not change, and every module returns to the mode that it was in.
 
     Args:
         network: in any mode; runs in evaluation mode.
         clip: RGB in 0..255, uint8 or float, (B, 3, T, H, W).
         classes: the class to explain for each clip, length B; None for the class that the network prefers.
         level: the stage whose features are weighed, 0 … 3 for res2 … res5. A clip of 224 × 224 has 7 × 7 cells at res5;
-            smaller ones want a lower stage.
+            smaller ones need a lower stage.
 
     Returns:
-        Maps on the CPU, float32 in 0..1, (B, T, H, W): in each clip 0 is where least speaks for the class and 1 where
-        most does. A map that is the same everywhere is 0.
+        Maps on the CPU, float32 in 0..1, (B, T, H, W): in each map 0 is where least speaks for the class and 1 where
+        most does. A constant map becomes 0.
 
     Raises:
         ImportError: if the package grad-cam is not installed.
-        ValueError: if there is not one known class for each clip, or no such stage.
+        ValueError: if `classes` is not one known class for each clip, or there is no such stage.
     """
     if level not in range(len(network.stages)):
         raise ValueError(f"level must be 0 … 3, for res2 … res5, got {level}")
@@ -49,7 +50,7 @@ def grad_cam(
         raise ImportError(
             "Grad-CAM++ needs the package grad-cam: pip install 'hcml-lightning[explain]'"
         ) from error
-    # Inside the validation of a Trainer gradients are switched off in a way that only this switches on again.
+    # A Trainer validates in inference mode, in which `enable_grad` alone does not switch gradients on again.
     with torch.inference_mode(False), _evaluating(network):
         with torch.no_grad():
             features = network.appearance(clip, level).float()
@@ -65,11 +66,11 @@ def grad_cam(
 
 
 def moving_pixels(clip: Tensor, threshold: float = 8.0) -> Tensor:
-    """Find the pixels that change from a frame to the next; the last frame is compared with the one before.
+    """Find the pixels that change from one frame to the next; the last frame is compared with the one before.
 
     Args:
         clip: RGB in 0..255, uint8 or float, (B, 3, T, H, W), of at least two frames.
-        threshold: least change that counts, mean over R, G and B, grey levels of 0..255.
+        threshold: smallest change that counts as motion, mean over R, G and B, in grey levels of 0..255.
 
     Returns:
         bool, (B, T, H, W).
@@ -86,22 +87,22 @@ def moving_pixels(clip: Tensor, threshold: float = 8.0) -> Tensor:
 
 
 def moving_mass(heat: Tensor, clip: Tensor, threshold: float = 8.0) -> Tensor:
-    """Measure how much of a map lies on moving pixels.
+    """Return the share of a map that lies on moving pixels.
 
-    The share of the pixels that move, which an indifferent map would reach, is
+    For comparison, a uniform map would reach the share of the pixels that move,
     `moving_pixels(clip).float().mean((1, 2, 3))`.
 
     Args:
-        heat: not negative, (B, T, H, W), as of `grad_cam`.
+        heat: a map without negative values, (B, T, H, W), as from `grad_cam`.
         clip: the clip that it explains, RGB in 0..255, (B, 3, T, H, W).
-        threshold: least change from frame to frame that counts as motion, grey levels of 0..255.
+        threshold: smallest change from frame to frame that counts as motion, in grey levels of 0..255.
 
     Returns:
         Sum of the map over the moving pixels divided by its sum over all pixels: a share in 0..1, float32, (B,), on
         the device of the map; NaN for a map without any mass.
 
     Raises:
-        ValueError: if the shapes do not belong together.
+        ValueError: if the shapes of the map and the clip do not match.
 
     Example:
         >>> clip = torch.zeros(1, 3, 2, 2, 2)
@@ -120,30 +121,30 @@ def moving_mass(heat: Tensor, clip: Tensor, threshold: float = 8.0) -> Tensor:
 
 
 class _Rest(nn.Module):
-    """A copy of what comes after a stage, and before it the module whose output is explained.
+    """A copy of the layers after a stage, preceded by an identity module whose output is explained.
 
-    The classifier sees a mean over all places, so that the gradients are small, and the package's ε would outweigh
-    their squares. Grad-CAM++ depends on the product of features and gradients: divided and multiplied by the number
-    of cells, the map stays the same and the ε is negligible.
+    The classifier averages over all cells, so the gradients are small, and the package's ε would outweigh their
+    squares. Grad-CAM++ depends on the product of features and gradients: if the features are divided by the number of
+    cells before that module and multiplied by it after, the map stays the same and the ε is negligible.
     """
 
     def __init__(self, network: MotionNetwork, level: int, cells: int) -> None:
         super().__init__()
         self.level, self.cells = level, cells
         self.maps = nn.Identity()
-        # What comes before is not needed, and may be large.
+        # The layers up to the stage are not needed, and may be large.
         seen = [network.conv1, network.bn1, *network.stages[: level + 1]]
         self.network = copy.deepcopy(network, {id(module): None for module in seen}).float()
 
     def forward(self, features: Tensor) -> Tensor:
-        """F^l (B, C, T, H, W) → logits (B, K)."""
+        """Classify F^l (B, C, T, H, W); return logits (B, K)."""
         features = self.maps(features / self.cells) * self.cells
         return self.network.classify(features, self.level)
 
 
 @contextmanager
 def _evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; after it every module, frozen ones too, has the mode that it had."""
+    """Use evaluation mode inside the block, then restore the mode of every module, frozen ones too."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

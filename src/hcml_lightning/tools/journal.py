@@ -1,7 +1,7 @@
 """[what was found in each video → **journal** → what the next start knows]
 
-Rows that survive the end of their process at any moment: each is appended as one line, and the next start goes on after
-the last whole one.
+Rows that are kept even if the process is killed at any moment: each is appended as one line, and the next start
+continues after the last complete line.
 """
 
 import fcntl
@@ -18,8 +18,8 @@ class Journal:
     """Rows of text in a file, appended one at a time, by one process at a time.
 
     Args:
-        file: where they are.
-        num_columns: cells in a row; what has another number of them is no row.
+        file: path of the file.
+        num_columns: cells in a row; lines with another number of cells are ignored.
 
     Raises:
         BlockingIOError: on entering, if another process has it open.
@@ -34,8 +34,8 @@ class Journal:
         self._descriptor = -1
 
     def __enter__(self) -> "Journal":
-        """Read what is there, up to the last whole line."""
-        # Not through a link: what it leads to would be cut and written to.
+        """Lock the file and read its rows, cutting off an incomplete last line."""
+        # Do not follow a link, because its target would be truncated and written to.
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         if self.file.is_symlink():
             raise ValueError(
@@ -68,7 +68,7 @@ class Journal:
                 rest = rest[os.write(self._descriptor, rest) :]
 
     def _parse(self, line: bytes) -> list[str] | None:
-        """A row, None for what is none."""
+        """Return the row in a line, None if the line is not a row."""
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -77,7 +77,7 @@ class Journal:
         return row if whole and all(isinstance(cell, str) for cell in row) else None
 
     def remove(self) -> None:
-        """Delete the file, once its rows stand elsewhere."""
+        """Delete the file, after its rows were saved elsewhere."""
         self.file.unlink(missing_ok=True)
 
     def __exit__(
@@ -86,5 +86,5 @@ class Journal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let others in."""
+        """Close the file, which releases the lock."""
         os.close(self._descriptor)

@@ -1,7 +1,7 @@
 """[words → **process**]
 
-Each stage is a process of its own: it may start further ones on other devices, and leaves no memory
-behind. It ends when the run that started it ends.
+Each stage runs in a process of its own, so that it may start further processes on other devices and
+leaves no memory in use. It ends when the run that started it ends.
 """
 
 import ctypes
@@ -25,20 +25,20 @@ PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def locked(run_dir: Path, patience: float = 60.0) -> Iterator[int]:
-    """Hold a folder, so that no second run writes into it.
+    """Lock a folder, so that no second run writes into it.
 
-    Processes that this one starts hold it too, so that a run that is started again while they still
-    write what they have waits for them.
+    Processes that `launch_with` starts hold the lock too, so that a run that is started again waits while they still
+    save their state.
 
     Args:
-        run_dir: made if missing.
-        patience: seconds to wait for the folder.
+        run_dir: the folder; created if missing.
+        patience: seconds to wait for the lock.
 
     Yields:
         The descriptor of the lock.
 
     Raises:
-        ValueError: if another run still holds the folder then.
+        ValueError: if another run still holds the lock after that time.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + patience
@@ -61,7 +61,7 @@ def locked(run_dir: Path, patience: float = 60.0) -> Iterator[int]:
 
 
 def launch_with(lock: int) -> Callable[[list[str]], int]:
-    """Return what runs a command of this package in a process that holds a lock too."""
+    """Return a function that runs a command of this package in a process that holds a lock too."""
 
     def launch(words: list[str]) -> int:
         process = subprocess.Popen(
@@ -71,7 +71,7 @@ def launch_with(lock: int) -> Callable[[list[str]], int]:
         )
         with _passing_on(process) as heard:
             status = process.wait()
-        # What ended by itself just then has ended, but nothing is to come after it.
+        # Even if the process has finished its work, report the signal, so that no further stage is started.
         return 128 + heard[0] if heard else status
 
     return launch
@@ -79,12 +79,12 @@ def launch_with(lock: int) -> Callable[[list[str]], int]:
 
 @contextmanager
 def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Let a stage save what it has when this process is told to end, and outlive it; give what was heard."""
+    """Pass stop signals on to a stage, so that it saves its state before this process ends; yield those received."""
     heard: list[int] = []
 
     def pass_on(signum: int, _: FrameType | None) -> None:
         heard.append(signum)
-        # The keyboard's goes to the stage too, where a second one would end it at once.
+        # Ctrl-C sends SIGINT to the stage too, and a second SIGINT would end it at once.
         process.send_signal(signal.SIGTERM if signum == signal.SIGINT else signum)
 
     before = {}
@@ -98,7 +98,7 @@ def _passing_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
 
 
 def end_with_parent(signum: int) -> None:
-    """Have a signal sent to this process when the one that started it ends, whatever by."""
+    """Ask Linux to send a signal to this process when its parent ends, for whatever reason."""
     parent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signum)
     if os.getppid() != parent:

@@ -1,6 +1,6 @@
 """[the lists of a dataset → **videos, each once** → what is wrong with them]
 
-What the tools for data know before they open a single video, and what is wrong with the lists themselves.
+What the tools for data know before they open a single video: the listed videos, and errors in the lists themselves.
 """
 
 import os
@@ -19,14 +19,14 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test", "predict")
 
 
 class Listing(NamedTuple):
-    """All that the lists of a dataset say.
+    """The contents of the lists of a dataset.
 
     Attributes:
-        rows: one for each video, in the order of the lists, with nothing known yet.
-        paths: where each of them is, in the same order.
+        rows: one for each video, in the order of the lists, with only id, path and label filled in.
+        paths: path of each video, in the same order.
         splits: number of videos in each split that has a list of its own.
         faults: what is wrong with the lists themselves.
-        links: videos that lie outside of the folder, and are there by links.
+        links: links from videos to places outside the folder, as "path -> target".
     """
 
     rows: list[ManifestRow]
@@ -40,8 +40,8 @@ def list_videos(data: VideoDataModule) -> Listing:
     """Gather the videos of all splits, each once.
 
     Raises:
-        FileNotFoundError: if not a single split has a list.
-        ValueError: if links lead out of the folder, and are not to be followed.
+        FileNotFoundError: if no split has a list.
+        ValueError: if links lead out of the folder and `follow_links` is not set.
     """
     with data.list_faults() as faults:
         by_split = _own_lists(data)
@@ -50,7 +50,7 @@ def list_videos(data: VideoDataModule) -> Listing:
     faults += _shared(by_split.get("train", []), by_split.get("val", []))
     found: dict[str, VideoRecord] = {}
     for record in [record for records in by_split.values() for record in records]:
-        # The lists of tests know no classes; another list may.
+        # The lists of test videos may give no classes, but another list may know the class of the same video.
         if found.setdefault(record.path, record).label == -1:
             found[record.path] = record
     names = relative_names(data.root, list(found))
@@ -66,11 +66,11 @@ def list_videos(data: VideoDataModule) -> Listing:
 
 
 def raise_if_gone(root: str, video: str) -> None:
-    """Stop where not a video is missing but the whole dataset: a disk that is not mounted leaves an empty folder.
+    """Raise if the whole dataset is missing and not just a video: a disk that is not mounted leaves an empty folder.
 
     Args:
         root: of the dataset.
-        video: the missing one.
+        video: the missing video, for the message.
 
     Raises:
         FileNotFoundError: if the dataset is gone.
@@ -82,7 +82,7 @@ def raise_if_gone(root: str, video: str) -> None:
 
 
 def _own_lists(data: VideoDataModule) -> dict[Split, list[VideoRecord]]:
-    """The videos of each split that has a list, without splits which are another one under a second name."""
+    """Return the videos of each split that has a list, without splits that list the same videos as an earlier one."""
     by_split: dict[Split, list[VideoRecord]] = {}
     missing: list[str] = []
     for split in SPLITS:
@@ -104,7 +104,7 @@ def _class_name(data: VideoDataModule, label: int) -> str:
 
 
 def _repeated(split: str, records: Iterable[VideoRecord]) -> list[str]:
-    """What a split lists twice; the same video under two names is the same file."""
+    """Report ids that a split lists more than once, and files that it lists under more than one id."""
     records = list(records)
     by_name = Counter(record.video_id for record in records)
     by_path = Counter(record.path for record in records)

@@ -1,4 +1,4 @@
-"""Messages of libraries that nobody who runs `hcml` can act on, each with the reason."""
+"""Messages of libraries that users of `hcml` cannot act on, each with the reason why it is silenced."""
 
 import logging
 import warnings
@@ -6,22 +6,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NOISE = (
-    # Lightning calls functions that jsonargparse will remove, which is why jsonargparse is bounded:
+    # Lightning calls functions that jsonargparse will remove, so our dependency on jsonargparse has an upper bound:
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21900
     r"(?s).*removed\s+in\s+v5\.0\.0",
     r"(?s).*only\s+one\s+JsonargparseDeprecationWarning",
     # Lightning compares with a class that PyTorch renamed:
     # https://github.com/Lightning-AI/pytorch-lightning/issues/21462
     r".*LeafSpec",
-    # `hcml` itself gives the words of the shell to LightningCLI.
+    # `hcml` itself passes the words of the command line to LightningCLI.
     r"LightningCLI's args parameter is intended",
-    # The folder of a run that is resumed holds that run's checkpoints.
+    # The folder of a resumed run contains the checkpoints of that same run.
     r"Checkpoint directory .* exists and is not empty",
-    # The test writes into another folder than that of the checkpoint that it tests, and needs no best score.
+    # A test writes to another folder than that of the checkpoint it tests, and does not need the best score so far.
     r"The dirpath has changed from",
-    # The metrics count every video once, by its index, however many processes were given it.
+    # The metrics count every video once, by its index, even if several processes receive it.
     r"Using `DistributedSampler` with the dataloaders",
-    # The first process tells of itself, and of all as if they were alike, so that none waits for another.
+    # The first process logs its own wait, and its own speed times the number of processes; so none waits for another.
     r"It is recommended to use `self.log\('train/(clips_per_second|data_wait)'",
     # True of every small dataset, and the curves are drawn by epoch.
     r"The number of training batches .* is smaller than the logging interval",
@@ -39,7 +39,7 @@ class _NoTips(logging.Filter):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the messages above inside the block, and no other."""
+    """Silence the messages in `NOISE` and Lightning's tips inside the block, and no others."""
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     tips = _NoTips()
     logger.addFilter(tips)

@@ -14,7 +14,7 @@ MOST_SHOWN = 5
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
-    """Return metrics as one line, without the per-step doubles that Lightning adds.
+    """Return metrics as one line, without the per-step duplicates that Lightning adds.
 
     Example:
         >>> format_metrics({"val/top1": 0.51239, "loss_step": 3.0})
@@ -25,7 +25,7 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return a name as a terminal may have it: without line ends, and without signs that it would obey.
+    r"""Escape line ends and control characters in a name, so that a terminal does not interpret them.
 
     Example:
         >>> print(printable("a\nb\x1b[2J.mp4"))
@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def print_group(title: str, cases: Sequence[str]) -> None:
-    """Print cases of a kind, if there are any: how many, and the first of them."""
+    """Print the number of cases of a kind and the first few of them, if there are any."""
     if not cases:
         return
     print(f"  {len(cases)} {title}:")
@@ -56,11 +56,11 @@ def print_table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file in one step, so that a reader never meets half of it."""
+    """Write a JSON file in one step, so that a reader never sees half of it."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one step, so that a reader never meets half of it."""
-    # Names of files need not be UTF-8; they go through as the bytes that they are.
+    """Write a file in one step, so that a reader never sees half of it."""
+    # Names of files need not be UTF-8; `surrogateescape` writes their bytes unchanged.
     write_whole(path, text.encode(errors="surrogateescape"))
