@@ -89,14 +89,14 @@ def write_gradient(
         products, blocks = grids.products(scratch, step), grids.blocks(unit, step)
         grids.blocks(grad_unit, step).baddbmm_(products, grids.surroundings(unit, step))
         grad_surroundings = grids.surroundings(grad_unit, step)
-        # The surroundings of neighbouring blocks overlap, so only every n-th block can be written in one call.
+        # The surroundings of neighbouring blocks overlap, so one call may add only to every n-th of them.
         n = grids.overlap
         for i in range(min(n, len(blocks))):
             grad_surroundings[i::n].baddbmm_(products[i::n].mT, blocks[i::n])
 
     unit, grad_unit, extra = unit[:, :-1], grad_unit[:, :-1], grad_unit[:, -1]
     grad_unit[:, -1].add_(extra)
-    # The gradient of x / |x| is orthogonal to x, unless the norm was clamped: then it is a constant.
+    # The gradient through x / |x| keeps only the part orthogonal to x, unless the norm was clamped to a constant.
     radial = torch.linalg.vecdot(grad_unit, unit).mul_(inverse * eps < 1)
     grad_unit.addcmul_(unit, radial[..., None], value=-1).mul_(inverse[..., None])
     if grad_features.dtype == torch.float16:

@@ -83,7 +83,7 @@ class Grids:
                     yield Step(sample, frame, count, grids)
 
     def pieces(self, maps: Tensor, buffer: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield matching parts of maps (B, X, T, H, W), as (X, ..., H, W), and a buffer; frame by frame if `are_far`."""
+        """Yield matching parts of maps (B, X, T, H, W), as (X, ..., H, W), and a buffer: single frames if `are_far`."""
         if not self.are_far(maps.movedim(1, 0)):
             yield maps.movedim(1, 0), buffer[:, : self.frames]
             return
