@@ -9,7 +9,7 @@ kernels load without masks, whatever the memory format of the features. They tak
 each row of pixels j of the next frame within its reach, and need only the band |j - i| ≤ R of the product.
 
 Gathering the band would shuffle values between registers; folding it moves none. With R = 1 the band is 3 wide, so
-j mod 4 tells its entries apart, and of the columns j = slot, slot + 4, … each pixel needs exactly one:
+j mod 4 tells its entries apart, and of the columns j = slot, slot + 4, … each pixel needs at most one:
 
               j = 0 1 2 3   4 5 6 7            slot  0 1 2 3
         i = 0     ■ ■ · ·   · · · ·                  ■ ■ · ·
@@ -18,9 +18,9 @@ j mod 4 tells its entries apart, and of the columns j = slot, slot + 4, … each
         i = 3     · · ■ ■   ■ · · ·     j // 4       ■ · ■ ■     into the addresses of the store
         i = 4     · · · ■   ■ ■ · ·                  ■ ■ · ■
 
-One warp processes one row of pixels, and no operand passes through shared memory on its way to the tensor cores: each
-lane loads the part of an operand that it has to hold. Of 16 × 16 values in half precision, lane 4g + t holds rows g and
-g + 8, columns 2t, 2t + 1 and those 8 further. So a block is loaded flat, element n going to lane n mod 32 of warp
+In half precision one warp processes one row of pixels, and no operand passes through shared memory on its way to the
+tensor cores: each lane loads the part of an operand that it has to hold. Of 16 × 16 values, lane 4g + t holds rows g
+and g + 8, columns 2t, 2t + 1 and those 8 further. So a block is loaded flat, element n going to lane n mod 32 of warp
 n // 32 mod ROWS, and then reshaped to the operand, which costs nothing; the comment at each `arange` names the digits
 of n, the slowest-changing one first. If a compiler assigns elements to lanes differently, the kernels are slower, not
 wrong. The rows of a program share the rows that they are compared with, through the cache.
@@ -122,7 +122,7 @@ def cost_volume_fwd_kernel(
     ROWS: tl.constexpr, NX: tl.constexpr, NY: tl.constexpr, NK: tl.constexpr, BITS: tl.constexpr, BC: tl.constexpr,
     UNROLL: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Compute costs of ROWS rows of NX pixels in all grids that share their image rows, NY displacements dy at a time."""
+    """Compute costs of ROWS rows of NX pixels in all grids that share their image rows, NY values of dy at a time."""
     K: tl.constexpr = 2 * RADIUS + 1
     i_col, i_top, i_y, i_frame, i_b, i_t = tile_of_program(
         T, TILES_Y, TILES_X, STRIDE, ROWS, NX - 2 * HALO
