@@ -33,12 +33,12 @@ def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
 
 @contextmanager
 def _statistics_held(module: nn.Module) -> Iterator[None]:
-    # A batch must update the statistics only once, although it is run twice. The norms stay in training mode, because
-    # the second run must be the same operation as the first.
+    # A batch must update the statistics only once, although it is run twice. Momentum 0 keeps them unchanged but leaves
+    # them in use, because the second run must be the same operation as the first.
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     held = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, _, count in held:
-        # Synchronised batch norms increment the counter without checking whether it is None.
+        # A copy instead of None, because synchronised batch norms increment the counter without checking for None.
         norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
     try:
         yield
