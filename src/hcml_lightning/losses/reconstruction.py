@@ -1,7 +1,7 @@
 """[flow → **reconstruction loss**]
 
-Measures how well a frame is reconstructed from the next one, and how smooth the flow used for it is. Computed in
-float32 for inputs of any lower precision.
+Measures how well a frame is reconstructed from the next one, and how smooth the flow used for it is. Penalties are
+computed in float32 or better, whatever the precision of the inputs.
 
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.3, Eq. 3 and 4.
 """
