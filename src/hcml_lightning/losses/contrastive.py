@@ -1,6 +1,6 @@
 """[predicted future → **contrastive loss**]
 
-Which predictions meet which targets, and the loss that pulls the ones together and pushes the others apart.
+The pairing of predictions with targets, and the loss that pulls each prediction to its target and away from the others.
 
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.2, Eq. 2, and Appendix A.2.
 """
@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from hcml_lightning.ops.precision import full_precision
 from hcml_lightning.ranges import check_above_zero, check_at_least
 
-# Similarities that are held at a time. All of them, P × S, would be hundreds of megabytes at the paper's sizes. A CPU's
-# cache likes few; a GPU, whose level 2 cache still holds 32 MiB, gets more, since every block is two dozen launches.
+# Number of similarities in memory at a time. All of them, P × S, would be hundreds of megabytes at the paper's sizes.
+# Small blocks suit a CPU's cache; a GPU gets larger ones (32 MiB, which still fit into its level 2 cache) because every
+# block takes two dozen kernel launches.
 BLOCK = 1 << 20
 GPU_BLOCK = 1 << 23
 
@@ -35,9 +36,9 @@ def sample_locations(
         batch_size: B.
         height: H, cells.
         width: W, cells.
-        num_locations: N; all cells where the grid has no more than N.
-        device: where the result lives.
-        generator: source of randomness on that device.
+        num_locations: N; if the grid has no more than N cells, all are drawn.
+        device: device of the result.
+        generator: random generator on that device.
 
     Returns:
         Flat indices y·W + x, int64, (B, min(N, H·W)).
@@ -55,13 +56,13 @@ def sample_locations(
 
 
 def pair_with_future(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Line up every prediction of a frame inside the clip with the row of its one positive target.
+    """Match every prediction of a frame inside the clip with the row of its only positive target.
 
-    All rows of the targets but the positive one are negatives (A.2): (N − 1)·T spatial (same clip, other place), T − 1
-    temporal (same clip and place, other time), (B − 1)·N·T easy (other clips).
+    All other rows of the targets are negatives (A.2): (N − 1)·T spatial (same clip, other place), T − 1 temporal (same
+    clip and place, other time) and (B − 1)·N·T easy (other clips).
 
     Args:
-        predictions: P̂ made at time t for t + δ, (B, T, N, Δ, C), δ − 1 along Δ.
+        predictions: P̂ made at time t for t + δ, (B, T, N, Δ, C), at index δ − 1 along Δ.
         targets: motion features of the level below, (B, T, N, C).
 
     Returns:
@@ -69,7 +70,7 @@ def pair_with_future(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tens
         prediction.
 
     Raises:
-        ValueError: if the shapes disagree, or the clip has fewer than two frames.
+        ValueError: if the shapes do not match, or the clip has fewer than two frames.
 
     Example:
         >>> predicted, targets, positive = pair_with_future(torch.rand(2, 4, 5, 3, 8), torch.rand(2, 4, 5, 8))
@@ -104,16 +105,16 @@ def contrastive_loss(
 
     Args:
         predicted: P̂, one row for each location, start time and offset, (P, C).
-        targets: motion features of the level below, (S, C), S = B·N·T; receive no gradient.
-        positive: the row of `targets` that each prediction should meet, int64, (P,).
+        targets: motion features of the level below, (S, C), S = B·N·T; they receive no gradient.
+        positive: the row of `targets` that each prediction should match, int64, (P,).
         temperature: τ, divides the cosine similarity.
 
     Returns:
-        Scalar, mean over the P predictions, in nats; ln S for a prediction that tells nothing.
+        Scalar, mean over the P predictions, in nats; ln S for predictions that carry no information.
 
     Raises:
-        ValueError: if the shapes disagree, there is no prediction, the temperature is not positive, or `positive`
-            is not int64 or, looked at on a CPU alone, points outside the targets.
+        ValueError: if the shapes do not match, there is no prediction, the temperature is not positive, or `positive`
+            is not int64 or points outside the targets (checked only on a CPU).
         NotImplementedError: in a backward pass with `create_graph`.
 
     Example:
@@ -125,7 +126,7 @@ def contrastive_loss(
     check_above_zero(temperature=temperature)
     # Departure: Eq. 2 is written as a sum; a mean keeps γ independent of B, N and T.
 
-    # Autocast would multiply in half precision, where 1/τ makes the rounding of a cosine an error of 0.1 nats.
+    # Autocast would multiply in half precision, and 1/τ would turn the rounding of a cosine into an error of 0.1 nats.
     with full_precision(predicted.device.type):
         loss: Tensor = _StreamedCrossEntropy.apply(
             predicted, _unit(_as_fine(targets.detach(), predicted)), positive, temperature
@@ -135,13 +136,14 @@ def contrastive_loss(
 
 @torch.no_grad()
 def contrastive_accuracy(predicted: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
-    """Share of predictions that are nearest to their own target; arguments as in `contrastive_loss`.
+    """Return the share of predictions whose own target is the nearest one; arguments as in `contrastive_loss`.
 
     Returns:
         Scalar in 0..1.
 
     Raises:
-        ValueError: if the shapes disagree, or there is no prediction.
+        ValueError: if the shapes do not match, there is no prediction, or `positive` is invalid as in
+            `contrastive_loss`.
     """
     _check(predicted, targets, positive)
     with full_precision(predicted.device.type):
@@ -152,10 +154,10 @@ def contrastive_accuracy(predicted: Tensor, targets: Tensor, positive: Tensor) -
 
 
 class _StreamedCrossEntropy(torch.autograd.Function):
-    """Cross-entropy of cosine similarities, a block of rows at a time.
+    """Cross-entropy of cosine similarities, computed for one block of rows at a time.
 
-    The loss is a mean, so the gradient that comes back is one number, and the gradient of the predictions can be formed
-    in the forward pass, while a block is at hand: every block is made once, and none is kept.
+    The loss is a mean, so its incoming gradient is one number, and the gradient of the predictions can be computed in
+    the forward pass, while a block is in memory: every block is computed once, and none is kept.
     """
 
     @staticmethod
@@ -180,7 +182,8 @@ class _StreamedCrossEntropy(torch.autograd.Function):
             total = total + (partition.log() + highest).sum()
             if wants_grad:
                 pull = (exponentials.div_(partition) @ targets).sub_(targets[right])
-                # d(x / |x|) leaves only what is orthogonal to x; a clamped norm is a constant.
+                # The gradient through x / |x| keeps only the part orthogonal to x, unless the norm was clamped to a
+                # constant.
                 radial = (pull * rows).sum(dim=1, keepdim=True).mul_(norm == clamped)
                 torch.div(
                     pull.addcmul_(rows, radial, value=-1), clamped, out=grad[start : start + size]
@@ -191,7 +194,7 @@ class _StreamedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, None, None, None]:
-        # The gradient was formed outside of any graph: a second one would be zero without a word.
+        # The gradient was computed outside the autograd graph, so a second derivative would silently be zero.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise NotImplementedError(
                 "`contrastive_loss` can be differentiated once: leave create_graph out"
@@ -206,7 +209,7 @@ def _rows_per_block(targets: Tensor) -> int:
 
 
 def _as_fine(features: Tensor, others: Tensor) -> Tensor:
-    # Double precision stays; half precision is made finer by `_unit`, by its own smallest norm.
+    # Match double precision only. `_unit` promotes half precision, and needs its dtype to choose the smallest norm.
     return features.double() if others.dtype == torch.float64 else features
 
 
@@ -216,7 +219,7 @@ def _unit(features: Tensor) -> Tensor:
 
 
 def _smallest_norm(dtype: torch.dtype) -> float:
-    # The gradient of a zero vector is up to 1 / (ε · τ), which float16 must be able to hold.
+    # The gradient of a zero vector may be as large as 1 / (ε · τ), which float16 must be able to represent.
     return 1e-3 if dtype in (torch.float16, torch.bfloat16) else 1e-6
 
 
@@ -232,8 +235,8 @@ def _check(predicted: Tensor, targets: Tensor, positive: Tensor) -> None:
         raise ValueError(
             f"positive must be int64 of shape (P,), got {positive.dtype} {shapes[2]} for P = {len(predicted)}"
         )
-    # Reading the values would make a GPU wait, or break a compiled graph; there, the `gather` of the loss checks the
-    # range, and the accuracy counts a row that does not exist as missed.
+    # Reading the values would stall a GPU or break a compiled graph. In these cases the `gather` of the loss checks the
+    # range, and the accuracy counts a row that does not exist as a miss.
     if positive.is_cpu and not torch.compiler.is_compiling():
         low, high = int(positive.min()), int(positive.max())
         if low < 0 or high >= len(targets):

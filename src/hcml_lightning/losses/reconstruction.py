@@ -1,6 +1,7 @@
 """[flow → **reconstruction loss**]
 
-How well a frame is rebuilt from the next one, and how smooth the flow is that rebuilds it. In float32, whatever comes.
+Measures how well a frame is reconstructed from the next one, and how smooth the flow used for it is. Penalties are
+computed in float32 or better, whatever the precision of the inputs.
 
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.3, Eq. 3 and 4.
 """
@@ -16,7 +17,7 @@ from hcml_lightning.ops import warp
 
 
 def charbonnier(z: Tensor, alpha: float = 0.45, eps: float = 1e-3) -> Tensor:
-    """Generalised Charbonnier penalty ρ(z) = (z² + ε²)^α, element by element.
+    """Compute the generalised Charbonnier penalty ρ(z) = (z² + ε²)^α, element by element.
 
     Args:
         z: any shape.
@@ -24,7 +25,8 @@ def charbonnier(z: Tensor, alpha: float = 0.45, eps: float = 1e-3) -> Tensor:
         eps: ε, in the unit of z.
 
     Returns:
-        Same shape as z, at least float32: half precision has few values for z² + ε² near 0, where the penalty bends.
+        Same shape as z, in float32 or better: half precision has too few values of z² + ε² near 0, where the curvature
+        of the penalty is largest.
 
     Example:
         >>> round(float(charbonnier(torch.zeros(()))), 6)
@@ -35,9 +37,9 @@ def charbonnier(z: Tensor, alpha: float = 0.45, eps: float = 1e-3) -> Tensor:
 
 
 def photometric_loss(frames: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
-    """Penalty between frames and their reconstructions, over the pixels that could be rebuilt (Eq. 3).
+    """Compute the penalty between frames and their reconstructions, over the pixels that could be rebuilt (Eq. 3).
 
-    Divided by all pixels, valid or not, as Eq. 3 has it.
+    The sum is divided by the number of all pixels, valid or not, as in Eq. 3.
 
     Args:
         frames: I, intensities in 0..1, (N, C, H, W).
@@ -48,7 +50,7 @@ def photometric_loss(frames: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
         Scalar; mean over frames, channels and pixels.
 
     Raises:
-        ValueError: if the shapes disagree.
+        ValueError: if the shapes do not match.
 
     Example:
         >>> frame = torch.rand(2, 3, 4, 4)
@@ -61,14 +63,14 @@ def photometric_loss(frames: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
             "frames and warped must have the same shape (N, C, H, W) and valid (N, 1, H, W), "
             f"got {tuple(frames.shape)}, {tuple(warped.shape)} and {tuple(valid.shape)}"
         )
-    # Unstated in the paper: what ρ does with colours. It penalises each channel, and the mean is taken.
-    # Unstated in the paper: which value of m is which. It marks invalid pixels, and Eq. 3 has those with m = 1; the
-    # text says that invalid ones are left out.
+    # Unstated in the paper: how ρ applies to colours. It penalises each channel, and the mean is taken.
+    # Unstated in the paper: which value of m means valid. m marks invalid pixels, but Eq. 3 counts the pixels with
+    # m = 1; the text says that invalid ones are left out, as here.
     return torch.where(valid, charbonnier(frames - warped), 0.0).mean()
 
 
 def smoothness_loss(flow: Tensor) -> Tensor:
-    """Penalty on the spatial gradients of both flow components (Eq. 4).
+    """Compute the penalty on the spatial gradients of both flow components (Eq. 4).
 
     Args:
         flow: cells, x first, (N, 2, H, W).
@@ -86,21 +88,22 @@ def smoothness_loss(flow: Tensor) -> Tensor:
     """
     if flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f"flow must have shape (N, 2, H, W), got {tuple(flow.shape)}")
-    # Unstated in the paper: Eq. 4 does not say how pixels are reduced; a mean, as in Eq. 3, frees ζ from the size.
+    # Unstated in the paper: how Eq. 4 reduces over pixels. A mean, as in Eq. 3, makes ζ independent of the size.
     terms = [flow.diff(dim=axis) for axis in (2, 3)]
     means = [2 * charbonnier(term).mean() for term in terms if term.numel() > 0]
     return torch.stack(means).sum() if means else flow.sum() * 0.0
 
 
 class FlowTerms(NamedTuple):
-    """What the reconstruction of frames from their successors gives.
+    """Results of reconstructing frames from their successors.
 
     Attributes:
         flow: cells of the level's grid, (B, 2, T − 1, H, W).
         photometric: Eq. 3, scalar.
         smoothness: Eq. 4, scalar.
-        photometric_zero: Eq. 3 of zero flow, scalar: what has to be beaten.
-        valid: share of pixels that could be rebuilt, scalar. Eq. 3 is also lowered by flow that leaves the frame.
+        photometric_zero: Eq. 3 of zero flow, scalar: the baseline that the flow has to beat.
+        valid: share of pixels that could be rebuilt, scalar. Watch it, because flow that leaves the frame also lowers
+            Eq. 3.
     """
 
     flow: Tensor
@@ -114,12 +117,12 @@ def reconstruct(flow: Tensor, clip: Tensor, step: int = 1) -> FlowTerms:
     """Rebuild each frame of a clip from the next, on the grid and at the frame rate of the flow (Sec. 3.3).
 
     Args:
-        flow: from each frame that counts to the next, cells, x first, (B, 2, T − 1, H, W).
-        clip: RGB in 0..255, (B, 3, ., ., .); every `step`-th frame counts, T of them.
-        step: frames of the clip from one that counts to the next.
+        flow: flow from each used frame to the next, cells, x first, (B, 2, T − 1, H, W).
+        clip: RGB in 0..255, (B, 3, ., ., .); every `step`-th frame is used, T in total.
+        step: distance between used frames, in frames of the clip.
 
     Raises:
-        ValueError: if another number of frames counts than the flow is for.
+        ValueError: if the number of used frames is not T.
 
     Example:
         >>> clip = torch.zeros(1, 3, 8, 32, 32, dtype=torch.uint8)
@@ -135,8 +138,8 @@ def reconstruct(flow: Tensor, clip: Tensor, step: int = 1) -> FlowTerms:
     flow = flow.float()
     height, width = flow.shape[3:]
     # Unstated in the paper: the range of intensities, on which ε, ζ and λ depend. It is 0..1.
-    # Unstated in the paper: the size and the rate of the frames that are rebuilt, and whether the last one, which has
-    # no successor, counts among the T of Eq. 3. They are those of P^l, and it does not.
+    # Unstated in the paper: the size and the rate of the rebuilt frames, and whether the last one, which has no
+    # successor, is one of the T of Eq. 3. The size and the rate are those of P^l, and the last frame is not counted.
     frames = rearrange(frames, "b c t h w -> (b t) c h w").float() / 255
     frames = F.adaptive_avg_pool2d(frames, (height, width))
     frames = rearrange(frames, "(b t) c h w -> b t c h w", b=len(clip))

@@ -1,4 +1,4 @@
-"""What is reported: accuracy of videos, end-point error of flow, how spread motion features are, the efficacy score."""
+"""Reported metrics: accuracy on videos, end-point error of flow, spread of motion features, and the efficacy score."""
 
 from hcml_lightning.metrics.features import (
     effective_rank,

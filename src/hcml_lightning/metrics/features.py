@@ -1,6 +1,6 @@
-"""[motion features → **what they are worth**]
+"""[motion features → **their quality**]
 
-Whether they have collapsed to one, and how well a light classifier on them generalises.
+Measures whether the features have collapsed to a single one, and how well a light classifier on them generalises.
 """
 
 import math
@@ -15,7 +15,7 @@ from hcml_lightning.ops.precision import full_precision
 
 @torch.no_grad()
 def feature_spread(features: Tensor) -> Tensor:
-    """How far features point in different directions: 0 where they collapsed to one, about 1 where they fill space.
+    """Measure how much features differ in direction: 0 if all have the same, about 1 if they fill the space.
 
     Args:
         features: (B, C, T, H, W).
@@ -33,16 +33,16 @@ def feature_spread(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def effective_rank(features: Tensor) -> Tensor:
-    """Over how many directions features spread: 1 where they lie on a line, C where they fill all channels alike.
+    """Measure over how many directions features spread: 1 if they lie on a line, C if they fill all channels equally.
 
-    The exponential of the entropy of the normalised eigenvalues of the covariance (Roy and Vetterli, 2007). RankMe
-    takes the singular values of the features, their square roots, and comes to larger numbers.
+    This is the exponential of the entropy of the normalised eigenvalues of the covariance (Roy and Vetterli, 2007).
+    RankMe uses the singular values of the features, which are square roots of eigenvalues, and gives larger numbers.
 
     Args:
         features: (B, C, T, H, W).
 
     Returns:
-        Scalar in 1..C; 1 where all features are the same, NaN where one of them is not finite.
+        Scalar in 1..C; 1 if all features are the same, NaN if one of them is not finite.
 
     Example:
         >>> line = torch.arange(8.0).view(8, 1, 1, 1, 1) * torch.tensor([1.0, 2.0]).view(1, 2, 1, 1, 1)
@@ -51,15 +51,15 @@ def effective_rank(features: Tensor) -> Tensor:
     """
     vectors = rearrange(features, "b c t h w -> (b t h w) c").float()
     vectors = vectors - vectors.mean(dim=0)
-    # The rank does not depend on the scale, but squares of very large and very small numbers are lost.
+    # The rank does not depend on the scale, but squares of very large or very small numbers would overflow or vanish.
     vectors = vectors / vectors.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-    # Half precision cannot hold sums over so many places, and has no eigenvalues on a GPU.
+    # Half precision cannot hold sums over so many cells, and PyTorch has no half-precision eigenvalues on a GPU.
     with full_precision(vectors.device.type):
         covariance = vectors.t() @ vectors
         finite = covariance.isfinite().all()
-        # Where many channels are dead, LAPACK gives up on the same matrix in float32. Apple's GPUs have nothing wider.
+        # If many channels are dead, LAPACK fails to converge in float32. Apple's GPUs do not support float64.
         wide = torch.float32 if covariance.device.type == "mps" else torch.float64
-        # Eigenvalues of what is not finite are an error, and say nothing about where it comes from.
+        # Eigenvalues of a matrix that is not finite raise an error that does not tell the cause.
         eigenvalues = torch.linalg.eigvalsh(covariance.where(finite, 0).to(wide)).clamp_min(0)
     share = eigenvalues / eigenvalues.sum().clamp_min(torch.finfo(torch.float32).tiny)
     rank: Tensor = torch.special.entr(share).sum().exp().float()
@@ -67,7 +67,7 @@ def effective_rank(features: Tensor) -> Tensor:
 
 
 def feature_health(level: int, features: Tensor) -> dict[str, Tensor]:
-    """What tells whether the motion features of a level have collapsed.
+    """Return the metrics that tell whether the motion features of a level have collapsed.
 
     Args:
         level: l.
@@ -83,15 +83,15 @@ def feature_health(level: int, features: Tensor) -> dict[str, Tensor]:
 
 
 def efficacy_score(train_accuracy: float, test_accuracy: float) -> float:
-    """Acc_train / (Acc_train − Acc_test): discriminative and general features score high (Sec. 4.2).
+    """Return Acc_train / (Acc_train − Acc_test): features that discriminate and generalise score high (Sec. 4.2).
 
     Args:
         train_accuracy: top-1 on the training set, of a light classifier on the features.
         test_accuracy: top-1 on the test set, in the same unit.
 
     Returns:
-        The score; 0 where nothing was learned, infinite where the classifier is no worse on the test set, so that no
-        gap is left to divide by; NaN where an accuracy is.
+        The score; 0 if nothing was learned (training accuracy 0), infinite if the classifier is not worse on the test
+        set, so that there is no gap to divide by; NaN if an accuracy is NaN.
 
     Example:
         >>> efficacy_score(0.75, 0.5)

@@ -1,4 +1,4 @@
-"""[flow → **distance from the true one**]
+"""[flow → **distance from the true flow**]
 
 The end-point error, for videos whose true flow is known.
 """
@@ -19,23 +19,23 @@ class EndPointError(MeanMetric):
     """
 
     def __init__(self) -> None:
-        # What is not a number is no distance either, and shows.
+        # NaN is kept, so that a broken flow shows in the mean instead of being dropped from it.
         super().__init__(nan_strategy="disable")
 
     def update(self, flow: Tensor, true_flow: Tensor) -> None:  # type: ignore[override]
         """Add flow fields, both (N, 2, ...).
 
         Raises:
-            ValueError: if the shapes disagree.
+            ValueError: if the shapes do not match or are not (N, 2, ...).
         """
         super().update(end_point_distance(flow, true_flow))
 
 
 def end_point_distance(flow: Tensor, true_flow: Tensor) -> Tensor:
-    """Euclidean distance between estimated and true flow, (N, ...), of flow fields (N, 2, ...).
+    """Return the Euclidean distance between estimated and true flow, (N, ...), of flow fields (N, 2, ...).
 
     Raises:
-        ValueError: if the shapes disagree.
+        ValueError: if the shapes do not match or are not (N, 2, ...).
     """
     if flow.shape != true_flow.shape or flow.ndim < 2 or flow.shape[1] != 2:
         raise ValueError(

@@ -1,6 +1,6 @@
 """[predictions and losses of batches → **means over videos**]
 
-Each video counts exactly once, however many ranks share them, and whichever come twice to fill a rank's last batch.
+Each video counts exactly once, whatever the number of ranks, and even if it is repeated to fill a rank's last batch.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from hcml_lightning.ranges import check_at_least
 
 
 class VideoAccuracy(Metric):
-    """Top-k accuracy over videos, each counted exactly once, however many ranks share them or pad their last batch.
+    """Top-k accuracy over videos, each counted exactly once, even if ranks repeat videos to fill their last batch.
 
     Args:
-        top_k: how many of the highest scores may hold the right class.
+        top_k: k; a video is right if its class is among the k highest scores.
 
     Raises:
-        ValueError: if top_k is below 1.
+        ValueError: if top_k is less than 1.
 
     Example:
         >>> accuracy = VideoAccuracy()
@@ -50,12 +50,13 @@ class VideoAccuracy(Metric):
         """Add videos.
 
         Args:
-            scores: (B, K), any monotone measure; those of a test over several views are averaged before.
-            labels: true classes, int64, (B,); a video whose class is negative, since nobody knows it, does not count.
+            scores: (B, K), logits, probabilities or any other score that is higher for likelier classes; average the
+                scores of several views of a video before adding them.
+            labels: true classes, int64, (B,); a video with a negative (unknown) class does not count.
             indices: position of each video in its split, int64, (B,).
 
         Raises:
-            ValueError: if they are not of as many videos.
+            ValueError: if the arguments have different numbers of videos.
         """
         if not len(scores) == len(labels) == len(indices):
             raise ValueError(
@@ -67,7 +68,7 @@ class VideoAccuracy(Metric):
         self.indices.append(indices)
 
     def compute(self) -> Tensor:
-        """Accuracy in 0..1; NaN where no video has a known class, or a score of one is NaN."""
+        """Return the accuracy in 0..1; NaN if no video has a known class, or a video with one has a NaN score."""
         if not sum(map(len, self.scores)):
             return torch.tensor(torch.nan, device=self.device)
         scores, labels = dim_zero_cat(self.scores), dim_zero_cat(self.labels)
@@ -77,7 +78,7 @@ class VideoAccuracy(Metric):
             return scores.new_tensor(torch.nan)
         broken = int(scores[first].isnan().any(dim=1).sum())
         if broken:
-            # Among what is no number the first counts as the largest, and class 0 may be right.
+            # Among NaN scores the first would count as the highest, so class 0 could be counted as right.
             rank_zero_warn(
                 f"the scores of {broken} of {len(first)} videos are NaN, and so is the accuracy: numbers "
                 "overflow in the network. Evaluate in 32 bits (--trainer.precision 32)"
@@ -94,10 +95,10 @@ class VideoAccuracy(Metric):
 
 
 class BatchMeans(Metric):
-    """Means of what is measured batch by batch, each batch weighted by its videos and counted once.
+    """Means of values measured batch by batch, each batch weighted by its number of videos and counted once.
 
-    However many ranks share the batches, the means are the same to the last digit. Lightning's own average over ranks
-    is not, where ranks have different numbers of videos.
+    The means are the same to the last digit for any number of ranks. Lightning's average over ranks is not, if ranks
+    have different numbers of videos.
 
     Example:
         >>> means = BatchMeans()
@@ -122,11 +123,11 @@ class BatchMeans(Metric):
         """Add a batch.
 
         Args:
-            values: scalars, in every batch of the same names.
+            values: scalars by name; every batch must have the same names.
             indices: position of each video in its split, int64, (B,).
 
         Raises:
-            ValueError: if the names differ from those of the batch before.
+            ValueError: if the names differ from those of the previous batch.
         """
         if self.values and self.names != tuple(values):
             raise ValueError(f"expected values named {self.names}, got {tuple(values)}")
@@ -139,9 +140,9 @@ class BatchMeans(Metric):
         self.indices.append(indices[:1])
 
     def compute(self) -> dict[str, Tensor]:
-        """Means by name."""
+        """Return the means by name."""
         first = _first_of_each(dim_zero_cat(self.indices))
-        # In the order of the videos and in double precision, so that it does not matter which rank had which batch.
+        # Sum in the order of the videos and in double precision, so that the result does not depend on the ranks.
         weights = dim_zero_cat(self.weights)[first].cpu().double()
         values = dim_zero_cat(self.values)[first].cpu().double()
         means = (weights @ values / weights.sum()).float().to(first.device)
@@ -149,5 +150,5 @@ class BatchMeans(Metric):
 
 
 def _first_of_each(indices: Tensor) -> Tensor:
-    """Where each of the different indices comes first, in their order."""
+    """Return the position of the first occurrence of each distinct index, in ascending order of the indices."""
     return torch.as_tensor(np.unique(indices.cpu(), return_index=True)[1], device=indices.device)

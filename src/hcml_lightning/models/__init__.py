@@ -1,4 +1,4 @@
-"""Plain modules of PyTorch, without Lightning."""
+"""Plain PyTorch modules, without Lightning."""
 
 from hcml_lightning.models.backbones import BACKBONES
 from hcml_lightning.models.flow_decoder import FlowDecoder

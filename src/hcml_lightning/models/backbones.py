@@ -1,11 +1,11 @@
 """[clip → **residual stages** → prime motion blocks → logits]
 
-R2D-50 and R(2+1)D-101 row by row as in Table 5, and a tiny sibling for CPUs.
+R2D-50 and R(2+1)D-101 as in Table 5, and a tiny version for CPUs.
 
-All 1×k×k convolutions are 2D convolutions on frames, (B·T, C, H, W): the same numbers as in 3D, several times
-faster on a CPU, and the weights have the shapes and names of torchvision's ResNet, so that `load_state_dict` takes
-them as they are. Between stages features are (B, C, T, H, W); with channels-last memory, folding T into the batch and
-back is a view.
+All 1×k×k convolutions are 2D convolutions on frames, (B·T, C, H, W): they give the same numbers as in 3D, are several
+times faster on a CPU, and their weights have the shapes and names of torchvision's ResNet, so that `load_state_dict`
+accepts those unchanged. Between stages features are (B, C, T, H, W); with channels-last memory, folding T into the
+batch and back is a view.
 
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Table 5 and Appendix A.1.
 """
@@ -24,7 +24,7 @@ from hcml_lightning.models.recompute import recomputed
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """The numbers that tell one backbone from another.
+    """The hyperparameters of a backbone.
 
     Attributes:
         blocks: bottleneck blocks in res2, res3, res4, res5.
@@ -47,22 +47,22 @@ class BackboneSpec:
     flow_growth: int = 32
 
     def channels(self, level: int) -> int:
-        """Channels of F^l, the output of res stage `level` + 2."""
+        """Return the number of channels of F^l, the output of res stage `level` + 2."""
         return int(self.width * 2**level * Bottleneck.EXPANSION)
 
     def motion_channels(self, level: int) -> int:
-        """Channels of P^l."""
+        """Return the number of channels of P^l."""
         return self.channels(level) // self.motion_divisor
 
 
-# Unstated in the paper: how many channels P^l has and where the strides sit. C/4, with spatial and temporal stride on
-# the 3×3 convolution (temporal on the 3×1×1 where there is one), is the one reading found that gives the
-# ratios of Tables 2 and 6, and their costs too where 4 operations are counted for each element of a batch norm.
+# Unstated in the paper: how many channels P^l has and where the strides are. C/4, with spatial and temporal stride on
+# the 3×3 convolution (temporal on the 3×1×1 if there is one), is the only reading found that gives the ratios of
+# Tables 2 and 6, and also their costs if a batch norm counts as 4 operations for each element.
 BACKBONES = {
     "r2d50": BackboneSpec(blocks=(3, 4, 6, 3)),
     "r2plus1d101": BackboneSpec(blocks=(3, 4, 23, 3), temporal_stages=(2, 3)),
-    # Not in the paper: for CPUs and frames of 48 to 128 pixels. Things move by few cells of its small maps, so it looks
-    # at every cell (s = 1) within reach.
+    # Not in the paper: for CPUs and frames of 48 to 128 pixels. Objects move by only a few cells of its small maps, so
+    # its cost volume compares with every cell within reach (s = 1).
     "r2d_tiny": BackboneSpec(
         blocks=(1, 1, 1, 1),
         width=12,
@@ -79,7 +79,7 @@ def backbone_spec(name: str) -> BackboneSpec:
     """Look up a backbone by name.
 
     Raises:
-        ValueError: if there is no backbone of this name.
+        ValueError: if there is no backbone with this name.
     """
     if name not in BACKBONES:
         raise ValueError(f"backbone must be one of {', '.join(BACKBONES)}, got {name!r}")
@@ -87,25 +87,25 @@ def backbone_spec(name: str) -> BackboneSpec:
 
 
 def fold_time(features: Tensor) -> Tensor:
-    """(B, C, T, H, W) → frames (B·T, C, H, W); a view of channels-last memory."""
+    """Fold (B, C, T, H, W) into frames (B·T, C, H, W); a view if memory is channels last."""
     return rearrange(features, "b c t h w -> (b t) c h w")
 
 
 def unfold_time(frames: Tensor, num_frames: int) -> Tensor:
-    """Frames (B·T, C, H, W) → (B, C, T, H, W); always a view."""
+    """Unfold frames (B·T, C, H, W) into (B, C, T, H, W); always a view."""
     return rearrange(frames, "(b t) c h w -> b c t h w", t=num_frames)
 
 
 def some_frames(frames: Tensor, num_frames: int, which: slice) -> Tensor:
-    """The same frames of every clip, channels last: (B·T, C, H, W) → (B·T', C, H, W)."""
-    # The gradient of a slice lies in memory in the order of the axes that were sliced.
+    """Select the same frames of every clip, channels last: (B·T, C, H, W) → (B·T', C, H, W)."""
+    # Slice channels last, because the gradient of a slice gets the axis order of the tensor that was sliced.
     clips = rearrange(frames, "(b t) c h w -> b t h w c", t=num_frames)
     taken = rearrange(clips[:, which], "b t h w c -> (b t) h w c")
     return rearrange(taken, "n h w c -> n c h w")
 
 
 def every_nth_frame(frames: Tensor, num_frames: int, step: int) -> Tensor:
-    """Frames 0, step, 2·step, … of every clip: (B·T, C, H, W) → (B·⌈T/step⌉, C, H, W)."""
+    """Select frames 0, step, 2·step, … of every clip: (B·T, C, H, W) → (B·⌈T/step⌉, C, H, W)."""
     return frames if step == 1 else some_frames(frames, num_frames, slice(None, None, step))
 
 
@@ -125,13 +125,13 @@ class TemporalConv(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
 
     def forward(self, frames: Tensor, num_frames: int) -> Tensor:
-        """(B·T, C, H, W) → (B·⌈T/stride⌉, C, H, W)."""
+        """Map (B·T, C, H, W) to (B·⌈T/stride⌉, C, H, W)."""
         features = self.conv(unfold_time(frames, num_frames))
         return F.relu(self.bn(fold_time(features)), inplace=True)
 
 
 class Bottleneck(nn.Module):
-    """1×1×1, [3×1×1,] 1×3×3, 1×1×1 with a shortcut; attribute names are torchvision's.
+    """Convolutions 1×1×1, [3×1×1,] 1×3×3 and 1×1×1 with a shortcut; attributes are named as in torchvision.
 
     Args:
         in_channels: channels of the input.
@@ -169,7 +169,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, frames: Tensor, num_frames: int) -> Tensor:
-        """(B·T, C, H, W) → (B·T', 4·width, H', W')."""
+        """Map (B·T, C, H, W) to (B·T', 4·width, H', W')."""
         hidden = F.relu(self.bn1(self.conv1(frames)), inplace=True)
         if self.temporal is None:
             hidden = every_nth_frame(hidden, num_frames, self.temporal_stride)
@@ -184,12 +184,12 @@ class Bottleneck(nn.Module):
 
 
 class ResStage(nn.Sequential):
-    """One of res2 … res5: bottleneck blocks, the first of which carries the strides."""
+    """One of res2 … res5: bottleneck blocks, of which the first has the strides."""
 
     recompute = False
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, T, H, W) → (B, C', T', H', W')."""
+        """Map (B, C, T, H, W) to (B, C', T', H', W')."""
         num_frames = features.shape[2]
         frames = fold_time(features)
         for block in cast("Iterator[Bottleneck]", iter(self)):
@@ -202,7 +202,7 @@ class ResStage(nn.Sequential):
 
 
 def make_stage(spec: BackboneSpec, level: int) -> ResStage:
-    """Res stage `level` + 2 of a backbone: res3 and res4 halve T (Table 5), all but res2 halve H and W."""
+    """Build res stage `level` + 2 of a backbone: res3 and res4 halve T (Table 5), all but res2 halve H and W."""
     width = spec.width * 2**level
     in_channels = spec.width if level == 0 else spec.channels(level - 1)
     temporal = level in spec.temporal_stages
@@ -223,23 +223,24 @@ def make_stage(spec: BackboneSpec, level: int) -> ResStage:
 
 
 def keep_channels_last_(network: nn.Module) -> None:
-    """Keep the weights of convolutions in the memory format of the features, in which their gradients come too.
+    """Convert the weights of convolutions to channels last, the memory format of the features and of the gradients.
 
-    Weights in another format are reordered at every use, and so are their gradients: a copy each on one device, and
-    with several a second one into the buckets of DistributedDataParallel, which warns of it.
+    Weights in another format are reordered at every use, and so are their gradients: one copy each on a single device.
+    On several devices, DistributedDataParallel makes a second copy into its buckets and warns about it.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             flat = isinstance(module, nn.Conv2d)
             layout = torch.channels_last if flat else torch.channels_last_3d
             weight = module.weight.data
-            # A 1×1 weight fits both formats, so `contiguous` would leave it as it is; only new strides tell which.
+            # A 1×1 weight satisfies both formats, so `contiguous` would not change it; only a new tensor gets strides
+            # that are clearly channels last.
             module.weight.data = torch.empty_like(weight, memory_format=layout).copy_(weight)
 
 
 @torch.no_grad()
 def initialise_(network: nn.Module) -> None:
-    """He initialisation; the last batch norm of every residual block starts at zero ([14], Sec. 5.1)."""
+    """Apply He initialisation; the last batch norm of every residual block starts at zero ([14], Sec. 5.1)."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,6 +1,6 @@
 """[clip → network → logits, and the **side branch** that teaches it motion]
 
-Everything that is ever trained, in one module, so that the checkpoints of all stages have the same keys.
+All weights that any stage trains, in one module, so that the checkpoints of all stages have the same keys.
 """
 
 from collections.abc import Iterable
@@ -16,10 +16,10 @@ from hcml_lightning.models.predictor import Predictor
 
 
 class SideBranch(nn.Module):
-    """Flow decoders and predictors: what the self-supervision needs and inference does not (Sec. 3.4).
+    """Flow decoders and predictors, which self-supervision needs and inference does not (Sec. 3.4).
 
-    Every level has a flow decoder, though the method itself trains only that of the lowest: any level can be
-    bootstrapped by reconstruction (Table 1, Figure 3), and the checkpoints of all stages still have the same keys.
+    Every level has a flow decoder, although the method itself trains only that of the lowest level: this way any level
+    can be bootstrapped by reconstruction (Table 1, Figure 3) while the checkpoints of all stages have the same keys.
 
     Args:
         backbone: name of the backbone.
@@ -50,22 +50,22 @@ class SideBranch(nn.Module):
         keep_channels_last_(self)
 
     def flow_decoder(self, level: int) -> FlowDecoder:
-        """The flow decoder of a level."""
+        """Return the flow decoder of a level."""
         return cast("FlowDecoder", self.flow_decoders[str(level)])
 
     def predictor(self, level: int) -> Predictor:
-        """The predictor of a contrastive level."""
+        """Return the predictor of a contrastive level."""
         return cast("Predictor", self.predictors[str(level)])
 
 
 class MotionHierarchy(nn.Module):
-    """The network that recognises, and beside it the branch that teaches it motion.
+    """The network that classifies clips, and the side branch that teaches it motion.
 
     Args:
         backbone: `r2d50`, `r2plus1d101` or `r2d_tiny`.
         num_classes: K.
         levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block; any subset. The lowest one is
-            bootstrapped by flow, each higher one predicts the one below it in this list. `()` is the plain baseline.
+            bootstrapped by flow, each higher one predicts the next lower one of the list. `()` is the plain baseline.
         max_displacement, stride: as in `MotionNetwork`.
         max_offset: Δ, the largest δ of f_δ, frames of the level below.
         dropout, recompute: as in `MotionNetwork`.
@@ -110,14 +110,14 @@ class MotionHierarchy(nn.Module):
             self.side = SideBranch(backbone, self.levels, max_offset)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """RGB in 0..255, (B, 3, T, H, W) → logits (B, K)."""
+        """Map RGB in 0..255, (B, 3, T, H, W), to logits (B, K)."""
         return cast("Tensor", self.network(clip))
 
     def level_below(self, level: int) -> int:
-        """The level that `level` predicts the future of.
+        """Return the level whose future `level` predicts.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if `level` has no motion block, or no level below it has one.
         """
         if level not in self.levels or level == self.levels[0]:
             raise ValueError(

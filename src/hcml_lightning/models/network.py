@@ -1,6 +1,6 @@
 """[clip → **logits**]
 
-What inference keeps: the backbone, its prime motion blocks, and the classifier.
+The part that inference uses: the backbone, its prime motion blocks and the classifier.
 """
 
 from collections.abc import Iterable
@@ -23,8 +23,8 @@ from hcml_lightning.models.backbones import (
 from hcml_lightning.models.prime_motion import PrimeMotionBlock
 from hcml_lightning.models.recompute import recomputed
 
-# Unstated in the paper: how pixels are normalised. By ImageNet's mean and standard deviation, in 0..255, which
-# published ResNet weights expect.
+# Unstated in the paper: how pixels are normalised. We use ImageNet's mean and standard deviation, in 0..255, because
+# published ResNet weights expect them.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
@@ -39,11 +39,11 @@ class MotionNetwork(nn.Module):
         backbone: `r2d50`, `r2plus1d101` or `r2d_tiny`.
         num_classes: K.
         levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block.
-        max_displacement: d of the cost volumes, cells; the backbone's where None.
-        stride: s of the cost volumes, cells; the backbone's where None.
-        dropout: probability before the classifier.
-        recompute: whether residual blocks and motion blocks that train are run once more in the backward pass instead
-            of keeping their activations: less memory for more time. Not for compiled networks.
+        max_displacement: d of the cost volumes, cells; if None, that of the backbone.
+        stride: s of the cost volumes, cells; if None, that of the backbone.
+        dropout: probability of the dropout before the classifier.
+        recompute: whether residual blocks and motion blocks in training mode are run again in the backward pass instead
+            of keeping their activations, which saves memory and costs time. Not for compiled networks.
 
     Raises:
         ValueError: if the backbone or a level is unknown, or a displacement or a stride is out of range.
@@ -74,7 +74,7 @@ class MotionNetwork(nn.Module):
         self.motion = nn.ModuleDict(
             {str(i): PrimeMotionBlock(spec, i, max_displacement, stride) for i in self.levels}
         )
-        # Unstated in the paper: dropout. Half, as in [9].
+        # Unstated in the paper: dropout. The default is 0.5, as in [9].
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(spec.channels(3), num_classes)
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1), persistent=False)
@@ -86,24 +86,24 @@ class MotionNetwork(nn.Module):
 
     @property
     def stages(self) -> list[ResStage]:
-        """Res2, res3, res4, res5."""
+        """The residual stages res2, res3, res4, res5."""
         return [self.layer1, self.layer2, self.layer3, self.layer4]
 
     def block(self, level: int) -> PrimeMotionBlock:
-        """The prime motion block of a level."""
+        """Return the prime motion block of a level."""
         return cast("PrimeMotionBlock", self.motion[str(level)])
 
     def forward(self, clip: Tensor) -> Tensor:
-        """RGB in 0..255, uint8 or float, (B, 3, T, H, W) → logits (B, K)."""
+        """Map RGB in 0..255, uint8 or float, (B, 3, T, H, W), to logits (B, K)."""
         return self.classify(self.features(clip)[0])
 
     def features(self, clip: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        """Features of res5, (B, C, T', H', W'), and the motion features P^l of every level that has a block."""
+        """Return the features of res5, (B, C, T', H', W'), and P^l by level, for all levels that have a block."""
         features, motion = self._run(clip, len(self.stages) - 1)
         return features, motion
 
     def motion_features(self, clip: Tensor, up_to: int) -> list[Tensor]:
-        """Motion features of all levels that have a block, up to and with level `up_to`; runs no layer above.
+        """Return the motion features of all levels with a block up to and including `up_to`; run no layer above.
 
         Args:
             clip: RGB in 0..255, uint8 or float, (B, 3, T, H, W).
@@ -120,13 +120,13 @@ class MotionNetwork(nn.Module):
         return list(self._run(clip, up_to)[1].values())
 
     def appearance(self, clip: Tensor, level: int) -> Tensor:
-        """F^l, the features of a residual stage before its motion block: (B, C_l, T_l, H_l, W_l); 3 is res5."""
+        """Return F^l, (B, C_l, T_l, H_l, W_l), the features of a residual stage before its motion block; 3 is res5."""
         return self._run(clip, level)[0]
 
     def classify(self, features: Tensor, level: int = 3) -> Tensor:
-        """F^l (B, C_l, T_l, H_l, W_l), of res5 where no level is given → logits (B, K)."""
+        """Map F^l (B, C_l, T_l, H_l, W_l), by default of res5, to logits (B, K)."""
         top, _ = self._climb(features, level, len(self.stages) - 1)
-        # With the channels last, as the gradient then comes back.
+        # Pool with the channels last, so that the gradient comes back in this memory format.
         pooled = rearrange(top, "b c t h w -> b t h w c").mean(dim=(1, 2, 3))
         return cast("Tensor", self.fc(self.dropout(pooled)))
 
@@ -156,7 +156,7 @@ class MotionNetwork(nn.Module):
 
 
 def checked_levels(levels: Iterable[int]) -> tuple[int, ...]:
-    """Sort levels and refuse what is none.
+    """Return the levels sorted; raise if one is invalid.
 
     Raises:
         ValueError: if a level is not 0, 1 or 2, or is named twice.

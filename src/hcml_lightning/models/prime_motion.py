@@ -1,7 +1,7 @@
 """[F^l → **cost volume and features → P^l → residual** → Z^l]
 
-The prime motion block (Sec. 3.2, A.3, Figure 5): the motion features P^l of one level, and their way back into the
-backbone.
+The prime motion block (Sec. 3.2, A.3, Figure 5): the motion features P^l of one level, and their projection back into
+the backbone.
 
     F^l ─┬─ 1×1×1, C/β ─┬─ cost volume, M ─┐
          │              └──────────────────┴─ concat ─ 1×3×3, C/4 ─ P^l ─ g^l: 1×1×1, C ─┐
@@ -18,7 +18,7 @@ from hcml_lightning.ops.cost_volume import check_displacements, num_displacement
 
 
 class MotionExtractor(nn.Module):
-    """F^l → P^l: reduce, compare each frame with the next, mix what was reduced with what was compared.
+    """F^l → P^l: reduce the channels, compare each frame with the next, and mix the costs with the reduced features.
 
     Args:
         in_channels: C of F^l.
@@ -28,7 +28,7 @@ class MotionExtractor(nn.Module):
         stride: s, cells.
 
     Raises:
-        ValueError: if a displacement or a stride is no whole number in range.
+        ValueError: if `max_displacement` or `stride` is not an integer in range.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class MotionExtractor(nn.Module):
         self.mix_bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(B, C, T, H, W) → (B, C', T, H, W)."""
+        """Map F^l, (B, C, T, H, W), to P^l, (B, C', T, H, W)."""
         num_frames = features.shape[2]
         reduced = F.relu(self.reduce_bn(self.reduce(fold_time(features))))
         costs = cost_volume(unfold_time(reduced, num_frames), self.max_displacement, self.stride)
@@ -62,7 +62,7 @@ class MotionExtractor(nn.Module):
 
 
 class MotionProjection(nn.Module):
-    """g^l: P^l → what is added to F^l.
+    """g^l: P^l → the residual that is added to F^l.
 
     Args:
         in_channels: C of P^l.
@@ -72,12 +72,13 @@ class MotionProjection(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        # Departure: A.3 has a ReLU after each convolution. None follows here, as none ends the branch of a residual
-        # block: at the zero start it would pass no gradient, and later it could add but never take away.
+        # Departure: A.3 has a ReLU after each convolution. There is none here, as there is none at the end of a
+        # residual branch: with the zero initialisation it would pass no gradient, and later it could only add to F^l,
+        # never subtract.
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, motion: Tensor) -> Tensor:
-        """(B, C, T, H, W) → (B, C', T, H, W)."""
+        """Map P^l, (B, C, T, H, W), to the residual, (B, C', T, H, W)."""
         return unfold_time(self.bn(self.conv(fold_time(motion))), motion.shape[2])
 
 
@@ -85,13 +86,13 @@ class PrimeMotionBlock(nn.Module):
     """Motion features of one level and their projection back into the backbone, Z^l = F^l + g^l(P^l).
 
     Args:
-        spec: the backbone's numbers.
+        spec: hyperparameters of the backbone.
         level: l; the block follows res stage l + 2.
-        max_displacement: d, cells; the backbone's where None.
-        stride: s, cells; the backbone's where None.
+        max_displacement: d, cells; if None, that of the backbone.
+        stride: s, cells; if None, that of the backbone.
 
     Raises:
-        ValueError: if a displacement or a stride is no whole number in range.
+        ValueError: if `max_displacement` or `stride` is not an integer in range.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class PrimeMotionBlock(nn.Module):
 
     @torch.no_grad()
     def start_as_identity_(self) -> None:
-        """Let Z^l start as F^l."""
-        # Unstated in the paper: how g^l starts. Its batch norm's weight starts at zero, so that an untrained block
-        # never disturbs the backbone above it.
+        """Initialise the block so that Z^l = F^l."""
+        # Unstated in the paper: how g^l is initialised. The weight of its batch norm starts at zero, so that an
+        # untrained block never disturbs the backbone above it.
         nn.init.zeros_(self.project.bn.weight)

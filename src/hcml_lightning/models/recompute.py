@@ -1,6 +1,6 @@
 """[residual block → **the same with less memory**]
 
-Activation checkpointing: keep what goes into a block, and run it once more when its gradient is wanted.
+Activation checkpointing: keep only the inputs of a block, and run it again when its gradient is computed.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,12 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
-    """Run a module without keeping what its backward pass needs; that is computed anew.
+    """Run a module without keeping its activations; the backward pass computes them again.
 
-    The same values, gradients and statistics of batch norms as `module(*inputs)`; the module must not be random.
+    Gives the same values, gradients and batch-norm statistics as `module(*inputs)`, provided the module is not random.
 
     Args:
-        module: gives one tensor.
+        module: a module that returns one tensor.
         *inputs: its arguments.
     """
 
@@ -33,12 +33,12 @@ def recomputed(module: nn.Module, *inputs: Any) -> Tensor:
 
 @contextmanager
 def _statistics_held(module: nn.Module) -> Iterator[None]:
-    # A batch counts once, however often it is run. The norms still read their statistics: what is computed anew must
-    # be the same operation.
+    # A batch must update the statistics only once, although it is run twice. Momentum 0 keeps them unchanged but leaves
+    # them in use, because the second run must be the same operation as the first.
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
     held = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm, _, count in held:
-        # Synchronised ones count without asking whether there is a counter.
+        # A copy instead of None, because synchronised batch norms increment the counter without checking for None.
         norm.momentum, norm.num_batches_tracked = 0.0, None if count is None else count.clone()
     try:
         yield

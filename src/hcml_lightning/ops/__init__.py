@@ -1,6 +1,6 @@
 """[frames → features → **ops** → models and losses]
 
-Tensor functions without parameters. Everything fast has a readable twin that gives the same numbers.
+Tensor functions without parameters. Every optimised function has a readable reference with the same results.
 """
 
 from hcml_lightning.ops.cost_volume import cost_volume, cost_volume_reference

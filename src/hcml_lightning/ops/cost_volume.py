@@ -1,8 +1,8 @@
 """[features → **cost volume** → prime motion block]
 
-How well each pixel of a feature map meets its surroundings in the next frame: the public function with its checks, the
-`torch.library` operator behind it (so that compile, export and FLOP counting see one node), and a readable reference.
-The numbers are made in `cost_volume_cpu.py` and `cost_volume_triton.py`.
+How similar each cell of a feature map is to its surroundings in the next frame: the public function with its checks,
+the `torch.library` operator behind it (so that compile, export and FLOP counting see one node), and a readable
+reference. The operator is implemented in `cost_volume_cpu.py` and `cost_volume_triton.py`.
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.2, Eq. 1, and A.3.
 """
 
@@ -20,24 +20,24 @@ from torch.utils.flop_counter import register_flop_formula
 
 from hcml_lightning.ops import cost_volume_cpu
 
-# Unstated in the paper: the cosine of a zero vector, and the cost of a displacement that leaves the frame. Norms are
-# clamped at this value, and what is outside costs 0, in every implementation.
+# Unstated in the paper: the cosine of a zero vector, and the cost of a displacement that leaves the frame. In every
+# implementation, norms are at least this value and a displacement out of the frame costs 0.
 NORM_EPS = 1e-6
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) -> Tensor:
-    """Cosine similarity of every cell with the cells around it in the next frame (Eq. 1).
+    """Compute the cosine similarity of every cell with the cells around it in the next frame (Eq. 1).
 
     The displacements are (dy, dx), row-major with dx running fastest, each from -⌊d/s⌋·s to ⌊d/s⌋·s in steps of s:
-    with d = 6 and s = 2 a 13 × 13 neighbourhood is covered by M = 49 of them. A displacement that leaves the frame
-    costs 0. The last frame has no successor and is paired with itself (Sec. 3.2). Vectors are normalised inside, in
-    float32 or better whatever the dtype; a zero vector costs 0 and has a finite gradient.
+    with d = 6 and s = 2, M = 49 of them cover a 13 × 13 neighbourhood. A displacement that leaves the frame costs 0.
+    The last frame has no successor and is paired with itself (Sec. 3.2). The function normalises the vectors, in
+    float32 or better for every dtype; a zero vector costs 0 and has a finite gradient.
 
     Args:
         features: feature maps, shape (B, C, T, H, W); float32, float64, bfloat16 or float16. Contiguous and
-            `channels_last_3d` are both read in place. Autocast leaves the dtype alone.
+            `channels_last_3d` memory are both read without a copy. Autocast does not change the dtype.
         max_displacement: d, largest displacement, cells of the feature map.
         stride: s, step between displacements, cells of the feature map.
 
@@ -47,10 +47,10 @@ def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) ->
 
     Raises:
         ValueError: if `features` is not five-dimensional, is empty along C, T, H or W (a batch may be empty), or
-            has another dtype, or if a displacement or a stride is no whole number in range.
+            has another dtype, or if `max_displacement` or `stride` is not an integer in range.
         NotImplementedError: in forward-mode differentiation.
-        RuntimeError: from PyTorch, in a second derivative and in `torch.func.grad`. `cost_volume_reference` takes
-            these, and forward mode.
+        RuntimeError: from PyTorch, in a second derivative and in `torch.func.grad`. `cost_volume_reference` supports
+            these and forward mode.
 
     Example:
         >>> cost_volume(torch.ones(1, 4, 2, 5, 5), max_displacement=1, stride=1)[0, :, 0, 0, 0].view(3, 3)
@@ -59,7 +59,7 @@ def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) ->
                 [0., 1., 1.]])
     """
     _check(features, max_displacement, stride)
-    # PyTorch takes the one that an operator of ours lacks for zero.
+    # PyTorch would silently use a zero tangent, because our operator has no forward-mode derivative.
     if not torch.compiler.is_compiling() and unpack_dual(features).tangent is not None:  # type: ignore[no-untyped-call]
         raise NotImplementedError(
             "`cost_volume` has no forward-mode derivative; use the reverse mode, or `cost_volume_reference`"
@@ -69,7 +69,7 @@ def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) ->
 
 
 def cost_volume_reference(features: Tensor, max_displacement: int = 6, stride: int = 2) -> Tensor:
-    """The same as `cost_volume` in a few lines of plain PyTorch: what it means, not how to do it fast.
+    """Compute the same as `cost_volume` in a few lines of plain PyTorch: slower, but easy to read.
 
     Args:
         features: feature maps, shape (B, C, T, H, W).
@@ -80,7 +80,7 @@ def cost_volume_reference(features: Tensor, max_displacement: int = 6, stride: i
         Similarities, shape (B, M, T, H, W), in the dtype of `features`.
 
     Raises:
-        ValueError: as `cost_volume`.
+        ValueError: as for `cost_volume`.
     """
     _check(features, max_displacement, stride)
     height, width = features.shape[-2:]
@@ -99,15 +99,15 @@ def cost_volume_reference(features: Tensor, max_displacement: int = 6, stride: i
 
 
 def num_displacements(max_displacement: int, stride: int) -> int:
-    """M, the number of channels of a cost volume: (2⌊d/s⌋ + 1)²."""
+    """Return M, the number of channels of a cost volume: (2⌊d/s⌋ + 1)²."""
     return int(2 * (max_displacement // stride) + 1) ** 2
 
 
 def check_displacements(max_displacement: int, stride: int) -> None:
-    """Refuse a largest displacement or a stride for which there is no cost volume.
+    """Raise if there is no cost volume with this largest displacement and stride.
 
     Raises:
-        ValueError: if one is no whole number in range.
+        ValueError: if one of them is not an integer in range.
     """
     if not isinstance(max_displacement, int) or max_displacement < 0:
         raise ValueError(
@@ -132,7 +132,7 @@ def _check(features: Tensor, max_displacement: int, stride: int) -> None:
 
 
 def _is_channels_last(features: Tensor) -> bool:
-    # A tensor that is both (C = 1, say) counts as contiguous, as everywhere in PyTorch.
+    # A tensor that has both formats (for example if C = 1) counts as contiguous, as everywhere in PyTorch.
     return (
         features.is_contiguous(memory_format=torch.channels_last_3d)
         and not features.is_contiguous()
@@ -140,14 +140,14 @@ def _is_channels_last(features: Tensor) -> bool:
 
 
 def _new_empty(features: Tensor, channels: int) -> Tensor:
-    # Explicit strides: the real kernels and their fakes must agree on them, and `empty_like` keeps odd ones.
+    # The strides are explicit because an operator and its fake must agree on them; `empty_like` keeps unusual ones.
     batch, _, frames, height, width = features.shape
     if _is_channels_last(features):
         return features.new_empty(batch, frames, height, width, channels).permute(0, 4, 1, 2, 3)
     return features.new_empty(batch, channels, frames, height, width)
 
 
-# `custom_op` and not `triton_op`: the latter asks for the driver of a GPU when it is traced on a CPU.
+# `custom_op` rather than `triton_op`, which needs the driver of a GPU even when it is traced on a CPU.
 @torch.library.custom_op("hcml::cost_volume", mutates_args=())
 def _forward_op(features: Tensor, max_displacement: int, stride: int) -> Tensor:
     costs = _new_empty(features, num_displacements(max_displacement, stride))
@@ -167,7 +167,7 @@ def _backward_op(grad: Tensor, features: Tensor, max_displacement: int, stride: 
 
 
 def _kernels(features: Tensor, max_displacement: int, stride: int) -> ModuleType:
-    # The matrix products of the CPU are plain PyTorch, and serve wherever the Triton kernels do not.
+    # The CPU implementation is plain PyTorch, so it runs on every device where the Triton kernels do not apply.
     if features.is_cuda and features.dtype != torch.float64 and importlib.util.find_spec("triton"):
         triton_kernels = importlib.import_module("hcml_lightning.ops.cost_volume_triton")
         if triton_kernels.suits(features, max_displacement, stride):
@@ -200,7 +200,7 @@ _forward_op.register_autograd(_backward, setup_context=_save_for_backward)
 
 @register_flop_formula(torch.ops.hcml.cost_volume)
 def _forward_flops(shape: torch.Size, max_displacement: int, stride: int, **_: Any) -> int:
-    # A multiply-add counts as two, as everywhere in PyTorch's counter; the normalisation is left out.
+    # A multiply-add counts as two operations, as everywhere in PyTorch's counter; the normalisation is not counted.
     return 2 * math.prod(shape) * num_displacements(max_displacement, stride)
 
 

@@ -1,11 +1,12 @@
-"""[gradient of costs → **kernel of its way back** → gradient of features]
+"""[gradient of costs → **backward kernel of the cost volume** → gradient of features]
 
-What `cost_volume_kernels.py` does, the other way round: load the gradient of the costs rotated, repeat it along
-j // NK, mask it to the band, and multiply it with the unit vectors that the pixels met. Every pixel collects its
-gradient as the one that looks and as the one that is seen, in one program: no atomics, the same bits in every run.
+The steps of `cost_volume_kernels.py` in reverse: load the gradient of the costs rotated, repeat it along j // NK, mask
+it to the band, and multiply it with the unit vectors that the pixels were compared with. One program adds up the whole
+gradient of a pixel, as the one that looks (its own costs) and as the one that is seen (the costs of other pixels with
+it), so there are no atomics and every run gives the same bits.
 """
 
-# The arguments of a kernel are no Python values, and Triton does not say its types.
+# The arguments of a kernel are not Python values, and Triton ships no type hints.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 # ruff: noqa: ANN001, ANN201, ANN202
 
@@ -22,7 +23,7 @@ def _add_band(
     K: tl.constexpr, ROWS: tl.constexpr, NX: tl.constexpr, NK: tl.constexpr, BC: tl.constexpr,
     UNROLL: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Add surroundings, times the gradients of their costs where these come from rows 0 … i_last, to [ROWS, NX, BC]."""
+    """Add to b_sum, [ROWS, NX, BC], the surroundings weighted by the gradients of their costs in rows 0 … i_last."""
     for i_dy in tl.range(0, K, loop_unroll_factor=UNROLL):
         m_y = (i_row + i_dy >= 0) & (i_row + i_dy <= i_last)
         b_grad = tl.load(p_grad + o_grad + i_dy * s_dy, mask=m_y, other=0.0)
@@ -49,7 +50,7 @@ def cost_volume_bwd_kernel(
     ROWS: tl.constexpr, NX: tl.constexpr, NK: tl.constexpr, BC: tl.constexpr,
     UNROLL: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr, EPS: tl.constexpr, LIMIT: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of ROWS rows of NX pixels in all the grids that share their image rows."""
+    """Compute the gradient of ROWS rows of NX pixels in all the grids that share their image rows."""
     K: tl.constexpr = 2 * RADIUS + 1
     i_col, i_top, i_y, i_frame, i_b, i_t = tile_of_program(
         T, TILES_Y, TILES_X, STRIDE, ROWS, NX - 2 * HALO
@@ -63,7 +64,7 @@ def cost_volume_bwd_kernel(
     o_seen = o_n // (2 * BC * ROWS) * s_16 + o_n // (32 * ROWS) % (BC // 16) * 256
     o_seen = o_seen + o_n // 32 % ROWS * s_row + o_n % 32 * 8
     o_seen = o_seen[:, None] + tl.arange(0, 8)[None, :]
-    # Pairs of neighbouring slots are two loads: a pixel's gradient begins at any address.
+    # The two slots of a pair are separate loads, because a pixel's gradient may begin at any address.
     o_n = tl.arange(0, ROWS * NX * NK)  # slot % 2, pixel // 8, row, pixel % 8, slot // 2
     o_pixel = o_n // (4 * NK * ROWS) % (NX // 8) * 8 + o_n // (NK // 2) % 8
     o_slot = o_n % (NK // 2) * 2 + o_n // (ROWS * NX * (NK // 2))
@@ -82,7 +83,7 @@ def cost_volume_bwd_kernel(
         x_seen = (i_col + o_j - HALO) * STRIDE + i_x
         m_band = (o_apart >= -RADIUS) & (o_apart <= RADIUS) & (x_seen >= 0) & (x_seen < W)
         m_band = m_band[None, :, :, :]
-        # What lies beside the map or the band is masked later, and read where there is something to read.
+        # Values outside the map or the band are masked later; until then their addresses are clamped to valid ones.
         x_own = (i_col + o_pixel - HALO) * STRIDE + i_x
         x_looks = x_own + (o_kx - RADIUS) * STRIDE
         x_own = tl.minimum(tl.maximum(x_own, 0), W - 1)
@@ -92,12 +93,12 @@ def cost_volume_bwd_kernel(
         i_grid = ((i_frame * STRIDE + i_y) * STRIDE + i_x) * HP + i_top
         o_inverse = (i_grid + RADIUS + o_row[:, None]) * WP + i_col + o_i[None, :]
         b_inverse = tl.load(inverse + o_inverse)  # [ROWS, NX]
-        # d(x / |x|) leaves only what is orthogonal to x; a clamped norm is a constant.
+        # The gradient through x / |x| keeps only the part orthogonal to x, unless the norm was clamped to a constant.
         m_norm = b_inverse * EPS < 1.0
         x = (i_col + o_i - HALO) * STRIDE + i_x
         m_x = ((o_i >= HALO) & (o_i < NX - HALO) & (x < W))[None, :] & (y_out < H)[:, None]
         b_radial = tl.zeros((ROWS, NX), ACC)
-        # With more channels than one block holds, a first round finds the radial part.
+        # If one block does not hold all channels, a first round computes the radial part.
         for i_round in tl.static_range(1 if CP <= BC else 2):
             for i_c in tl.static_range(0, CP, BC):
                 p_unit = unit + i_grid * s_row + i_col // 16 * s_16 + i_c * 16

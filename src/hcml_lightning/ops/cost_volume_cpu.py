@@ -1,10 +1,10 @@
 """[features → **cost volume on a CPU** → prime motion block]
 
-The numbers of `cost_volume_reference` by matrix products, in plain PyTorch, an order of magnitude faster.
+Computes the same costs as `cost_volume_reference` by matrix products, in plain PyTorch, an order of magnitude faster.
 
-All displacements are multiples of the stride s, so a map falls apart into s × s grids of every s-th pixel, and within
-a grid neighbours are one step apart. With channels last, r rows of a grid are one contiguous (r·w, C) matrix, and so
-are the r + 2R rows of the next frame that they can meet. One product of the two holds every wanted cost in a band:
+All displacements are multiples of the stride s, so a map splits into s × s grids of every s-th pixel, and within a
+grid neighbours are one step apart. With channels last, r rows of a grid are one contiguous (r·w, C) matrix, and so are
+the r + 2R rows of the next frame within their reach. The product of the two holds every wanted cost in a band:
 
       columns: rows of the next frame            pixel (y, x) and displacement (dy, dx) meet at
       ┌────────────────────────────┐                row     y·w + x
@@ -13,15 +13,15 @@ are the r + 2R rows of the next frame that they can meet. One product of the two
       │   ■■■     ■■■     ■■■      │ pixel 2     so the address is linear in (dy, dx, y, x): the band is a
       └────────────────────────────┘             strided view of the product, read by one copy, without indices.
 
-The product computes more than is wanted, but at the speed of a matrix product, and in one piece of scratch memory that
-is used again and again and stays in the cache: on a CPU, touching fresh memory costs more than the arithmetic. A small
-grid is multiplied whole, for as many frames at once as the scratch holds. The backward pass copies the gradient into
-the same band and multiplies by either side.
+The product computes more than is needed, but at the speed of a matrix product, and into a scratch buffer that is
+reused and stays in the cache: on a CPU, touching fresh memory costs more than the arithmetic. A small grid is
+multiplied whole, for as many frames at once as fit into the scratch buffer. The backward pass copies the gradient into
+the same band and multiplies it by either operand.
 
-Three traps. Spare columns on both sides of each row of the product keep the band of one pixel from reaching into the
-next row. A grid narrower than the band would put two displacements on one address: it is widened with zeros. And the
-channels of contiguous maps are often a multiple of 4 KiB apart, so that all values of a pixel want the same few places
-of the cache: frames are brought together before their pixels are.
+Three pitfalls. Without spare columns on both sides of each row of the product, the band of one pixel would reach into
+the next row. In a grid narrower than the band, two displacements would share an address, so it is widened with zeros.
+And the channels of contiguous maps are often a multiple of 4 KiB apart, so that all values of a pixel compete for the
+same few cache lines: each frame is first copied to compact memory, and then its pixels are gathered.
 """
 
 import torch
@@ -89,14 +89,14 @@ def write_gradient(
         products, blocks = grids.products(scratch, step), grids.blocks(unit, step)
         grids.blocks(grad_unit, step).baddbmm_(products, grids.surroundings(unit, step))
         grad_surroundings = grids.surroundings(grad_unit, step)
-        # The surroundings of neighbouring blocks overlap, those of every n-th block do not.
+        # The surroundings of neighbouring blocks overlap, so one call may add only to every n-th of them.
         n = grids.overlap
         for i in range(min(n, len(blocks))):
             grad_surroundings[i::n].baddbmm_(products[i::n].mT, blocks[i::n])
 
     unit, grad_unit, extra = unit[:, :-1], grad_unit[:, :-1], grad_unit[:, -1]
     grad_unit[:, -1].add_(extra)
-    # d(x / |x|) leaves only what is orthogonal to x; a clamped norm is a constant.
+    # The gradient through x / |x| keeps only the part orthogonal to x, unless the norm was clamped to a constant.
     radial = torch.linalg.vecdot(grad_unit, unit).mul_(inverse * eps < 1)
     grad_unit.addcmul_(unit, radial[..., None], value=-1).mul_(inverse[..., None])
     if grad_features.dtype == torch.float16:
@@ -113,7 +113,7 @@ def write_gradient(
 
 
 def _clear_outside(costs: Tensor, grids: Grids) -> None:
-    """Clear costs, (dx, ..., W), of what lies beside the frame; their places in a row of products are of other rows."""
+    """Set costs, (dx, ..., W), to zero where dx leaves the frame: the product holds values of other rows there."""
     for cost, reach in zip(costs, range(-grids.radius, grids.radius + 1), strict=True):
         beside = reach * grids.stride
         if reach:
@@ -121,7 +121,7 @@ def _clear_outside(costs: Tensor, grids: Grids) -> None:
 
 
 def _normalise(features: Tensor, grids: Grids, eps: float) -> tuple[Tensor, Tensor]:
-    """Split the maps into grids, channels last, and divide by the norms; also give the inverse norms."""
+    """Split the maps into grids, channels last, and divide by the norms; return the result and the inverse norms."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     unit = torch.zeros(grids.buffer_shape, dtype=dtype, device=features.device)
     for piece, unit_piece in grids.pieces(features, unit):

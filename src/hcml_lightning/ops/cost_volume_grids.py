@@ -16,7 +16,7 @@ _SCRATCH_ELEMENTS = 1 << 18  # 1 MiB of float32: half of a usual level 2 cache
 
 
 class Step(NamedTuple):
-    """What is multiplied at once: `num_frames` frames from `frame` on, each with the one after it."""
+    """The frames multiplied in one product: `num_frames` frames from `frame` on, each with the one after it."""
 
     sample: int
     frame: int
@@ -24,12 +24,12 @@ class Step(NamedTuple):
     grids: range
 
     def of(self, maps: Tensor) -> Tensor:
-        """What it reads or writes of maps (B, dy, dx, T, H, W): a view (dy, dx, frames, H, W)."""
+        """Return the part of maps (B, dy, dx, T, H, W) that this step uses: a view (dy, dx, frames, H, W)."""
         return maps[self.sample, :, :, self.frame : self.frame + self.num_frames]
 
 
 class Grids:
-    """All sizes and addresses: how a map falls apart into grids, and where the costs lie in their products.
+    """All sizes and addresses: how a map splits into grids, and where the costs lie in their products.
 
     Args:
         features: shape (B, C, T, H, W).
@@ -43,15 +43,15 @@ class Grids:
         self.window = 2 * radius + 1
         height = -(-self.height // stride)
         self.columns = max(-(-self.width // stride), self.window)
-        # Then all grids have one size, and are copied at once: on small maps a copy takes less time than to start it.
+        # Grids of one size are copied in one call: on small maps, starting a copy takes longer than the copy itself.
         self.even = self.height % stride == self.width % stride == 0
         self.whole = height * self.columns <= _WHOLE_GRID_PIXELS
         self.block_rows = height if self.whole else _ROWS_PER_BLOCK
         self.num_blocks = -(-height // self.block_rows)
-        # Blocks see rows of zeros above and below the grid; a whole grid has spare columns in their place.
+        # Blocks need rows of zeros above and below the grid; a whole grid has spare columns instead.
         self.padding = 0 if self.whole else radius
         self.rows = self.num_blocks * self.block_rows + 2 * self.padding
-        # The last frame is there twice: as the frame after itself.
+        # The last frame is stored twice, because it is its own successor.
         self.buffer_shape = (
             self.batch,
             self.frames + 1,
@@ -74,7 +74,7 @@ class Grids:
         self.scratch_elements = self.frames_per_step * per_frame
 
     def steps(self) -> Iterator[Step]:
-        """All pairs of frames, as many in one step as the scratch holds."""
+        """Yield steps that cover all pairs of frames, each with as many as the scratch buffer holds."""
         for sample in range(self.batch):
             for frame in range(0, self.frames, self.frames_per_step):
                 count = min(self.frames_per_step, self.frames - frame)
@@ -83,7 +83,7 @@ class Grids:
                     yield Step(sample, frame, count, grids)
 
     def pieces(self, maps: Tensor, buffer: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Maps (B, X, T, H, W), as (X, ..., H, W), and a buffer, cut alike: single frames of distant values."""
+        """Yield matching parts of maps (B, X, T, H, W), as (X, ..., H, W), and a buffer: single frames if `are_far`."""
         if not self.are_far(maps.movedim(1, 0)):
             yield maps.movedim(1, 0), buffer[:, : self.frames]
             return
@@ -92,11 +92,11 @@ class Grids:
                 yield maps[sample, :, frame], buffer[sample, frame]
 
     def are_far(self, maps: Tensor) -> bool:
-        """Whether the values of a pixel in maps (X, ...) lie so far apart that frames should be copied first."""
+        """Return whether the values of a pixel in maps (X, ...) are so far apart that frames should be copied first."""
         return not self.whole and maps.stride(0) > 1
 
     def pixels(self, maps: Tensor, buffer: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of maps (X, ..., H, W) and of frames of a buffer that hold the same pixels, (..., h, w, X)."""
+        """Yield views of maps (X, ..., H, W) and of frames of a buffer that hold the same pixels, (..., h, w, X)."""
         s = self.stride
         if self.even:
             rows, columns = self.height // s, self.width // s
@@ -113,11 +113,11 @@ class Grids:
             yield part, buffer[..., grid, self.padding : self.padding + rows, :columns, :]
 
     def blocks(self, buffer: Tensor, step: Step) -> Tensor:
-        """The pixels that look around themselves: a view (blocks, pixels, C)."""
+        """Return the pixels whose costs are computed: a view (blocks, pixels, C)."""
         return self._matrices(buffer, step, step.frame, self.padding, self.block_pixels)
 
     def surroundings(self, buffer: Tensor, step: Step) -> Tensor:
-        """The pixels of the next frame that they can meet: a view (blocks, more pixels, C) that overlaps itself."""
+        """Return the pixels of the next frame within reach: a view (blocks, more pixels, C) that overlaps itself."""
         return self._matrices(buffer, step, step.frame + 1, 0, self.surrounding_pixels)
 
     def _matrices(self, buffer: Tensor, step: Step, frame: int, row: int, pixels: int) -> Tensor:
@@ -128,7 +128,7 @@ class Grids:
         return buffer.as_strided(size, strides, start)
 
     def products(self, scratch: Tensor, step: Step) -> Tensor:
-        """All products of both: a view (blocks, pixels, more pixels)."""
+        """Return all products of `blocks` and `surroundings`: a view (blocks, pixels, more pixels)."""
         size = (self._num_products(step), self.block_pixels, self.surrounding_pixels)
         return scratch.as_strided(size, (self.product_elements, self.pitch, 1), self.spare)
 
@@ -136,7 +136,7 @@ class Grids:
         return step.num_frames * self.grids_per_step * self.num_blocks
 
     def bands(self, scratch: Tensor, step: Step) -> Tensor:
-        """The wanted products: a view (grids, frames, dy, dx, blocks, rows, w)."""
+        """Return the products that are costs: a view (grids, frames, dy, dx, blocks, rows, w)."""
         block = self.product_elements
         grid = self.num_blocks * block
         pixel = self.pitch + 1
@@ -151,7 +151,7 @@ class Grids:
         return scratch.as_strided(size, strides)
 
     def paired(self, scratch: Tensor, maps: Tensor, step: Step) -> Iterator[tuple[Tensor, Tensor]]:
-        """Views of the bands and of maps (dy, dx, frames, H, W) that hold the same costs."""
+        """Yield views of the bands and of maps (dy, dx, frames, H, W) that hold the same costs."""
         bands = self.bands(scratch, step)
         maps = maps.movedim(2, 0)
         if self.whole and self.even:

@@ -1,14 +1,15 @@
 """[features → **kernels of the cost volume** → prime motion block]
 
-The numbers of `cost_volume_reference` by tensor cores; `cost_volume_triton.py` cuts the maps and launches.
+Computes the same costs as `cost_volume_reference` on tensor cores; `cost_volume_triton.py` cuts the maps into tiles and
+launches the kernels.
 
-All displacements are multiples of the stride s, so a map falls apart into s × s grids of every s-th pixel, and within
-a grid neighbours are one step apart. A first kernel writes the grids as unit vectors with zeros around them: the other
+All displacements are multiples of the stride s, so a map splits into s × s grids of every s-th pixel, and within a grid
+neighbours are one step apart. A first kernel writes the grids as unit vectors with zeros around them, so that the other
 kernels load without masks, whatever the memory format of the features. They take a row of pixels i, multiply it with
-the rows of the next frame that it can meet, and want only the band |j - i| ≤ R of the product.
+each row of pixels j of the next frame within its reach, and need only the band |j - i| ≤ R of the product.
 
-A gather of the band would shuffle registers; folding moves nothing. With R = 1 the band is 3 wide, so j mod 4 tells its
-entries apart, and of the columns j = slot, slot + 4, … each pixel wants one:
+Gathering the band would shuffle values between registers; folding it moves none. With R = 1 the band is 3 wide, so
+j mod 4 tells its entries apart, and of the columns j = slot, slot + 4, … each pixel needs at most one:
 
               j = 0 1 2 3   4 5 6 7            slot  0 1 2 3
         i = 0     ■ ■ · ·   · · · ·                  ■ ■ · ·
@@ -17,15 +18,16 @@ entries apart, and of the columns j = slot, slot + 4, … each pixel wants one:
         i = 3     · · ■ ■   ■ · · ·     j // 4       ■ · ■ ■     into the addresses of the store
         i = 4     · · · ■   ■ ■ · ·                  ■ ■ · ■
 
-A row of pixels is a warp, and nothing passes through shared memory on its way to the tensor cores: each lane loads
-what it has to hold of an operand. Of 16 × 16 values in half precision that is, for lane 4g + t, rows g and g + 8,
-columns 2t, 2t + 1 and 8 beyond. So a block is loaded flat, element n going to lane n mod 32 of warp n // 32 mod ROWS,
-and then reshaped to the operand, which costs nothing; the comment at each `arange` has the digits of n, the one that
-changes slowest first. A compiler that shares the lanes out in another way makes this slower, not wrong. What the rows
-of a program share are the rows that they see, in the cache. `cost_volume_backward_kernel.py` goes the other way.
+In half precision one warp processes one row of pixels, and no operand passes through shared memory on its way to the
+tensor cores: each lane loads the part of an operand that it has to hold. Of 16 × 16 values, lane 4g + t holds rows g
+and g + 8, columns 2t, 2t + 1 and those 8 further. So a block is loaded flat, element n going to lane n mod 32 of warp
+n // 32 mod ROWS, and then reshaped to the operand, which costs nothing; the comment at each `arange` names the digits
+of n, the slowest-changing one first. If a compiler assigns elements to lanes differently, the kernels are slower, not
+wrong. The rows of a program share the rows that they are compared with, through the cache.
+`cost_volume_backward_kernel.py` computes the gradient.
 """
 
-# The arguments of a kernel are no Python values, and Triton does not say its types.
+# The arguments of a kernel are not Python values, and Triton ships no type hints.
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 # ruff: noqa: ANN001, ANN201, ANN202
 
@@ -43,8 +45,8 @@ def unit_kernel(
 ):  # fmt: skip
     """Split the maps into padded grids of unit vectors (B, T, STRIDE, STRIDE, HP, WP, CP).
 
-    PAIRED writes every 16 pixels × BC channels as lanes need them that sum over pixels, in the order (channel // 16,
-    channel % 8, pixel // 2 % 4, channel // 8 % 2, pixel // 8, pixel % 2).
+    With PAIRED, every 16 pixels × BC channels are written in the order in which the lanes of a product that sums over
+    pixels need them: (channel // 16, channel % 8, pixel // 2 % 4, channel // 8 % 2, pixel // 8, pixel % 2).
     """
     i_block = tl.program_id(0) % BLOCKS
     i_grid = tl.program_id(0) // BLOCKS
@@ -67,7 +69,7 @@ def unit_kernel(
     b_inverse = 1.0 / tl.maximum(tl.sqrt(b_square), EPS)
     tl.store(inverse + i_first + o_p, b_inverse, mask=m_p)
     for i_c in tl.static_range(0, CP, BC):
-        if CP > BC:  # otherwise the only block is still here
+        if CP > BC:  # otherwise the only block is still loaded
             m_c = m_x[:, None] & (i_c + o_c < C)[None, :]
             b_x = tl.load(p_x + i_c * s_c, mask=m_c, other=0.0).to(ACC)
         b_unit = (b_x * b_inverse[:, None]).to(unit.dtype.element_ty)
@@ -91,7 +93,7 @@ def unit_kernel(
 def tile_of_program(
     T, TILES_Y: tl.constexpr, TILES_X: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, STEP: tl.constexpr
 ):  # fmt: skip
-    """First column and first row in a grid, the grid's image rows, frame, and the frame's sample and time."""
+    """Return a tile's first column and first row in its grid, the row offset of the grid, frame, sample and time."""
     i_tile = tl.program_id(0)
     i_frame = i_tile // (TILES_X * TILES_Y * STRIDE)
     return (
@@ -120,14 +122,14 @@ def cost_volume_fwd_kernel(
     ROWS: tl.constexpr, NX: tl.constexpr, NY: tl.constexpr, NK: tl.constexpr, BITS: tl.constexpr, BC: tl.constexpr,
     UNROLL: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Costs of ROWS rows of NX pixels in all the grids that share their image rows, NY displacements dy at a time."""
+    """Compute costs of ROWS rows of NX pixels in all grids that share their image rows, NY values of dy at a time."""
     K: tl.constexpr = 2 * RADIUS + 1
     i_col, i_top, i_y, i_frame, i_b, i_t = tile_of_program(
         T, TILES_Y, TILES_X, STRIDE, ROWS, NX - 2 * HALO
     )
     i_next = tl.where(i_t == T - 1, i_frame, i_frame + 1)
 
-    # The order of the channels in a sum is any: four lanes share 16 or 32 of them, in runs that are one load each.
+    # Channels may be summed in any order: four lanes share 16 or 32 of them, in runs of one load each.
     RUN: tl.constexpr = min(BC, 32) // 4
     o_n = tl.arange(
         0, ROWS * NX * BC // 2

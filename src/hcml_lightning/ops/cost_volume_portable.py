@@ -1,8 +1,8 @@
 """[features → **cost volume in a few portable operators** → exported network]
 
-The same numbers as `cost_volume` by a dozen operators that every runtime has, where there are neither our kernels nor
-this package. It multiplies each row with all of a row of the next frame and keeps the band of displacements: more
-products than needed, for a graph forty times smaller than one node for each displacement.
+Computes the same costs as `cost_volume` with a dozen operators that every runtime has, for runtimes that have neither
+our kernels nor this package. It multiplies each row with a whole row of the next frame and keeps the band of
+displacements: more products than needed, but a graph forty times smaller than with nodes for each displacement.
 """
 
 import torch
@@ -14,7 +14,7 @@ from hcml_lightning.ops.cost_volume import NORM_EPS
 
 
 def cost_volume_portable(features: Tensor, max_displacement: int, stride: int) -> Tensor:
-    """Compute Eq. 1; see `cost_volume`, which also checks what it is given.
+    """Compute Eq. 1 like `cost_volume`, but without checking the arguments.
 
     Args:
         features: feature maps, shape (B, C, T, H, W).

@@ -1,9 +1,10 @@
 """[features → **cost volume on a GPU** → prime motion block]
 
-How the maps are cut, and the launches of the kernels in `cost_volume_kernels.py`. Imported only when used.
+Cuts the maps into tiles and launches the kernels of `cost_volume_kernels.py` and `cost_volume_backward_kernel.py`.
+Imported only when used.
 """
 
-# Neither Triton nor `device_of` says its types.
+# Neither Triton nor `device_of` has type hints.
 # mypy: disable-error-code="no-untyped-call"
 
 import os
@@ -20,12 +21,12 @@ from hcml_lightning.ops.cost_volume_kernels import cost_volume_fwd_kernel, unit_
 
 
 class Tiling(NamedTuple):
-    """How the maps are cut.
+    """How the maps are cut into tiles.
 
     Attributes:
-        constants: values of the constants that the kernels share, by name.
-        forward: the other constants of the kernel of the costs, and how it is compiled.
-        backward: the other constants of the kernel of the gradient, and how it is compiled.
+        constants: constants that both kernels take, by name.
+        forward: further constants and compiler options of the kernel of the costs; they override `constants`.
+        backward: further constants and compiler options of the kernel of the gradient; they override `constants`.
     """
 
     constants: dict[str, Any]
@@ -33,7 +34,7 @@ class Tiling(NamedTuple):
     backward: dict[str, Any]
 
     def grids(self, height: int, width: int) -> dict[str, int]:
-        """Tiles below each other and beside each other in a grid of a map, and the padded grid's rows and columns."""
+        """Return the numbers of tiles along y and x of a grid, and the rows and columns of the padded grid."""
         radius, stride, rows = (self.constants[name] for name in ("RADIUS", "STRIDE", "ROWS"))
         halo, step = self.constants["HALO"], self.constants["NX"] - 2 * self.constants["HALO"]
         tiles_y = -(-height // (stride * rows))
@@ -51,10 +52,11 @@ class Tiling(NamedTuple):
 def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
     """Choose the tiles for features of shape (B, C, T, H, W).
 
-    A row of a grid is one tile where it fits into 32 pixels; wider maps are cut with the surroundings on both sides, in
-    steps of 16 columns, the width of an operand. In float32 every product is three: two warps share a row there, and
-    loops stay loops. At the levels of R2D-50 and R(2+1)D-101 the choices are the largest that compile without spilled
-    registers for compute capability 8.0 and 9.0, and within the 99 KiB of shared memory that the smallest GPUs have.
+    A row of a grid is one tile if it fits into 32 pixels; wider maps are cut into tiles that include the surroundings
+    on both sides, in steps of 16 columns, the width of an operand. In float32 every product takes three products of
+    tf32, so two warps share a row and loops are not unrolled. At the levels of R2D-50 and R(2+1)D-101, these choices
+    are the largest that compile without spilled registers for compute capability 8.0 and 9.0, and within the 99 KiB of
+    shared memory that the smallest GPUs have.
     """
     half = features.element_size() == 2
     radius, width = max_displacement // stride, -(-features.shape[4] // stride)
@@ -77,7 +79,7 @@ def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
         "NK": slots,
         "UNROLL": 2 * radius + 1 if half else 1,
         "ACC": tl.float64 if features.dtype == torch.float64 else tl.float32,
-        # tf32 alone keeps 10 bits; three products of it come to float32 and still run on tensor cores.
+        # tf32 alone keeps 10 bits; three tf32 products reach the precision of float32, still on tensor cores.
         "PRECISION": "tf32x3" if features.dtype == torch.float32 else "ieee",
     }
     options = {"num_warps": rows if half else 2 * rows, "num_stages": 1}
@@ -88,17 +90,17 @@ def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
         "BC": block_summed,
         **options,
     }
-    # The gradient of maps that are not channels last has an address for every element.
+    # If the maps are not channels last, the gradient kernel needs an address for every element.
     unrolled = {} if features.stride(1) == 1 else {"UNROLL": 1}
     return Tiling(constants, forward, {"BC": block, **options, **unrolled})
 
 
 def suits(features: Tensor, max_displacement: int, stride: int) -> bool:
-    """Whether the kernels are made for features of shape (B, C, T, H, W), and not the matrix products of the CPU.
+    """Return whether the kernels suit features of shape (B, C, T, H, W); if not, `cost_volume_cpu` is used.
 
-    Windows that are very wide, or wide in float32, and many channels want more registers and shared memory than there
-    are, and minutes of a compiler; offsets inside a sample are 32 bits wide. Near these limits registers may spill,
-    which is slower, and right.
+    Very wide windows, wide ones in float32 and many channels need more registers and shared memory than exist, and
+    minutes to compile; offsets inside a sample are 32 bits wide. Near these limits registers may spill, which is slower
+    but correct.
     """
     _, channels, frames, height, width = features.shape
     pixels = tiling(features, max_displacement, stride).constants["NX"]
@@ -108,7 +110,7 @@ def suits(features: Tensor, max_displacement: int, stride: int) -> bool:
 
 
 def _operand_dtype(dtype: torch.dtype) -> torch.dtype:
-    # The interpreter multiplies the bits of bfloat16: https://github.com/triton-lang/triton/issues/11584
+    # The interpreter multiplies bfloat16 as raw bits: https://github.com/triton-lang/triton/issues/11584
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     return torch.float32 if interpreted and dtype == torch.bfloat16 else dtype
 
@@ -140,14 +142,14 @@ def _unit(
 
 
 def reachable(maps: Tensor) -> Tensor:
-    """Maps (B, X, T, H, W) whose offsets inside a frame fit into 32 bits, copied where theirs do not."""
+    """Return maps (B, X, T, H, W), copied to contiguous memory if offsets inside a frame exceed 32 bits."""
     sizes, strides = maps.shape, maps.stride()
     farthest = sum((sizes[i] - 1) * strides[i] for i in (1, 3, 4))
     return maps if farthest < 2**31 else maps.contiguous()
 
 
 def _strides(tensor: Tensor) -> tuple[int, ...]:
-    # Kernels take the strides that are constants last.
+    # The kernels take first the strides of batch and frame, which are not compile-time constants.
     batch, channels, frames, height, width = tensor.stride()
     return batch, frames, channels, height, width
 
@@ -155,7 +157,7 @@ def _strides(tensor: Tensor) -> tuple[int, ...]:
 def write_costs(
     features: Tensor, costs: Tensor, max_displacement: int, stride: int, eps: float
 ) -> None:
-    """As `cost_volume_cpu.write_costs`, by two kernels."""
+    """Do the same as `cost_volume_cpu.write_costs`, with two kernels."""
     batch, _, frames, height, width = features.shape
     features = reachable(features)
     tiles = tiling(features, max_displacement, stride)
@@ -177,7 +179,7 @@ def write_gradient(
     stride: int,
     eps: float,
 ) -> None:
-    """As `cost_volume_cpu.write_gradient`, by two kernels; without atomics, so with the same bits every time."""
+    """Do the same as `cost_volume_cpu.write_gradient`, with two kernels and the same bits in every run (no atomics)."""
     batch, channels, frames, height, width = features.shape
     features, grad = reachable(features), reachable(grad)
     tiles = tiling(features, max_displacement, stride)

@@ -1,6 +1,6 @@
-"""[features → **numbers that half precision would spoil** → losses and metrics]
+"""[features → **results that half precision would spoil** → losses and metrics]
 
-Where a product has to be taken in the precision of its inputs, whatever the precision of the training around it.
+For operations that must run in the precision of their inputs, whatever precision the training uses.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -9,10 +9,10 @@ import torch
 
 
 def full_precision(device_type: str) -> AbstractContextManager[object]:
-    """Switch autocast off for a while.
+    """Return a context in which autocast is off.
 
     Args:
-        device_type: of the device that computes, such as `cuda`.
+        device_type: type of the device that computes, such as `cuda`.
 
     Example:
         >>> x = torch.eye(2)
@@ -20,7 +20,7 @@ def full_precision(device_type: str) -> AbstractContextManager[object]:
         ...     (x @ x).dtype
         torch.float32
     """
-    # The meta device, on which operations are counted, has no autocast to leave.
+    # The meta device, on which operations are counted, does not support autocast.
     if device_type == "meta":
         return nullcontext()
     return torch.autocast(device_type, enabled=False)

@@ -1,6 +1,6 @@
 """[flow → **warp** → photometric loss]
 
-Backward bilinear warp: brings the next frame onto this one along a flow field, and says where that was possible.
+Backward bilinear warp: aligns the next frame with this one along a flow field, and marks where that was possible.
 Paper: Yang et al., Hierarchical Contrastive Motion Learning, Sec. 3.3, the Î of Eq. 3 and its mask m.
 """
 
@@ -12,8 +12,8 @@ from torch import Tensor
 def warp(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     """Sample each frame where the flow points: warped(y, x) = frame(y + v, x + u), bilinearly.
 
-    With the flow from frame t to frame t+1 and frame t+1 as input, the result looks like frame t. The gradient reaches
-    both arguments. Positions are computed in float32 or better: half precision cannot address more than a few
+    With the flow from frame t to frame t+1 and frame t+1 as input, the result looks like frame t. Gradients flow to
+    both arguments. Positions are computed in float32 or better, because half precision cannot address more than a few
     hundred pixels exactly.
 
     Args:
@@ -26,7 +26,7 @@ def warp(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
         Samples outside are interpolated towards zero; a loss should leave them out.
 
     Raises:
-        ValueError: if the shapes do not fit each other, or frames are integers.
+        ValueError: if the shapes do not match, or `frames` is not floating point.
 
     Example:
         >>> frame = torch.arange(4.0).view(1, 1, 1, 4)
@@ -50,7 +50,7 @@ def warp(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     y = flow[:, 1].to(dtype) + torch.arange(height, device=flow.device, dtype=dtype)[:, None]
     valid = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
 
-    # `align_corners=False` puts pixel i at (2i + 1) / size - 1, which also holds for an axis of one pixel.
+    # `align_corners=False` puts pixel i at (2i + 1) / size - 1, which is also defined if the axis has one pixel.
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
     warped = F.grid_sample(
         frames.to(dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
