@@ -156,6 +156,8 @@ def warmup_cosine(step: int, warmup_steps: int, total_steps: float) -> float:
         >>> [round(warmup_cosine(step, 2, 6), 2) for step in range(7)]
         [0.5, 1.0, 1.0, 0.85, 0.5, 0.15, 0.0]
     """
+    # Unstated in the paper: where warm-up starts and ends. It rises from 0 to the peak, after which the half-cosine
+    # begins; in [9] the cosine counts from the first step and warm-up rises to what it has come to by then.
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)

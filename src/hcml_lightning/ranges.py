@@ -4,7 +4,7 @@ Tasks and data modules check their arguments when they are created, and not at t
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 
 def check_at_least(least: float, **values: float) -> None:
@@ -20,7 +20,7 @@ def check_at_least(least: float, **values: float) -> None:
     """
     for name, value in values.items():
         # `value < least` would accept NaN, and a loss term with that weight would be left out silently.
-        if not value >= least:
+        if not _number(name, value) >= least:
             raise ValueError(f"{name} must be at least {least}, but is {value}")
 
 
@@ -31,7 +31,7 @@ def check_above_zero(**values: float) -> None:
         ValueError: if a value is 0, negative or NaN; it names the first such argument.
     """
     for name, value in values.items():
-        if not value > 0:
+        if not _number(name, value) > 0:
             raise ValueError(f"{name} must be above 0, but is {value}")
 
 
@@ -42,7 +42,7 @@ def check_share(**values: float) -> None:
         ValueError: if a value is out of this range or NaN; it names the first such argument.
     """
     for name, value in values.items():
-        if not 0 <= value < 1:
+        if not 0 <= _number(name, value) < 1:
             raise ValueError(f"{name} must be at least 0 and below 1, but is {value}")
 
 
@@ -60,3 +60,14 @@ def check_one_of(name: str, value: Any, taken: Sequence[Any]) -> None:
     if value not in taken:
         words = " or ".join(repr(word) for word in taken)
         raise ValueError(f"{name} must be {words}, but is {value!r}")
+
+
+def _number(name: str, value: Any) -> float:
+    """Return a value that is a number, as those of NumPy and PyTorch are too.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if value is None or isinstance(value, str | Sequence):
+        raise ValueError(f"{name} must be a number, but is {value!r}")
+    return cast("float", value)

@@ -88,7 +88,7 @@ def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Convert paths to text and NumPy's numbers to Python's, also inside lists, tuples and dicts.
+    """Convert paths to text, NumPy's numbers to Python's and ranges to lists, also inside lists, tuples and dicts.
 
     A checkpoint that holds anything but tensors and plain data is refused when it is loaded.
 
@@ -98,6 +98,8 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, range):
+        return list(value)
     if type(value) is dict:
         return {key: plain(entry) for key, entry in value.items()}
     if type(value) in (list, tuple):

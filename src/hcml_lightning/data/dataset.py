@@ -142,12 +142,15 @@ class VideoDataset(Dataset[Sample | None]):
         one each time, by PyTorch's own random numbers.
 
         Raises:
+            IndexError: if there is no such video.
             VideoError: if it cannot be read, and broken videos are not skipped or are too many.
         """
         if isinstance(key, tuple):
             epoch, index = key
         else:
             epoch, index = int(torch.randint(1 << 31, ())) if self.recipe.random else 0, key
+        # From the end, as in a list, but the video has one index alone, by which it is counted.
+        index = range(len(self))[index]
         try:
             return self._read(epoch, index)
         except VideoError as error:

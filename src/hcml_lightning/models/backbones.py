@@ -57,7 +57,8 @@ class BackboneSpec:
 
 # Unstated in the paper: how many channels P^l has and where the strides are. C/4, with spatial and temporal stride on
 # the 3×3 convolution (temporal on the 3×1×1 if there is one), is the only reading found that gives the ratios of
-# Tables 2 and 6, and also their costs if a batch norm counts as 4 operations for each element.
+# Tables 2 and 6, and also their costs if a batch norm counts as 4 operations for each element. Table 5 lists no pooling
+# between conv1 and res2, though its sizes need one: the 3×3 max pooling of [22].
 BACKBONES = {
     "r2d50": BackboneSpec(blocks=(3, 4, 6, 3)),
     "r2plus1d101": BackboneSpec(blocks=(3, 4, 23, 3), temporal_stages=(2, 3)),

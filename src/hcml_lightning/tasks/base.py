@@ -30,6 +30,7 @@ from hcml_lightning.ranges import check_at_least, check_one_of, check_share
 from hcml_lightning.resume import ResumedLoader
 from hcml_lightning.seeds import SeedEachBatch
 from hcml_lightning.signatures import show_all_arguments
+from hcml_lightning.storage import plain
 from hcml_lightning.sync_batch_norm import SYNCHRONISED
 from hcml_lightning.tasks.description import Description, describe
 from hcml_lightning.tasks.finite import FiniteNumbers
@@ -44,8 +45,8 @@ class MotionTask(StoredTask, ABC):
         backbone: `r2d50`, `r2plus1d101` or `r2d_tiny`.
         num_classes: K; from the command line it is taken from the data.
         levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block; `[]` is the plain baseline.
-        init_from: checkpoint of an earlier stage whose weights training starts from; not to be confused with resuming,
-            which is `--ckpt_path`.
+        init_from: checkpoint of an earlier stage whose weights training starts from, loaded when a Trainer starts; not to
+            be confused with resuming, which is `--ckpt_path`.
         max_displacement: d of the cost volumes, in cells; the default of the backbone if null.
         stride: s of the cost volumes, in cells; the default of the backbone if null.
         max_offset: Δ, the largest δ of f_δ, in frames at the frame rate of the level below.
@@ -90,6 +91,8 @@ class MotionTask(StoredTask, ABC):
         recompute: bool = False,
     ) -> None:
         super().__init__()
+        # As checkpoints store them, and as Python's own: `range(3)`, or the number of classes that NumPy has counted.
+        levels, num_classes = plain(levels), plain(num_classes)
         check_at_least(0, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs)
         check_share(momentum=momentum, dropout=dropout)
         check_one_of("optimizer", optimizer, get_args(OptimizerName))

@@ -50,7 +50,7 @@ class FlowTask(MotionTask):
         self.level = level
         self.smoothness_weight, self.flow_weight = smoothness_weight, flow_weight
         if level not in self.model.levels:
-            raise ValueError(f"level must be one of the levels {self.model.levels}, got {level}")
+            raise ValueError(f"level must be one of the levels {self.model.levels}, got {level!r}")
 
     def trained_modules(self) -> list[nn.Module]:
         """Return the stem, res stages, motion blocks and fusions up to this level, and the flow decoder."""

@@ -35,7 +35,7 @@ class ProbeTask(ClassificationTask):
         super().__init__(**shared)
         check_above_zero(hidden=hidden)
         if level not in self.model.levels:
-            raise ValueError(f"level must be one of the levels {self.model.levels}, got {level}")
+            raise ValueError(f"level must be one of the levels {self.model.levels}, got {level!r}")
         self.level = level
         channels = backbone_spec(self.hparams["backbone"]).motion_channels(level)
         self.probe = nn.Sequential(

@@ -108,5 +108,6 @@ class RecognitionTask(ClassificationTask):
         loss = F.cross_entropy(logits, batch["label"])
         health = [feature_health(i, p) for i, p in motion.items()]
         values = {f"val/{k}": v for values in health for k, v in values.items()}
-        self.log_mean({"val/loss": loss, **values}, batch)
+        # Under the name that this term has in training too, where `loss` is the sum of all terms.
+        self.log_mean({"val/loss": loss, "val/classification": loss, **values}, batch)
         self.log_accuracy(self.val_accuracy, logits.softmax(dim=1), batch)

@@ -71,6 +71,9 @@ def charts(curves: dict[str, Curve]) -> list[Chart]:
         split, _, quantity = name.partition("/")
         if split == "test" or name.endswith("_step"):
             continue
+        # Of one term alone, while `train/loss` is the sum of all.
+        if name == "val/loss" and "val/classification" in curves:
+            continue
         if not quantity:
             split, quantity = "train", "learning rate" if name.startswith("lr-") else name
         quantity = quantity.removesuffix("_epoch")
