@@ -1,6 +1,6 @@
 """[exception → **what to do about it**]
 
-Finds out which exceptions are no bugs, and replaces their traceback by a message. All others keep their traceback.
+Tells which exceptions are no bugs, and which message to print instead of a traceback. All others keep their traceback.
 """
 
 import errno

@@ -103,7 +103,7 @@ class FlowPictures(Watch):
 
 
 class GradCamPictures(Watch):
-    """Draw a map of what speaks for the predicted class (Grad-CAM++), below the frames.
+    """Draw the regions that support the predicted class (Grad-CAM++), below the frames.
 
     Args:
         num_clips: clips of the validation split, evenly spread over it.
