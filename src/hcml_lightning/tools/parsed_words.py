@@ -1,6 +1,6 @@
 """[words of the command line → parser → **settings, nothing built**]
 
-What `hcml fit` would make of words: to find a mistake before anything runs, and to know which options there are.
+Parses words as `hcml fit` would, but runs nothing: to find mistakes before a run and to list the options.
 """
 
 from jsonargparse import Namespace
@@ -12,10 +12,10 @@ from hcml_lightning.tools.training import MotionCLI
 
 
 class ParsedWords(MotionCLI):
-    """Words that are parsed, and nothing built of them.
+    """The command line of `hcml fit`, parsed but not instantiated.
 
     Args:
-        words: without the command.
+        words: the words of the command line, without the command.
     """
 
     def __init__(self, words: list[str]) -> None:
@@ -23,26 +23,26 @@ class ParsedWords(MotionCLI):
             super().__init__(words, run=False)
 
     def _set_seed(self) -> None:
-        """Leave the seed to what runs."""
+        """Set no seed, because nothing runs."""
 
     def before_instantiate_classes(self) -> None:
-        """Leave it."""
+        """Skip the checks and choices of a run."""
 
     def instantiate_classes(self) -> None:
         """Build nothing."""
 
     def after_instantiate_classes(self) -> None:
-        """Leave it."""
+        """Do nothing, because there is no trainer."""
 
     def try_constructors(self) -> VideoDataModule:
-        """Build data and task: constructors refuse what a parser cannot know.
+        """Build data and task, because their constructors check what the parser cannot.
 
         Returns:
-            The data.
+            The data module.
 
         Raises:
             ValueError: if one of them refuses its arguments, or the data has too few classes for the task.
-            FileNotFoundError: if the data is not there.
+            FileNotFoundError: if the data is missing.
         """
         parts = Namespace(  # type: ignore[no-untyped-call]
             data=self.config.data, model=self.config.model
@@ -51,12 +51,12 @@ class ParsedWords(MotionCLI):
             try:
                 built: VideoDataModule = self.parser.instantiate(parts).data
             except (ValueError, FileNotFoundError) as error:
-                # jsonargparse wraps it in a list of the classes that it tried.
+                # jsonargparse wraps the error of a constructor in one that lists the classes it tried.
                 raise error.__cause__ or error from None
         return built
 
 
 def all_options() -> set[str]:
-    """Return the long options of `hcml fit`, those of every task and all data among them."""
+    """Return the long options of `hcml fit`, including those of all tasks and data modules."""
     parser = ParsedWords(["-c", "stages/baseline.yaml", "-c", "data/ucf101.yaml"]).parser
     return {f"--{name}" for name in option_names(parser) if not name.endswith(("+", ".help"))}

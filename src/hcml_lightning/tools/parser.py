@@ -1,6 +1,6 @@
 """[words of the command line → **parser** → settings]
 
-A parser of jsonargparse whose errors are the error: which option, what came, what it takes, and the nearest name.
+A jsonargparse parser with short error messages: the option, the given value, what it accepts, and the nearest name.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.stages import STAGE_NAMES
 
-# Of the keys that hold a class, which classes they take.
+# The keys that hold a class, each with the base class of those it accepts.
 BASES: dict[str, type] = {
     "model": MotionTask,
     "data": VideoDataModule,
@@ -42,7 +42,7 @@ KINDS = {
 
 
 class HcmlParser(LightningArgumentParser):
-    """A parser whose errors are the error, without a hundred lines of usage before it."""
+    """A parser that prints short error messages, without a hundred lines of usage before them."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message and exit with status 2."""
@@ -58,14 +58,14 @@ class HcmlParser(LightningArgumentParser):
 
 
 def in_short(message: str, parser: ArgumentParser) -> str:
-    """Say a message of jsonargparse in a line or two, with the nearest name where one was mistyped.
+    """Shorten an error message of jsonargparse to a line or two, with the nearest name if one was mistyped.
 
     Args:
-        message: as jsonargparse gives it.
-        parser: of the command.
+        message: the message of jsonargparse.
+        parser: the parser of the command.
 
     Returns:
-        The message itself where it is of a kind that is not known here.
+        The short message, or the given one if it is of a kind that is not known here.
     """
     key = _first(r'Parser key "([^"]+)"', message) or ""
     if words := _first(r"unrecognized arguments: (.*)", message, re.IGNORECASE):
@@ -89,7 +89,7 @@ def in_short(message: str, parser: ArgumentParser) -> str:
         return f"{title} has no option '{name}'{nearest(name, names)}"
     if missing := _first(r"arguments are required: (?:\w+\.)?(model|data)", message):
         return f"no --{missing}; name {MISSING[missing]}"
-    # Settings without a class of their own are taken for those of the base class, which is none to be run.
+    # jsonargparse takes settings without a class for those of the base class, which cannot be run.
     base = _first(r"class_path='hcml_lightning\.(?:\w+\.)*(\w+)'", message)
     if key in MISSING and base == BASES[key].__name__:
         return f"no --{key}; name {MISSING[key]}"
@@ -97,7 +97,7 @@ def in_short(message: str, parser: ArgumentParser) -> str:
 
 
 def _wrong_class(key: str, message: str) -> str | None:
-    """Say that there is no such class, or that it is of another kind than is taken here."""
+    """Return the message for a class that does not exist or is of the wrong kind; None for any other error."""
     unknown = _first(r"Expected a dot import path string: (\S+)", message)
     unknown = unknown or _first(r"class_path '([^']+)':\s+(?:module|No module|Unable)", message)
     if key not in BASES:
@@ -116,7 +116,7 @@ def _wrong_class(key: str, message: str) -> str | None:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Say which name was meant, or which names there are where that is hard to tell.
+    """Return a hint: the name that was probably meant, or else all names if they are few.
 
     Example:
         >>> nearest("temprature", ["temperature", "lr"])
@@ -130,18 +130,18 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; there are {', '.join(names)}" if 0 < len(names) <= MOST_NAMES else ""
 
 
-# Names that still fit into a few lines.
+# A list of this many names still fits into a few lines.
 MOST_NAMES = 30
 
 
 def parameters(cls: type) -> list[str]:
-    """Names of a constructor's arguments, those that it hands on to its bases too."""
+    """Return the names of a constructor's arguments, including those that it passes on to its bases."""
     arguments = inspect.signature(cls).parameters.values()
     return [a.name for a in arguments if a.kind not in (a.VAR_POSITIONAL, a.VAR_KEYWORD)]
 
 
 def subclasses(base: type) -> set[type]:
-    """A class and all below it, as far as they were imported."""
+    """Return a class and all of its subclasses that have been imported."""
     below: list[type] = base.__subclasses__()
     return {base}.union(*(subclasses(cls) for cls in below))
 
@@ -149,7 +149,7 @@ def subclasses(base: type) -> set[type]:
 def _unknown_option(word: str, parser: ArgumentParser) -> str:
     name = word.partition("=")[0].lstrip("-")
     names = {f"--{known}" for known in option_names(parser)}
-    # The part of it that is not right is most often the one before the last.
+    # Most often the last part of the name is right and a part before it is wrong.
     same = {known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]}
     dashes = "" if word.startswith("--") else "; an option begins with two dashes"
     guess = f"; did you mean '{same.pop()}'?" if len(same) == 1 else nearest(f"--{name}", names)
@@ -157,7 +157,7 @@ def _unknown_option(word: str, parser: ArgumentParser) -> str:
 
 
 def option_names(parser: ArgumentParser) -> list[str]:
-    """Names of all long options, those of all tasks and data among them, without dashes."""
+    """Return the names of all long options, without dashes, including those of all tasks and data modules."""
     names = [
         string[2:]
         for action in parser._actions
@@ -171,7 +171,7 @@ def option_names(parser: ArgumentParser) -> list[str]:
 
 
 def _wrong_value(key: str, message: str) -> str | None:
-    """Say what a value should have been; the innermost key is the one that counts."""
+    """Return the message for a wrong value of the innermost key in `message`; None for any other error."""
     *_, last = re.split(r'Parser key "', message)
     name = last.partition('"')[0]
     tried = last.partition("Given value type")[0] if "Got value" not in last else last

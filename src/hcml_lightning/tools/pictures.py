@@ -1,6 +1,6 @@
 """[checkpoints and metrics of a run → **pictures**]
 
-What a demo shows: two frames, the true flow and the estimated one; and the curves of training.
+The pictures of a demo: two frames with the true and the estimated flow between them, and the curves of training.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from hcml_lightning.tools.runs import load_run
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Of each panel: folder of the stage, and metrics.
+# For each panel, the metrics to draw, by the folder of their stage.
 PANELS: dict[str, dict[str, tuple[str, ...]]] = {
     "photometric error (validation)": {
         "full/flow": ("val/photometric", "val/photometric_zero"),
@@ -39,13 +39,16 @@ PANELS: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def draw_flow(folder: Path, path: Path, videos: int = 8, enlarged: int = 4) -> None:
-    """Draw one row for each video: frame, next frame, true flow where it is known, estimated flow, rebuilt frame.
+    """Draw one row for each video: frame, next frame, true flow if it is known, estimated flow, rebuilt frame.
 
     Args:
-        folder: of a stage that trained flow.
+        folder: folder of a stage that trained flow.
         path: png to write.
-        videos: rows.
-        enlarged: pixels of the picture for one of the video.
+        videos: number of videos.
+        enlarged: factor by which the rows are enlarged.
+
+    Raises:
+        ValueError: if the stage trained no flow.
     """
     run = load_run(folder)
     batch = validation_clips(run.datamodule, videos)

@@ -1,6 +1,6 @@
 """[configs and options → **the words of each stage** → stages]
 
-What a run of several stages consists of, and which settings each of them gets.
+The configs and options of a run of several stages, and the settings that each stage gets from them.
 """
 
 import sys
@@ -19,7 +19,7 @@ from hcml_lightning.tools.configs import (
 )
 from hcml_lightning.tools.stages import STAGE_NAMES, TRAINING, Stage
 
-# What may change between two starts of a run without another result.
+# Settings that may change between two starts of a run without changing its result.
 HARMLESS = (
     "num_workers",
     "recompute",
@@ -29,7 +29,7 @@ HARMLESS = (
     "save_every_n_epochs",
 )
 
-# What a stage that trains does not look at.
+# Settings that a training stage ignores.
 OF_TESTS = (
     "data.test_clips",
     "data.test_crops",
@@ -43,15 +43,15 @@ INIT_FROM = "model.init_from"
 
 
 class Plan(NamedTuple):
-    """Configs and options for all stages, with parts for single ones.
+    """Configs and options of all stages, with parts for single ones.
 
-    A key at the top of a config, or the first part of an option, that is the name of a stage makes
-    what is below it hold for this stage alone: `recognition: {trainer: {max_epochs: 9}}` in a file,
+    If a top-level key of a config or the first part of an option is the name of a stage, what is below it holds only
+    for this stage and those that inherit from it: `recognition: {trainer: {max_epochs: 9}}` in a file,
     `--recognition.trainer.max_epochs 9` on the command line.
 
     Attributes:
-        configs: paths or inline mappings, in their order.
-        options: name without dashes and the words of each option.
+        configs: paths or inline mappings, in the given order.
+        options: for each option, its name without dashes and its words.
     """
 
     configs: tuple[str, ...]
@@ -62,7 +62,8 @@ class Plan(NamedTuple):
         """Read configs and options from a command line.
 
         Raises:
-            ValueError: if a word belongs to no option, or configs stand in the wrong order.
+            ValueError: if a word belongs to no option, an option begins with a misspelt stage, or the configs are in
+                the wrong order.
         """
         configs, rest = split_words(words)
         check_order(configs)
@@ -90,11 +91,13 @@ class Plan(NamedTuple):
         return words
 
     def check(self, names: Sequence[str]) -> None:
-        """Parse the words of stages, build what they name and run none: no mistake is to show after days.
+        """Check the settings of all stages before the first one runs, so that no mistake shows only after days.
+
+        If there are several training stages, their words are parsed and their data and tasks are built.
 
         Raises:
-            SystemExit: at the first mistake of the words, which has been told.
-            ValueError: at the first setting, or dataset, that a stage refuses.
+            SystemExit: if the words of a stage cannot be parsed; the reason has been printed.
+            ValueError: if a stage refuses a setting or its dataset.
         """
         stages = [name for name in names if name in TRAINING]
         for name in stages:
@@ -106,7 +109,7 @@ class Plan(NamedTuple):
                     "--run_dir to throw away"
                 )
         if len(stages) < 2:
-            # It is about to say so itself.
+            # A single stage runs next, and reports its mistakes itself.
             return
         from hcml_lightning.tools.parsed_words import ParsedWords
 
@@ -117,7 +120,7 @@ class Plan(NamedTuple):
                 lists = (type(data), data.root, data.batch_size)
                 first = first or lists
                 if lists != first:
-                    # What the first stage trains on it is about to list itself.
+                    # The first stage runs next, and lists its own data itself.
                     data.check_batch_size(len(data.records("train")))
             except SystemExit:
                 print(f"This is said of the stage '{name}'; nothing has been run.", file=sys.stderr)
@@ -128,12 +131,12 @@ class Plan(NamedTuple):
     def _check_class(self, stage: Stage) -> None:
         own = read_config(stage.config)["model"]["class_path"]
         settings = self.settings(stage)
-        # `--model` names a class, or holds it with its arguments.
+        # The value of `--model` is the name of a class, or a mapping of the class and its arguments.
         given = settings.get("model", settings.get("model.class_path", own))
         given = str(given.get("class_path", own) if isinstance(given, dict) else given)
         others = {read_config(s.config)["model"]["class_path"] for s in TRAINING.values()} - {own}
         package, _, name = given.rpartition(".")
-        # One of somebody's own has a path, whatever its name.
+        # A class of another package is accepted even if its name is that of another stage's class.
         if name in others and package.partition(".")[0] in ("", "hcml_lightning"):
             raise ValueError(
                 f"stage '{stage.name}' would be a {given} and not a {own}: leave out configs of single stages, which "
@@ -141,7 +144,7 @@ class Plan(NamedTuple):
             )
 
     def settings(self, stage: Stage) -> dict[str, Any]:
-        """Return all settings of one stage, flat, as they were given: what its result depends on."""
+        """Return the settings of one stage that its result depends on, flat and as they were given."""
         settings: dict[str, Any] = {}
         for config in (stage.config, *self.configs):
             for part in config_parts(read_config(config), stage.sections):
@@ -153,12 +156,12 @@ class Plan(NamedTuple):
         return {k: v for k, v in settings.items() if k.rpartition(".")[2] not in HARMLESS}
 
     def names_weights(self, stage: Stage) -> bool:
-        """Whether a stage's own part of configs and options says which weights it starts from."""
+        """Return whether a stage's own part of configs and options sets the weights that it starts from."""
         of_all = self.settings(Stage("", stage.config))
         return self.settings(stage).get(INIT_FROM) != of_all.get(INIT_FROM)
 
     def _options(self, stage: Stage) -> list[tuple[str, tuple[str, ...]]]:
-        """Return the options of one stage, those of its own last."""
+        """Return the options that hold for one stage, its own ones last."""
         ranked = []
         for name, given in self.options:
             head, _, tail = name.partition(".")
@@ -171,7 +174,7 @@ class Plan(NamedTuple):
 
 
 def config_parts(content: Mapping[str, Any], sections: Sequence[str]) -> list[dict[str, Any]]:
-    """Return what of a config holds for a stage: the common part, then those of its sections.
+    """Return the parts of a config that hold for a stage: the common part, then those of its sections.
 
     Example:
         >>> config_parts({"seed_everything": 1, "flow": {"model": {}}, "test": {}}, ["flow"])
@@ -183,7 +186,7 @@ def config_parts(content: Mapping[str, Any], sections: Sequence[str]) -> list[di
 
 
 def assign(settings: dict[str, Any], name: str, value: Any) -> None:
-    """Set a flat setting; what is below it is gone with what stood there."""
+    """Set a flat setting, and remove all settings below it, which belong to its old value."""
     for other in [key for key in settings if key.startswith(f"{name}.")]:
         del settings[other]
     settings[name] = value

@@ -1,6 +1,6 @@
 """[videos → **processes** → what was found in each]
 
-One function for many videos, in processes that may die or hang on a damaged file without harm to the others.
+Calls one function for many videos, in processes that may die or hang on a damaged file without harm to the others.
 """
 
 import multiprocessing
@@ -12,23 +12,23 @@ from typing import Any, NamedTuple, cast
 
 
 class Lost(NamedTuple):
-    """What is given for an item whose process died or did not answer.
+    """The result for an item whose process died or did not answer in time.
 
     Attributes:
-        reason: how it was lost.
+        reason: what happened to the process.
     """
 
     reason: str
 
 
 class _Worker:
-    """A process that answers one item at a time."""
+    """A process that handles one item at a time."""
 
     def __init__(self, context: Any, function: Callable[[Any], Any]) -> None:
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, function), daemon=True)
         self.process.start()
-        # Of the other end only the worker may hold a copy, or its death would not be noticed.
+        # Only the worker may hold the other end of the pipe, or its death would go unnoticed.
         theirs.close()
         self.item: Any = None
         self.since = 0.0
@@ -46,22 +46,22 @@ class _Worker:
 def run_each(
     function: Callable[[Any], Any], items: Iterable[Any], num_processes: int, limit_s: float = 900
 ) -> Iterator[tuple[Any, Any]]:
-    """Call a function for each item, in processes of their own.
+    """Call a function for each item, in separate processes.
 
-    The processes start from a clean one, not from this one with its threads, and end when this one ends, however it
-    does.
+    The processes are forked from a clean server process, because this one may have threads. They end when this process
+    ends, for whatever reason.
 
     Args:
-        function: of a module, with one argument.
+        function: function of one argument, defined at the top level of a module.
         items: its arguments.
-        num_processes: how many to run at a time.
+        num_processes: number of processes that run at a time.
         limit_s: seconds after which an item is given up.
 
     Yields:
-        (item, result) in the order of completion; the result is `Lost` where the process died or took too long.
+        (item, result) in the order of completion; the result is `Lost` if the process died or took too long.
 
     Raises:
-        Exception: what the function raised.
+        Exception: any exception that the function raises.
     """
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([function.__module__])
@@ -95,7 +95,7 @@ def _give(
 def _take(
     idle: list[_Worker], busy: dict[Connection, _Worker], limit_s: float
 ) -> Iterator[tuple[Any, Any]]:
-    """Yield what has been answered, waiting a second at most, and what is overdue."""
+    """Wait for results for at most a second, then yield those that came, and `Lost` for each overdue item."""
     for ready in wait(list(busy), timeout=1):
         worker = busy.pop(cast("Connection", ready))
         try:
@@ -116,7 +116,7 @@ def _take(
 
 
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
-    # Ctrl-C reaches all processes of a terminal; the first one tells the others to end.
+    # Ctrl-C reaches all processes of a terminal, but the main process ends the workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
@@ -125,7 +125,7 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
             return
         try:
             answer = (False, function(item))
-        except Exception as error:  # The first process raises it.
+        except Exception as error:  # The main process raises it again.
             answer = (True, error)
         try:
             connection.send(answer)

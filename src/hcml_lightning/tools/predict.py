@@ -1,7 +1,7 @@
 """[words of the command line → **options** → top classes of your own videos, and when]
 
-`hcml predict`: network, clips and class names come from the checkpoint; a file that cannot be read is named, and the
-others go on.
+`hcml predict`: network, clips and class names come from the checkpoint; a file that cannot be read is reported, and the
+others are still processed.
 """
 
 import argparse
@@ -13,16 +13,13 @@ from hcml_lightning.tools.prediction_files import FORMATS
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml predict`.
-
-    Args:
-        words: what stands after `hcml predict`.
+    """Recognise what videos show, and write the top classes of each to a csv or json file.
 
     Returns:
         0 if at least one video was read, else 1.
     """
     options = _options(words)
-    # Late, so that --help and what is wrong with an option are said at once.
+    # Imported late, so that `--help` and errors in the options do not wait for PyTorch.
     from hcml_lightning.tools.predicting import predict_all
 
     return predict_all(options)
@@ -46,7 +43,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Say which words `hcml predict` takes."""
+    """Make the parser of `hcml predict`."""
     parser = argparse.ArgumentParser(
         prog="hcml predict",
         description="The top classes of videos, as csv or json. Settings come from the checkpoint.",

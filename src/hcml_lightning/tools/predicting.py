@@ -1,6 +1,6 @@
 """[your own videos + recogniser → **what is found in each** → csv, json, annotated copies]
 
-What `hcml predict` does once it knows its options.
+What `hcml predict` does after its options were parsed.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from hcml_lightning.tools.spans import Span, SpanViews, read_spans
 
 
 class _Seen(NamedTuple):
-    """Some spans of a video, or what is wrong with it."""
+    """Some spans of a video, or the error that reading them gave."""
 
     video: str
     spans: list[SpanViews]
@@ -35,7 +35,7 @@ class _Seen(NamedTuple):
 
 
 class _Reading(Dataset[_Seen]):
-    """The views of some spans of a video at a time; what is wrong with a video is no error here, but a result."""
+    """Views of spans of videos; a video that cannot be read gives an entry with its error and raises nothing."""
 
     def __init__(self, work: Sequence[tuple[str, list[Span] | None]], recipe: ClipRecipe) -> None:
         self.work, self.recipe = work, recipe
@@ -52,7 +52,7 @@ class _Reading(Dataset[_Seen]):
 
 
 def find_videos(paths: Sequence[str]) -> list[str]:
-    """List what is to be recognised, in the given order.
+    """List the videos that paths and patterns name, in the given order and each once.
 
     Args:
         paths: video files, folders of frames, folders of videos, and patterns with `*`, `?` and `**` of all of these.
@@ -62,7 +62,7 @@ def find_videos(paths: Sequence[str]) -> list[str]:
     """
     videos: list[str] = []
     for path in paths:
-        # A name may look like a pattern: "what [1080p].mp4".
+        # The name of a file may look like a pattern: "what [1080p].mp4".
         matches = [path] if os.path.exists(path) else _matches(path)
         found = [v for m in matches for v in (walk_videos(m) if os.path.isdir(m) else [m])]
         if not found:
@@ -73,13 +73,13 @@ def find_videos(paths: Sequence[str]) -> list[str]:
         videos += found
     unique: dict[str, str] = {}
     for video in videos:
-        # The same one, however it was named.
+        # Paths that name the same video in different ways have the same absolute path.
         unique.setdefault(os.path.abspath(video), video)
     return list(unique.values())
 
 
 def _matches(pattern: str) -> list[str]:
-    """Folders and videos; a pattern such as `*` also meets what lies beside them."""
+    """Return the folders and videos that a pattern matches; one such as `*` also matches other files beside them."""
     paths = sorted(glob.glob(pattern, recursive=True))
     return [path for path in paths if os.path.isdir(path) or is_video(os.path.basename(path))]
 
@@ -90,13 +90,13 @@ def predict(
     window: tuple[float, float] | None = None,
     num_workers: int = 0,
 ) -> Iterator[Prediction]:
-    """Yield what is found in each video.
+    """Recognise the videos and yield the prediction for each of them.
 
     Args:
-        recognizer: of the videos.
+        recognizer: the recogniser to use.
         videos: paths of files, or of folders of frames.
         window: length of windows and hop from one to the next, seconds; None for one result for each whole video.
-        num_workers: processes that decode.
+        num_workers: number of processes that decode.
 
     Raises:
         ValueError: if window or hop is not positive.
@@ -106,7 +106,7 @@ def predict(
         try:
             groups = recognizer.window_groups(video, *window) if window else [None]
         except VideoError:
-            # Whoever reads it will meet and name the same fault.
+            # Reading the whole video in the loader gives the same error, which is then reported.
             groups = [None]
         work += [(video, group) for group in groups]
     reading = _Reading(work, recognizer.recipe)
@@ -122,9 +122,9 @@ def predict(
 
 
 def copy_paths(videos: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Name the annotated copy of each video: NAME.annotated.mp4, with a number where another has that name.
+    """Choose the path of each video's annotated copy: NAME.annotated.mp4, or NAME_2.annotated.mp4 if that is taken.
 
-    No video of somebody else is called so, and a copy that an earlier run made is replaced.
+    No other files are expected to have such names, so that the copies of an earlier run are replaced.
 
     Raises:
         ValueError: if a copy would replace one of the videos.
@@ -147,10 +147,10 @@ def copy_paths(videos: Sequence[str], folder: Path) -> dict[str, Path]:
 
 
 def predict_all(options: argparse.Namespace) -> int:
-    """Recognise all videos, write what was found, and say what could not be read.
+    """Recognise all videos, write the predictions, and report the videos that could not be read.
 
     Args:
-        options: of `hcml predict`.
+        options: the parsed options of `hcml predict`.
 
     Returns:
         0 if at least one video was read, else 1.
@@ -178,7 +178,7 @@ def predict_all(options: argparse.Namespace) -> int:
                     annotate(prediction.video, prediction.found, path, options.top_k)
                 except VideoError as error:
                     undrawn.append(str(error))
-    # Not while the bar that shows how far it is stands in the same line.
+    # Printed last, because the progress bar occupies the line until then.
     for fault in undrawn:
         print(f"could not be annotated: {printable(fault)}")
     for fault in unread:

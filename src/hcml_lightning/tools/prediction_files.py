@@ -20,7 +20,7 @@ class Prediction(NamedTuple):
     Attributes:
         video: its path.
         found: one entry for the whole video, or for each window; empty if nothing could be read.
-        error: what could not be read, else empty.
+        error: why the video or a part of it could not be read, else empty.
     """
 
     video: str
@@ -33,21 +33,22 @@ Write = Callable[[Prediction], Any]
 
 @contextmanager
 def open_results(path: Path, class_names: Sequence[str], top_k: int) -> Iterator[Write]:
-    """Open a csv or json that takes what was found, video by video.
+    """Open a csv or json file for predictions that are written video by video.
 
-    It appears when it is complete. What ends the block earlier leaves what was written until then in NAME.partial.csv,
-    and says so. What another run has left there stays, and the next free name is taken: NAME.partial_2.csv.
+    The file appears under its name when it is complete. If an exception ends the block earlier, what was written until
+    then is kept in NAME.partial.csv, and a message says so. The partial file of another run is kept too: then the next
+    free name is used, NAME.partial_2.csv.
 
     Args:
-        path: to write to; ends in .csv or .json.
-        class_names: all that could be found.
-        top_k: ranks of each span.
+        path: file to write; ends in .csv or .json.
+        class_names: names of all classes that the network knows.
+        top_k: number of classes written for each span.
 
     Yields:
-        The function that writes what was found in one video.
+        The function that writes the prediction for one video.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if the file cannot be written.
     """
     if path.is_dir():
         raise IsADirectoryError(f"--output: {path} is a folder; name a file in it")
@@ -74,11 +75,11 @@ def open_results(path: Path, class_names: Sequence[str], top_k: int) -> Iterator
 
 
 def _open_partial(path: Path) -> TextIO:
-    """Open the file that holds what was found until all of it was; never one that is there already."""
+    """Create the file that holds the predictions until they are complete, under the first name that is free."""
     partial, number = path.with_name(f"{path.stem}.partial{path.suffix}"), 1
     while True:
         try:
-            # Line by line, so that even a kill leaves what was found.
+            # Buffered line by line, so that even a killed process leaves what it has found.
             return partial.open(
                 "x", buffering=1, newline="", encoding="utf-8", errors="surrogateescape"
             )
@@ -93,7 +94,7 @@ def _open_partial(path: Path) -> TextIO:
 
 @contextmanager
 def _csv_rows(file: TextIO, class_names: Sequence[str], top_k: int) -> Iterator[Write]:
-    """One row for each rank of each span (start and end in seconds), and one for each error."""
+    """Write one row for each rank of each span (start and end in seconds), and one for each error."""
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
 
@@ -113,7 +114,7 @@ def _csv_rows(file: TextIO, class_names: Sequence[str], top_k: int) -> Iterator[
 
 @contextmanager
 def _json_entries(file: TextIO, class_names: Sequence[str], top_k: int) -> Iterator[Write]:
-    """What the csv holds, nested: videos, their spans, and the classes of each span, best first; a video a line."""
+    """Write the content of the csv nested: videos, their spans, the classes of each, best first; one line a video."""
     file.write(f'{{"class_names": {json.dumps(list(class_names))},\n"videos": [')
     before = "\n"
 

@@ -1,7 +1,7 @@
 """[a dataset → **its copy for training**]
 
-`hcml data prepare`: copies a dataset with its lists, each video small and quick to read. What was cut off goes on; the
-jobs of a cluster share the work; what cannot be converted is listed.
+`hcml data prepare`: copies a dataset with its lists, each video small and quick to read. An interrupted run can be
+resumed, the jobs of a cluster can share the work, and videos that cannot be converted are listed.
 """
 
 import csv
@@ -26,22 +26,22 @@ COLUMNS = ("path", "copy", "bytes", "modified", "frames", "error")
 
 
 class Shard(NamedTuple):
-    """Which part of the work: `number` of `total`, from 1."""
+    """A part of the work: `number` of `total`, counted from 1."""
 
     number: int
     total: int
 
     @property
     def name(self) -> str:
-        """Part of the names of its files; empty if it is all of the work."""
+        """Suffix for the names of its files; empty if it is all of the work."""
         return f"_{self.number}-of-{self.total}" if self.total > 1 else ""
 
     @classmethod
     def parse(cls, text: str) -> "Shard":
-        """Read "3/8".
+        """Parse a text such as "3/8".
 
         Raises:
-            ValueError: if it is no such part.
+            ValueError: if it is not i/n with i from 1 to n.
         """
         number, _, total = text.partition("/")
         if not (number.isdigit() and total.isdigit() and 1 <= int(number) <= int(total)):
@@ -52,17 +52,17 @@ class Shard(NamedTuple):
 def prepare(
     jobs: Sequence[Job], root: str, listing: Path, journal: Journal, num_processes: int
 ) -> Iterator[list[str]]:
-    """Make all copies that are not there yet, and yield their rows.
+    """Make all copies that are missing or outdated, and yield the rows of all videos.
 
     Args:
         jobs: all videos of this shard.
-        root: of the dataset.
-        listing: rows of a run that came to its end.
-        journal: rows of one that did not.
-        num_processes: processes that convert.
+        root: folder of the dataset.
+        listing: csv file with the rows of an earlier run that finished; may be missing.
+        journal: rows of an earlier run that was interrupted; new rows are added to it.
+        num_processes: number of processes that convert.
 
     Raises:
-        FileNotFoundError: if the whole dataset is gone.
+        FileNotFoundError: if the whole dataset has become unavailable.
         TargetError: if copies cannot be written.
     """
     done = {row[0]: row for row in [*_read_rows(listing), *journal.rows]}
@@ -84,7 +84,7 @@ def prepare(
 
 
 def make_parser() -> DataParser:
-    """Say which words `hcml data prepare` takes."""
+    """Make the parser of `hcml data prepare`."""
     parser = data_parser(
         "prepare",
         "Copy a dataset with its lists for training: short side scaled down, H.264 with short GOP, no audio. The "
@@ -101,10 +101,7 @@ def make_parser() -> DataParser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml data prepare`.
-
-    Args:
-        words: what stands after `hcml data prepare`.
+    """Copy a dataset for training, or one shard of it, and list the videos that could not be converted.
 
     Returns:
         0 if every video was converted, else 1.
@@ -140,7 +137,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _is_done(job: Job, row: list[str] | None) -> bool:
-    """Whether a copy was made of the source as it is now; failures are tried again."""
+    """Return whether the copy of the current state of the source exists; failures are tried again."""
     if row is None or row[-1]:
         return False
     same = [str(value) for value in state_of(job.source)] == row[2:4]
@@ -149,7 +146,7 @@ def _is_done(job: Job, row: list[str] | None) -> bool:
 
 def _finish(scratch: Path, shard: Shard) -> None:
     shutil.rmtree(scratch)
-    # Another part may be about to start in it, or was cut off there.
+    # Keep the parent folder for other shards: one may be about to start in it, or left files there to resume from.
     if shard.total == 1 and not any(scratch.parent.iterdir()):
         scratch.parent.rmdir()
 

@@ -1,6 +1,6 @@
 """[videos of a dataset → **jobs** → copies]
 
-Which copies `hcml data prepare` makes, one job for each video, and how one is made without ever leaving half of it.
+The copies that `hcml data prepare` makes, one job for each video, and how they are written so that none is incomplete.
 """
 
 import json
@@ -28,11 +28,11 @@ class Job(NamedTuple):
     """One video to be copied.
 
     Attributes:
-        source: where it is.
-        path: the same from the root of the dataset.
-        copy: where its copy goes, from the root of the copy.
-        output: root of the copy.
-        scratch: folder for what is not whole yet.
+        source: path of the video.
+        path: path of the video relative to the root of the dataset.
+        copy: path of its copy relative to `output`.
+        output: root of the copied dataset.
+        scratch: folder for unfinished files.
         encoding: how to encode; None to copy a folder of images as it is.
     """
 
@@ -47,10 +47,10 @@ class Job(NamedTuple):
 def list_jobs(
     videos: Listing, output: Path, scratch: Path, encoding: Encoding, keep_images: bool
 ) -> list[Job]:
-    """Name all copies.
+    """List the jobs for all videos.
 
     Raises:
-        ValueError: if two videos would have the same copy, or one is not below the root.
+        ValueError: if two videos would have the same copy, or one is not below the root of the dataset.
     """
     jobs: dict[str, Job] = {}
     for row, source in zip(videos.rows, videos.paths, strict=True):
@@ -66,10 +66,10 @@ def list_jobs(
 
 
 def convert(job: Job) -> list[str]:
-    """Make one copy, and give its row.
+    """Make one copy and return its row in the listing.
 
     Raises:
-        TargetError: if it cannot be written.
+        TargetError: if the copy cannot be written.
     """
     size, modified = state_of(job.source)
     frames, error = "", ""
@@ -88,11 +88,11 @@ def convert(job: Job) -> list[str]:
 
 
 def start_copy(root: Path, output: Path, scratch: Path) -> None:
-    """Make the folders.
+    """Create the folders of the copy.
 
     Raises:
-        ValueError: if the copy is the dataset itself.
-        TargetError: if nothing can be written there.
+        ValueError: if `output` is the dataset itself.
+        TargetError: if the folders cannot be created.
     """
     if output.resolve() == root.resolve():
         raise ValueError(f"--output {output} is the dataset itself; name another folder.")
@@ -105,11 +105,12 @@ def start_copy(root: Path, output: Path, scratch: Path) -> None:
 def copy_lists(
     data: VideoDataModule, output: Path, scratch: Path, encoding: Encoding, keep_images: bool
 ) -> None:
-    """Copy the lists, and refuse to mix copies that were made in different ways.
+    """Copy the lists, after checking that earlier copies in `output` were made with the same settings.
 
     Raises:
-        ValueError: if the copy was begun with other settings, or a list lies outside by a link that is not followed.
-        TargetError: if they cannot be written.
+        ValueError: if the copy was begun with other settings, or links are not followed and a list is a link that leads
+            out of the dataset.
+        TargetError: if the lists cannot be written.
     """
     root = Path(data.root)
     lists = {
@@ -126,7 +127,7 @@ def copy_lists(
     file = output / SETTINGS_NAME
     if file.is_file() and (begun := json.loads(file.read_text())) != settings:
         raise ValueError(f"{output} was begun with {begun}, not {settings}; name another --output.")
-    # Parts of the work that start together write the same, each under a name of its own first.
+    # Shards that start together write the same content, so each first writes to a file in its own scratch folder.
     partial = scratch / "list"
     try:
         partial.write_text(json.dumps(settings, indent=2) + "\n")
@@ -141,11 +142,11 @@ def copy_lists(
 
 
 def _copy_folder(job: Job) -> None:
-    """Copy the images of a folder, which appears when it is whole.
+    """Copy the images of a folder; the copy appears when it is complete.
 
     Raises:
-        VideoError: if a link in it leads to something else than an image.
-        TargetError: if it cannot be written.
+        VideoError: if a link in the folder leads to something other than an image, or the folder is gone.
+        TargetError: if the copy cannot be written.
     """
     target, partial = job.output / job.copy, job.scratch / str(os.getpid())
     try:
@@ -154,7 +155,7 @@ def _copy_folder(job: Job) -> None:
         for name in sorted(filter(is_image, os.listdir(job.source))):
             source = os.path.join(job.source, name)
             if os.path.islink(source):
-                # A link may lead to anything, and what is no picture does not belong into a copy for others.
+                # A link may lead to any file, and only images may get into a copy that others will receive.
                 probe_image(source)
             shutil.copyfile(source, partial / name)
         shutil.rmtree(target, ignore_errors=True)
@@ -163,7 +164,7 @@ def _copy_folder(job: Job) -> None:
     except OSError as error:
         if not os.path.isdir(job.source):
             raise VideoError(f"{job.source}: the folder is gone.") from error
-        # One tuple of source, copy and reason for each file.
+        # shutil.Error holds one tuple (source, copy, reason) for each file.
         reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
         raise TargetError(f"{target} cannot be written: {reason}.") from error
     finally:
@@ -171,6 +172,6 @@ def _copy_folder(job: Job) -> None:
 
 
 def clear(scratch: Path) -> None:
-    """Remove what a run that was cut off left; its processes then find no file to rename."""
+    """Remove the files of an interrupted run, so that processes left over from it have no file to rename."""
     shutil.rmtree(scratch)
     scratch.mkdir()

@@ -1,7 +1,7 @@
 """[plan → stage → checkpoint → next stage → **test number**]
 
-`hcml progressive`: all stages in order, each from the checkpoint of the one before. A run that was
-cut off, whatever by, goes on from its last checkpoint when it is started again.
+`hcml progressive`: runs all stages in order, each from the checkpoint of the one before. A run that was
+interrupted, for whatever reason, resumes from its last checkpoint when it is started again.
 """
 
 import argparse
@@ -21,23 +21,24 @@ from hcml_lightning.tools.stages import PAPER, STAGE_NAMES, TRAINING, Stage
 
 
 def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) -> list[Done]:
-    """Run stages in order, or what of them is not done yet.
+    """Run stages in order, and skip those that are done already.
 
-    A stage of the paper starts from the newest of those before it, among the names or done in the folder; the probe
-    judges, and the test tests, what stands before it, or else the newest of the paper's that is done in the folder; and
-    those that are from scratch start from nothing. Weights that a stage's own options name win.
+    A stage of the paper starts from the last of the paper's stages before it: one of `names`, or else one that is done
+    in the folder. The probe and the test evaluate the stage before them in `names`, or else the last stage of the paper
+    that is done in the folder. A stage with `from_scratch` starts from random weights. Weights that a stage's own
+    options name take precedence.
 
     Args:
-        plan: their settings.
-        names: which stages.
-        run_dir: folder that gets one folder for each stage.
+        plan: settings of the stages.
+        names: names of the stages, in the order in which they run.
+        run_dir: folder of the run, in which each stage gets its own folder.
         launch: runs a command of this package.
 
     Returns:
         One record for each stage.
 
     Raises:
-        StageError: if a stage fails, or was run with other settings.
+        StageError: if a stage fails, was run with other settings, or needs the weights of a stage that was not run.
     """
     _check_test(names, run_dir)
     records: list[Done] = []
@@ -59,7 +60,7 @@ def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) ->
 
 
 def _check_test(names: Sequence[str], run_dir: Path) -> None:
-    """Refuse a test whose folder has that of another stage, before this one is trained for it."""
+    """Raise, before anything is trained, if the folder of the test already holds the test of another stage."""
     trained = [name for name in names if name != "test"]
     before = done_before(run_dir / "test")
     if "test" not in names or not trained or before is None:
@@ -75,7 +76,7 @@ def _check_test(names: Sequence[str], run_dir: Path) -> None:
 
 
 def _source(plan: Plan, stage: Stage, records: Sequence[Done], run_dir: Path) -> Done | None:
-    """The stage whose weights another one starts from, if it does."""
+    """Return the record of the stage whose weights `stage` starts from, None if it starts from no other stage."""
     if stage.from_scratch or plan.names_weights(stage):
         return None
     judges = stage.name not in PAPER
@@ -94,7 +95,7 @@ def _source(plan: Plan, stage: Stage, records: Sequence[Done], run_dir: Path) ->
 
 
 def _done(names: Sequence[str], run_dir: Path, wanted_by: str) -> Done | None:
-    """The last of some stages that is done in the folder of the run."""
+    """Return the record of the last of some stages that is done in the folder of the run, None if none is."""
     for name in reversed(names):
         if name in TRAINING and (record := done_before(run_dir / name)) is not None:
             print(f"{wanted_by}: starts from {name}, done before", flush=True)
@@ -103,7 +104,7 @@ def _done(names: Sequence[str], run_dir: Path, wanted_by: str) -> Done | None:
 
 
 def stage_rows(records: Sequence[Done]) -> list[list[str]]:
-    """Return a table of stages: name, epochs, wall time, numbers."""
+    """Return a table of stages: name, epochs, wall time, metrics."""
     rows = [["stage", "epochs", "seconds", "last validation"]]
     for record in records:
         shown = {
@@ -118,7 +119,7 @@ def stage_rows(records: Sequence[Done]) -> list[list[str]]:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Say which words `hcml progressive` takes."""
+    """Make the parser of `hcml progressive`."""
     parser = argparse.ArgumentParser(
         prog="hcml progressive",
         usage="hcml progressive --run_dir DIR -c configs/data/DATA.yaml [-c EXTRA.yaml] [options of hcml fit]",
@@ -139,7 +140,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _check_one_task() -> None:
-    # A batch script has a number among the tasks too.
+    # SLURM sets SLURM_PROCID in batch scripts too, and not only in the tasks of `srun`.
     tasks = os.environ.get("SLURM_NTASKS", "1")
     if tasks != "1" and "SLURM_PROCID" in os.environ:
         raise ValueError(
@@ -150,17 +151,12 @@ def _check_one_task() -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml progressive`.
-
-    Args:
-        words: what stands after `hcml progressive`.
-
-    Returns:
-        0.
+    """Run all stages and the test, each from the checkpoint of the stage before.
 
     Raises:
-        StageError: with the stage and the reason, if one does not end.
-        ValueError: if SLURM started more than one of it.
+        StageError: if a stage fails; the message names the stage and the reason.
+        Stopped: if a signal ended a stage; its exit status is that of `status_of`, usually 128 + signal.
+        ValueError: if SLURM was asked for more than one task.
     """
     parser = make_parser()
     options, rest = parser.parse_known_args(words)
@@ -186,7 +182,7 @@ def main(words: Sequence[str]) -> int:
     except StageError as error:
         if error.status == 1:
             raise
-        # Whoever told it to end sees in the status that it did.
+        # The exit status tells whoever sent the signal that the run ended because of it.
         print(f"hcml progressive: {error}", file=sys.stderr)
         raise Stopped(error.status - 128) from error
     print_table(stage_rows(records))

@@ -1,6 +1,6 @@
 """[checkout → **commit** → record of a run]
 
-Which code it was that made some numbers.
+The commit of the code that produced a result.
 """
 
 import subprocess
@@ -10,16 +10,16 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 def commit(*parts: str) -> str | None:
-    """Name the commit of the checkout that this package runs from.
+    """Return the commit of the checkout that this package runs from.
 
     Args:
-        parts: folders and files of it that count.
+        parts: folders and files of the checkout in which changes are looked for.
 
     Returns:
-        Its short hash, with a + where one of the parts has changed since; None where the package is installed without
-        its history.
+        Its short hash, followed by a + if one of the parts has uncommitted changes; None if the package is installed
+        without its history.
     """
-    # An installed package may lie inside of somebody else's repository.
+    # An installed package may lie inside another repository, whose commit would be wrong here.
     if not (REPOSITORY / ".git").exists():
         return None
     head = _git("rev-parse", "--short", "HEAD")

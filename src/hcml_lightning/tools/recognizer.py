@@ -1,6 +1,6 @@
 """[video + checkpoint → **what happens in it, and when**]
 
-The trained network as a plain thing: weights, names of the classes, and how a video is cut into clips. No Trainer.
+The trained network for use without a Trainer: its weights, the class names, and how a video is cut into clips.
 """
 
 import os
@@ -28,7 +28,7 @@ from hcml_lightning.tools.spans import (
     sliding_windows,
 )
 
-# Of the settings of the training data, those that say how a clip is cut out of a video.
+# Settings of the training data that say how a clip is cut out of a video.
 CLIP_SETTINGS = (
     "clip_length",
     "frame_stride",
@@ -38,7 +38,7 @@ CLIP_SETTINGS = (
     "test_clips",
     "test_crops",
 )
-# Of the settings of the task, those that shape the network.
+# Settings of the task that shape the network.
 NETWORK_SETTINGS = ("backbone", "num_classes", "levels", "max_displacement", "stride")
 
 
@@ -67,13 +67,13 @@ class Recognition(NamedTuple):
 
 
 class Recognizer:
-    """Name what happens in videos.
+    """Recognise what happens in videos.
 
     Args:
-        network: the trained network; goes to evaluation mode.
+        network: the trained network; it is set to evaluation mode.
         class_names: in the order of its logits.
-        recipe: how clips are cut out of a video, with its number of clips and crops.
-        architecture: arguments from which `MotionNetwork` makes the network again; an export notes them.
+        recipe: how clips are cut out of a video, including the number of clips and crops.
+        architecture: arguments from which `MotionNetwork` can build the network again; an export stores them.
         views_per_forward: how many clips go through the network at a time; bounds the memory.
 
     Raises:
@@ -100,16 +100,16 @@ class Recognizer:
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str], device: str = "cpu") -> "Recognizer":
-        """Take the network of a recognition stage, without its side branch.
+        """Load the network of a recognition stage, without its side branch.
 
         Args:
-            path: checkpoint, as `hcml fit` writes it.
-            device: where the network computes.
+            path: checkpoint that `hcml fit` wrote.
+            device: device on which the network computes.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is no checkpoint, or that of a stage that knows no classes, or broken; if there is no such
-                device.
+            ValueError: if the file is no checkpoint, is broken, or is of another task than recognition; or if there is
+                no such device.
         """
         checkpoint = read_checkpoint(Path(path), mmap=True)
         written_by = checkpoint.get("task")
@@ -128,7 +128,7 @@ class Recognizer:
                 f"{path} does not say how clips are cut out of videos, since it was trained without a data module of "
                 "this package: 16 frames, 2 apart, as in the paper. For others, make a Recognizer of its network"
             )
-        # No videos are looked for: it is only asked how it cuts them.
+        # The data module only provides the recipe of clips, and looks for no videos.
         data = VideoFolderDataModule(
             root="",
             class_names=list(names),
@@ -157,7 +157,7 @@ class Recognizer:
 
         Args:
             video: video file, or folder of images.
-            window: length of a window, seconds. One clip is taken from its middle; where the window is too short
+            window: length of a window, seconds. One clip is taken from its middle; if the window is too short
                 for a clip, the clip reaches beyond it.
             hop: from the start of one window to that of the next, seconds.
 
@@ -171,14 +171,14 @@ class Recognizer:
                 yield self.recognise(seen)
 
     def window_groups(self, path: str, window: float, hop: float) -> list[list[Span]]:
-        """The windows of a video, as many together as are read at a time; see `windows`."""
+        """Return the windows of a video in groups that are read at a time; the arguments are those of `windows`."""
         spans = sliding_windows(frame_times(path), window, hop)
         size = max(1, FRAMES_AT_A_TIME // self.recipe.clip_length)
         return [spans[i : i + size] for i in range(0, len(spans), size)]
 
     @torch.inference_mode()
     def recognise(self, seen: SpanViews) -> Recognition:
-        """Mean probability over the views of a span."""
+        """Return the mean probability over the views of a span."""
         device = self.network.fc.weight.device
         (probability,) = mean_probability(
             lambda clip: self.network(clip.to(device)), seen.views[None], self.views_per_forward
@@ -187,10 +187,10 @@ class Recognizer:
 
 
 def _device(name: str) -> torch.device:
-    """Find a device.
+    """Return the device of a name.
 
     Raises:
-        ValueError: if it does not exist, or not here.
+        ValueError: if the name is invalid, or this machine has no such device.
     """
     try:
         device = torch.device(name)

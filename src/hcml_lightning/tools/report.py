@@ -20,11 +20,11 @@ from hcml_lightning.tools.trouble import explain
 
 
 def render(title: str, stages: Sequence[StageRun], flow_videos: int = 4) -> str:
-    """Return the page.
+    """Return the page as html.
 
     Args:
-        title: its heading.
-        stages: of one run or of several, as `read_run` gives them.
+        title: heading of the page.
+        stages: stages of one run or several, as returned by `read_run` or `read_runs`.
         flow_videos: how many videos to show the flow of; 0 builds no model and opens no video.
     """
     environment = Environment(
@@ -59,7 +59,7 @@ def render(title: str, stages: Sequence[StageRun], flow_videos: int = 4) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds.
+    """Return a duration as hours, minutes and seconds.
 
     Example:
         >>> duration(59.6), duration(3661)
@@ -71,7 +71,7 @@ def duration(seconds: float) -> str:
 
 
 def _shown(stage: StageRun) -> str:
-    """What a stage is judged by, beside what it has to beat."""
+    """Return the metrics that a stage is judged by, each with the references that it has to beat."""
     parts = []
     metrics = stage.metrics
     for name, value in metrics.items():
@@ -103,10 +103,10 @@ def _left_out(stage: StageRun) -> str:
 
 
 def _flows(stages: Sequence[StageRun], videos: int) -> tuple[list[tuple[str, Any]], list[str]]:
-    """Pictures of each run, and why there are none where there could be some."""
+    """Return the flow pictures of each run, and notes on runs whose pictures could not be drawn."""
     if not videos or not any("fit" in stage.records for stage in stages):
         return [], []
-    # Only pictures need PyTorch.
+    # Imported late, because only the pictures need PyTorch.
     from hcml_lightning.tools.report_flow import flow_picture
 
     flows, notes = [], []
@@ -114,7 +114,7 @@ def _flows(stages: Sequence[StageRun], videos: int) -> tuple[list[tuple[str, Any
         try:
             picture = flow_picture(list(members), videos)
         except Exception as error:
-            # A class of one's own may be out of reach; a bug must not hide in the page.
+            # A user's own class may not be importable here; unexpected errors are raised, not hidden in the page.
             said = str(error) if isinstance(error, ImportError) else explain(error)
             if said is None:
                 raise
@@ -125,7 +125,7 @@ def _flows(stages: Sequence[StageRun], videos: int) -> tuple[list[tuple[str, Any
 
 
 def _environments(stages: Sequence[StageRun]) -> list[tuple[str, dict[str, str]]]:
-    """What each stage ran with; those that ran with the same stand together."""
+    """Return the environments in which stages ran, each once, with the names of its stages."""
     found: dict[tuple[tuple[str, str], ...], tuple[list[str], dict[str, str]]] = {}
     for stage in stages:
         for record in stage.records.values():
@@ -138,7 +138,7 @@ def _environments(stages: Sequence[StageRun]) -> list[tuple[str, dict[str, str]]
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Say which words `hcml report` takes."""
+    """Make the parser of `hcml report`."""
     parser = argparse.ArgumentParser(
         prog="hcml report",
         description="Write one html page about a run: curves of all stages, flow, confusions, accuracy of each class, "
@@ -165,14 +165,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml report`.
-
-    Args:
-        words: what stands after `hcml report`.
-
-    Returns:
-        0.
-    """
+    """Write one html page about one run or several."""
     parser = make_parser()
     options = parser.parse_args(words)
     if len(options.runs) > 1 and options.output is None:

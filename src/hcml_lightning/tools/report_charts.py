@@ -1,19 +1,19 @@
 """[curves → **geometry of pictures** → report]
 
-What the page draws, in the units of its pictures. Colours and text are the page's business.
+Computes the charts of the page, in the units of its pictures. The page's template adds colours and fonts.
 """
 
 import math
 from typing import NamedTuple
 
-# Epochs and values.
+# (epoch, value) pairs.
 Curve = list[tuple[float, float]]
 
-# Of the plotting area, in the unit of the picture; the page leaves a margin around it for the numbers.
+# Size of the plotting area, in the units of the picture; the page adds a margin for the numbers of the axes.
 WIDTH, HEIGHT = 300, 150
-# More points than a picture has pixels to show.
+# A picture has too few pixels to show more points than these.
 MOST_POINTS = 300
-# What a stage is judged by comes first and at once; the rest unfolds.
+# Quantities that a stage is judged by: the page shows them first, and others only when they are unfolded.
 TITLES = {
     "photometric": "photometric error (Eq. 3)",
     "epe": "end-point error of the flow, cells",
@@ -32,10 +32,10 @@ class Line(NamedTuple):
     """One curve of a chart.
 
     Attributes:
-        kind: "train", "val", or "reference" for what has to be beaten.
-        label: for the legend.
-        path: of an SVG path element.
-        dots: places of single points, where there are few.
+        kind: "train", "val", or "reference" for a value that has to be beaten.
+        label: text for the legend.
+        path: data of an SVG path element.
+        dots: positions of the points; empty if there are many.
         last: the last value.
     """
 
@@ -50,11 +50,11 @@ class Chart(NamedTuple):
     """Curves of one quantity.
 
     Attributes:
-        title: of the chart.
-        main: whether it is among what the stage is judged by.
+        title: heading of the chart.
+        main: whether a stage is judged by this quantity.
         lines: its curves.
-        x_ticks: place and text.
-        y_ticks: place and text.
+        x_ticks: position and text.
+        y_ticks: position and text.
     """
 
     title: str
@@ -65,7 +65,7 @@ class Chart(NamedTuple):
 
 
 def charts(curves: dict[str, Curve]) -> list[Chart]:
-    """Put the curves of one quantity into one chart, those that a stage is judged by first."""
+    """Return one chart for each quantity, beginning with those that a stage is judged by."""
     groups: dict[str, dict[tuple[str, str], Curve]] = {}
     for name, curve in curves.items():
         split, _, quantity = name.partition("/")
@@ -88,7 +88,7 @@ def charts(curves: dict[str, Curve]) -> list[Chart]:
 
 
 def _chart(quantity: str, curves: dict[tuple[str, str], Curve]) -> Chart:
-    # Of what has to be beaten one is enough, and validation's is the less noisy one.
+    # One reference is enough: keep that of validation, which is less noisy than that of training.
     references = [key for key in curves if key[0] == "reference"]
     if len(references) > 1:
         curves = {k: v for k, v in curves.items() if k not in references or "validation" in k[1]}
@@ -105,7 +105,7 @@ def _chart(quantity: str, curves: dict[tuple[str, str], Curve]) -> Chart:
     lines = []
     for (kind, label), curve in sorted(curves.items()):
         if kind == "reference" and len(curve) == 1:
-            # What has to be beaten shows as a line, even where it was measured once.
+            # Draw a reference as a line even if it was measured only once.
             curve = [(0.0, curve[0][1]), (right, curve[0][1])]
         places = [place(*point) for point in thinned(curve)]
         path = "M" + "L".join(f"{x:g} {y:g}" for x, y in places)
@@ -120,7 +120,7 @@ def _chart(quantity: str, curves: dict[tuple[str, str], Curve]) -> Chart:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers within a range.
+    """Return round numbers within a range, for the ticks of an axis.
 
     Example:
         >>> ticks(0, 18), ticks(0.017, 0.058)
@@ -137,7 +137,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 def thinned(curve: Curve) -> Curve:
-    """Return at most MOST_POINTS points, each the mean of its neighbours; a short curve as it is."""
+    """Return at most MOST_POINTS points, each the mean of adjacent ones; a short curve is returned unchanged."""
     size = math.ceil(len(curve) / MOST_POINTS)
     parts = [curve[i : i + size] for i in range(0, len(curve), size)]
     return [

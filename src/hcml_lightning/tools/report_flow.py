@@ -1,7 +1,7 @@
 """[checkpoints of a run → flow → **pictures** → report]
 
-Two frames of a few validation videos, and the flow between them: after the bootstrap, after joint training, and the
-true one where the videos were generated. Needs the videos that the run was trained on.
+Draws two frames of a few validation videos and the flow between them: after the bootstrap, after joint training, and
+the true flow if the videos are synthetic. Needs the videos that the run was trained on.
 """
 
 import base64
@@ -28,7 +28,7 @@ class FlowPicture(NamedTuple):
         headings: of the columns.
         rows: the pictures of each video, as data URIs.
         names: of the videos.
-        wheel: which colour means which direction, as a data URI.
+        wheel: legend that shows which colour means which direction, as a data URI.
     """
 
     headings: list[str]
@@ -38,7 +38,7 @@ class FlowPicture(NamedTuple):
 
 
 def estimates_flow(stage: StageRun) -> bool:
-    """Whether a stage has trained a flow decoder, and kept it."""
+    """Return whether a stage trained a flow decoder and its checkpoint still exists."""
     options = (stage.settings.get("model") or {}).get("init_args") or {}
     joint = bool(options.get("flow_weight") and options.get("levels"))
     trained = stage.task == "FlowTask" or (stage.task == "RecognitionTask" and joint)
@@ -50,13 +50,13 @@ def flow_picture(stages: Sequence[StageRun], videos: int) -> FlowPicture | None:
 
     Args:
         stages: of one run, in their order.
-        videos: rows.
+        videos: number of videos, one row each.
 
     Returns:
-        The pictures; None where no stage estimates flow.
+        The pictures; None if no stage estimates flow or `videos` is 0.
 
     Raises:
-        ValueError: if the settings of the data are not possible here, or a video cannot be read.
+        ValueError: if the data module refuses the settings of the run, or a video cannot be read.
         FileNotFoundError: if the videos are not where they were.
     """
     chosen = [stage for stage in stages if estimates_flow(stage)]
@@ -68,7 +68,7 @@ def flow_picture(stages: Sequence[StageRun], videos: int) -> FlowPicture | None:
         found = {name: estimate_flow(run.model, batch["video"]) for name, run in runs.items()}
     estimates = {name: estimate for name, estimate in found.items() if estimate is not None}
     level = next(iter(estimates.values())).level
-    # Grids of two levels differ, and their flows cannot share one scale of colours.
+    # The grids of two levels differ, so their flows cannot share one colour scale: show those of one level.
     flows = {
         f"estimated after {k}, up to {_fastest(e.flow):.2g} cells": e.flow
         for k, e in estimates.items()
@@ -85,7 +85,7 @@ def flow_picture(stages: Sequence[StageRun], videos: int) -> FlowPicture | None:
 
 
 def _fastest(flow: Tensor) -> float:
-    """Colours are stretched to the fastest motion, so that the pictures do not tell how fast it is."""
+    """Return the fastest motion in the pictures, in cells; colours are scaled to it, so they do not show it."""
     return float(torch.linalg.vector_norm(flow[:, :, flow.shape[2] // 2], dim=1).max())
 
 

@@ -17,25 +17,25 @@ from hcml_lightning.tools.stages import rank
 from hcml_lightning.tools.video_results import FILE_NAME, VideoResult, read_predictions
 
 COMMANDS = ("fit", "validate", "test")
-# What makes a folder one of a stage, in the order in which a run writes them.
+# Files that mark the folder of a stage, in the order in which a run writes them.
 MARKS = ("settings.json", "config.yaml", "metrics.csv", *(f"{name}.json" for name in COMMANDS))
-# A demo holds runs, which hold stages.
+# Depth to which stages are searched for: a demo holds runs, which hold stages.
 DEEPEST = 3
 
 
 @dataclass
 class StageRun:
-    """One stage as its folder holds it.
+    """One stage as read from its folder.
 
     Attributes:
-        name: of the folder.
-        group: folders between the run and this one, "" where there are none.
-        folder: where it is.
-        records: content of `fit.json`, `validate.json` and `test.json`, as far as they are there.
-        seconds: wall time over all starts; None while it runs.
+        name: name of the folder.
+        group: folders between the run and this one, "" if there are none.
+        folder: path of the folder.
+        records: content of `fit.json`, `validate.json` and `test.json`, as far as they exist, by command.
+        seconds: wall time, over all starts if `hcml progressive` ran the stage; None before the first record.
         curves: epochs and values of each metric.
-        config: text of `config.yaml`, "" where there is none.
-        videos: what the test predicted.
+        config: text of `config.yaml`, "" if there is none.
+        videos: predictions of the test.
     """
 
     name: str
@@ -54,14 +54,14 @@ class StageRun:
 
     @property
     def task(self) -> str:
-        """Name of the class that trained or tested."""
+        """Class name of the task that was trained or tested."""
         for record in self.records.values():
             return str(record["task"])
         return str((self.settings.get("model") or {}).get("class_path", "")).rpartition(".")[2]
 
     @property
     def logger(self) -> str:
-        """Name of the class that it logged to."""
+        """Class names of its loggers."""
         logger = (self.settings.get("trainer") or {}).get("logger")
         loggers = logger if isinstance(logger, list) else [logger]
         names = [
@@ -71,13 +71,13 @@ class StageRun:
 
     @property
     def checkpoint(self) -> Path | None:
-        """Weights after the last epoch."""
+        """Checkpoint after the last epoch, None if there is none."""
         places = (self.folder / name for name in ("checkpoints/last.ckpt", "last.ckpt"))
         return next((path for path in places if path.is_file()), None)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Numbers of its end."""
+        """Final metrics of all its records."""
         return {k: v for record in self.records.values() for k, v in record["metrics"].items()}
 
 
@@ -104,10 +104,10 @@ def read_run(folder: Path) -> list[StageRun]:
 
 
 def read_runs(folders: Sequence[Path]) -> list[StageRun]:
-    """Read the stages of several runs, each with the folder of its run before its group.
+    """Read the stages of several runs; the group of each stage is prefixed with the folder of its run.
 
     Args:
-        folders: as `read_run` takes them; of a single one the groups stay as they are.
+        folders: folders as for `read_run`; if there is only one, the groups are not prefixed.
 
     Raises:
         FileNotFoundError: as `read_run`.
@@ -127,7 +127,7 @@ def _stage_folders(folder: Path, depth: int) -> list[Path]:
         return [folder]
     if depth == 0:
         return []
-    # W&B keeps copies of configs in a folder of its own.
+    # The folder "wandb" is skipped, because W&B keeps copies of configs in it.
     below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "wandb")
     return [found for path in below for found in _stage_folders(path, depth - 1)]
 

@@ -1,6 +1,6 @@
 """[run → **its folder**]
 
-What a run leaves beside its checkpoints: config.yaml, curves, and which run of W&B it is.
+Writes what a run keeps beside its checkpoints: config.yaml, curves, and the id of its W&B run.
 """
 
 import os
@@ -18,15 +18,15 @@ from hcml_lightning.tools.wandb_runs import RUN_ID, note_run, without_run
 
 
 class RunConfigCallback(SaveConfigCallback):
-    """Write one config.yaml into the folder of every run, and give it to every logger.
+    """Write one config.yaml into the folder of every run, and log it with every logger.
 
-    The folder that Lightning would choose is shared by all runs of a W&B logger, where the second run
-    dies on the first one's config: https://github.com/Lightning-AI/pytorch-lightning/issues/7679.
+    The folder that Lightning would choose is shared by all runs of a W&B logger, so that the second run
+    fails because of the first one's config: https://github.com/Lightning-AI/pytorch-lightning/issues/7679.
 
     Args:
         parser: the parser that read the config.
         config: the config.
-        run_id: of the run of W&B that was chosen for this run alone, and does not belong into its config.
+        run_id: id of the W&B run, if it was chosen for this run alone: then it is left out of the config.
         kwargs: the remaining arguments of SaveConfigCallback.
     """
 
@@ -41,28 +41,28 @@ class RunConfigCallback(SaveConfigCallback):
         self.run_id = run_id
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the file and tell the loggers, on the first process."""
+        """Write the file and log the config; called on rank 0 only."""
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        # Whoever runs this config again would write over this run, or go on with it.
+        # Another run of this config must not overwrite or resume this one.
         config["checkpoint"]["dirpath"] = config["ckpt_path"] = None
         if self.run_id is not None:
             config["trainer"]["logger"] = without_run(config["trainer"]["logger"], self.run_id)
         text = yaml.safe_dump(config, sort_keys=False)
         for logger in trainer.loggers:
-            # Under one key, which no parameter of a sweep can meet.
+            # Under one key, so that no name clashes with a parameter of a sweep.
             logger.log_hyperparams({"cli": config})
         folder = run_folder(trainer)
         if folder is None and trainer.loggers:
-            # There the checkpoints will lie.
+            # Lightning will write the checkpoints there.
             folder = _folder_of(trainer.loggers[0], trainer)
         write_whole((folder or Path(trainer.default_root_dir)) / "config.yaml", text.encode())
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Leave no empty folder of a run that failed before it began: the next one shall have its number."""
+        """Remove the empty folder of a run that failed before it began, so that the next run gets its number."""
         for logger in trainer.loggers:
             folder = _folder_of(logger, trainer) if isinstance(logger, CSVLogger) else None
             if folder is not None and folder.is_dir() and not any(folder.iterdir()):
@@ -70,10 +70,10 @@ class RunConfigCallback(SaveConfigCallback):
 
 
 class WandbNote(pl.Callback):
-    """Note in the folder of a run which run of W&B it is, so that it goes on in that one when it is resumed."""
+    """Save the id of the W&B run in the folder of the run, so that a resumed run continues the same W&B run."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The run exists, and its folder is known."""
+        """Save the id, now that the W&B run exists and the folder is known."""
         ids = [x.version for x in trainer.loggers if isinstance(x, WandbLogger)]
         folder = run_folder(trainer)
         if trainer.is_global_zero and folder is not None and ids and ids[0] is not None:
@@ -81,9 +81,9 @@ class WandbNote(pl.Callback):
 
 
 def run_folder(trainer: pl.Trainer) -> Path | None:
-    """Return the folder of a run, that of its checkpoints or above it; None where it keeps none."""
+    """Return the folder of a run: that of its checkpoints or the one above; None if it keeps no checkpoints."""
     checkpoint = trainer.checkpoint_callback
-    # A run that tries a few batches has none of its own, and must leave that of another one alone.
+    # With fast_dev_run, a run has no folder of its own and must not write into that of another run.
     tries = getattr(trainer, "fast_dev_run", False)
     if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None and not tries:
         return folder_of_run(Path(checkpoint.dirpath))
@@ -91,7 +91,7 @@ def run_folder(trainer: pl.Trainer) -> Path | None:
 
 
 def keep_curves(trainer: pl.Trainer) -> None:
-    """Let a run that is logged to W&B, TensorBoard or another write its metrics.csv too, into its own folder."""
+    """Add a CSVLogger to a run with other loggers, so that it also writes metrics.csv into its own folder."""
     if not trainer.loggers or any(isinstance(x, CSVLogger) for x in trainer.loggers):
         return
     first = trainer.loggers[0]

@@ -1,6 +1,6 @@
 """[folder of a run → **model, data, settings, numbers**]
 
-A finished run, read back for a notebook: whatever `hcml fit`, `hcml test` and `hcml progressive` leave behind.
+Reads a finished run of `hcml fit`, `hcml validate`, `hcml test` or `hcml progressive`, for use in notebooks.
 """
 
 import json
@@ -26,18 +26,18 @@ RESULTS = ("test.json", "validate.json", "fit.json")
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended; model and data are made when they are first asked for.
+    """A run that has ended; model and data are built when they are first accessed.
 
     Attributes:
-        folder: where it lies.
+        folder: path of its folder.
         config: all settings, as in its config.yaml: `model`, `data`, `trainer`, ….
-        metrics: numbers of its end, by name.
-        checkpoint: the weights it ended with; those it tested, for a test. None where the file is gone.
-        stages: the runs of all stages by name, in their order, where `hcml progressive` made them; else empty.
+        metrics: final metrics, by name.
+        checkpoint: the weights at the end of training, or those that were evaluated; None if the file is gone.
+        stages: the runs of all stages by name and in order, if `hcml progressive` made them; else empty.
     """
 
     folder: Path
-    # Of many screens each.
+    # Left out of `repr`, like the stages, because it would fill many screens.
     config: dict[str, Any] = field(repr=False)
     metrics: dict[str, float]
     checkpoint: Path | None
@@ -49,7 +49,7 @@ class Run:
 
         Raises:
             FileNotFoundError: if the checkpoint is gone.
-            ValueError: if another release wrote it.
+            ValueError: if another release wrote the checkpoint.
         """
         if self.checkpoint is None:
             raise FileNotFoundError(
@@ -70,7 +70,7 @@ class Run:
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
-        """Each metric over the epochs, from all starts of the run; empty where no CSVLogger wrote them."""
+        """Each metric over the epochs, from all starts of the run; empty if no CSVLogger wrote them."""
         curves = {name: by_epoch(found) for name, found in read_points(self.folder).items()}
         return {name: curve for name, curve in curves.items() if curve.epoch}
 
@@ -79,8 +79,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     """Read the folder of a finished run.
 
     Args:
-        folder: that of `hcml fit` or `hcml test` (`runs/flow/version_0`), or of `hcml progressive`, which gives the run
-            of its last stage, with all of them in `stages`.
+        folder: folder of `hcml fit` or `hcml test` (`runs/flow/version_0`), or that of `hcml progressive`, for which
+            the run of the last stage is returned, with the runs of all stages in `stages`.
 
     Raises:
         FileNotFoundError: if there is no such folder, or no run has ended in it.
@@ -96,7 +96,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     if own := _result(path):
         return _one_run(own, {})
     ended = [result for child in path.iterdir() if child.is_dir() and (result := _result(child))]
-    # Not by the times of the files: a copy has others.
+    # Sorted by stage and not by the times of the files, which a copy does not keep.
     ended.sort(key=lambda result: (rank(result.parent.name), result.parent.name))
     stages = {result.parent.name: _one_run(result, {}) for result in ended}
     if not stages:

@@ -1,6 +1,6 @@
-"""[task, trainer → **what one reads** before a stage and after it]
+"""[task, trainer → **what is printed** before a stage and after it]
 
-Each screen is a title and lines of a word and a text.
+Each screen is a list of (word, text) lines, of which the first holds the title.
 """
 
 import math
@@ -24,7 +24,7 @@ CONTRAST = {1: "2_contrast_level1", 2: "3_contrast_level2"}
 
 
 def before(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
-    """Return what there is to know before a stage trains, as (word, text)."""
+    """Return the lines to print before a stage trains, as (word, text)."""
     about = task.describe()
     devices = trainer.world_size
     return [
@@ -45,7 +45,7 @@ def before(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
 
 
 def _schedule(trainer: pl.Trainer, task: MotionTask) -> str:
-    """Say how the learning rate rises and falls, in what the end of the run is given in."""
+    """Describe how the learning rate rises and falls, in epochs or steps, whichever the end of the run is given in."""
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
     found = [schedule for schedule in schedules if isinstance(schedule, WarmupCosine)]
     if not found:
@@ -64,7 +64,7 @@ def _schedule(trainer: pl.Trainer, task: MotionTask) -> str:
 
 
 def _weights(trainer: pl.Trainer, task: MotionTask) -> str:
-    """Say where a stage starts from, loudly where what it freezes has learned nothing."""
+    """Describe the weights that a stage starts from, in capitals if the modules that it freezes are untrained."""
     if trainer.ckpt_path is not None:
         return f"go on from {trainer.ckpt_path}"
     if task.init_from is not None:
@@ -77,7 +77,7 @@ def _weights(trainer: pl.Trainer, task: MotionTask) -> str:
 
 
 def after(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what came of a stage, as (word, text)."""
+    """Return the lines to print after a stage, as (word, text)."""
     epochs = f", {record['epochs']} epochs" if command == "fit" else ""
     rows = [
         ("", f"{title(task)}: {command} {'ended' if record['finished'] else 'was interrupted'}"),
@@ -97,7 +97,7 @@ def after(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[
 
 
 def onwards(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the command that goes on from a stage, as (word, text); none where it left no weights."""
+    """Return the command to run after a training stage, as (word, text); an empty list if it left no weights."""
     path = record["checkpoint"]
     if command != "fit" or not path:
         return []
@@ -114,7 +114,7 @@ def onwards(task: MotionTask, command: str, record: dict[str, Any]) -> list[tupl
 
 
 def show(rows: list[tuple[str, str]]) -> None:
-    """Print (word, text) lines below the first, which is the title."""
+    """Print (word, text) lines below a title, which is the text of the first."""
     print(f"── {rows[0][1]} ".ljust(WIDTH, "─"))
     for word, text in rows[1:]:
         print(f"{word:<14} {text}")

@@ -1,6 +1,6 @@
 """[video → **views of spans of it** → probabilities]
 
-Which parts of a video are looked at, a whole one or windows that slide over a long one, and their frames.
+Which parts of a video are recognised (the whole video, or windows that slide over a long one), and their frames.
 """
 
 import math
@@ -19,7 +19,7 @@ from hcml_lightning.tools.frame_times import FloatArray, frame_times
 
 # Frames in memory at a time, in their full size: 0.4 GB of full HD.
 FRAMES_AT_A_TIME = 64
-# Less than the distance of any two frames, more than what seconds are rounded by; seconds.
+# Seconds: less than the distance of any two frames, and more than the rounding errors of times.
 _ROUNDING = 1e-7
 
 
@@ -53,9 +53,9 @@ def sliding_windows(times: FloatArray, window: float, hop: float) -> list[Span]:
     """Lay windows over a video, from its first frame to its last.
 
     Args:
-        times: of its frames and its end, seconds, as `frame_times` gives them.
+        times: times of its frames and of its end, seconds, as returned by `frame_times`.
         window: length of each window, seconds.
-        hop: from the start of one to that of the next, seconds.
+        hop: from the start of one window to that of the next, seconds.
 
     Returns:
         Spans of that length, to the nearest frame; the last one ends with the video, whatever its distance from the
@@ -75,12 +75,13 @@ def sliding_windows(times: FloatArray, window: float, hop: float) -> list[Span]:
     if last <= 0:
         return [Span(0, num_frames)]
     middles = (times[:-1] + times[1:]) / 2
-    # Where two frames are equally near, the window is the shorter one, at either end.
+    # A time halfway between two frames counts as the earlier one; at the start of the last window, as the later one. So
+    # no window is lengthened by a tie.
     starts = np.arange(0, last, hop)
     firsts = np.searchsorted(middles, starts - _ROUNDING)
     ends = np.searchsorted(middles, times[firsts] + window - _ROUNDING)
     spans = {
-        # Between two frames, a window has the one that is seen there.
+        # A window shorter than a frame still has the frame that is shown at its start.
         Span(first, max(end, first + 1))
         for first, end in zip(firsts.tolist(), ends.tolist(), strict=True)
     }
@@ -125,7 +126,7 @@ def read_spans(path: str, spans: Sequence[Span] | None, recipe: ClipRecipe) -> l
 
 
 def _clips(span: Span, num_frames: int, num_clips: int, recipe: ClipRecipe) -> list[list[int]]:
-    """Frame numbers of the clips of a span; one too short for a clip is widened, as far as the video goes."""
+    """Return the frame numbers of the clips of a span; a span too short for a clip is widened within the video."""
     if recipe.frame_stride != "spread":
         needed = min(clip_span(recipe.clip_length, recipe.frame_stride), num_frames)
         lack = max(0, needed - (span.end - span.first))

@@ -1,6 +1,6 @@
 """[words of one stage → process → **done.json**]
 
-One stage in its folder: what of it is still to be done, where its weights come from, and the record of its end.
+One stage in its folder: what remains to be done, where its weights come from, and the record of its end.
 """
 
 import json
@@ -27,7 +27,7 @@ Launch = Callable[[list[str]], int]
 
 
 class StageError(RuntimeError):
-    """A stage that did not end well, or that cannot go on.
+    """A stage that failed, or that cannot begin or resume.
 
     Args:
         message: what happened, and what to do.
@@ -46,8 +46,8 @@ class StageFolder:
         plan: settings of all stages.
         name: of the stage.
         recipe: the stage, or for the test the one whose weights are tested.
-        previous: the stage before.
-        folder: of this stage.
+        previous: record of the stage whose weights this one starts from or tests, if there is one.
+        folder: folder of this stage.
     """
 
     def __init__(
@@ -64,7 +64,11 @@ class StageFolder:
             self.settings["from"] = f"{previous.stage} {previous.checkpoint_sha256[:12]}"
 
     def finish(self, launch: Launch) -> Done:
-        """Do what is still to be done."""
+        """Run what remains of the stage, and return its record.
+
+        Raises:
+            StageError: if the stage fails, cannot begin, or was run with other settings.
+        """
         self._check_settings()
         if (before := done_before(self.folder)) is not None:
             self._tell(f"done before ({before.seconds:.0f} s)")
@@ -81,7 +85,7 @@ class StageFolder:
         return record
 
     def _has_ended(self, result: Path) -> bool:
-        """Whether the stage left its numbers, and its weights whole; what has broken since is trained again."""
+        """Return whether the stage left its results and intact weights; results without these are deleted."""
         if not result.is_file():
             return False
         if self.name == "test" or newest_whole(self.last, self._tell) == self.last:
@@ -90,7 +94,7 @@ class StageFolder:
         return False
 
     def _own_words(self) -> list[str]:
-        """Say where this stage writes, and where its weights come from."""
+        """Return the options that set where this stage writes and where its weights come from."""
         words = [f"--checkpoint.dirpath={self.last.parent}"]
         logger = self.settings.get("trainer.logger", True)
         if isinstance(logger, str) or logger is True:
@@ -110,7 +114,7 @@ class StageFolder:
         return words
 
     def _options_of(self, logger: str | bool, wanted: Iterable[str]) -> Iterable[str]:
-        """The options that a logger has, of those that Lightning's usual ones have."""
+        """Return the options of a logger; for Lightning's usual ones, which have them all, those in `wanted`."""
         if logger is True or str(logger).rpartition(".")[2] in _USUAL_LOGGERS:
             return wanted
         from hcml_lightning.tools.parsed_words import ParsedWords
@@ -133,8 +137,8 @@ class StageFolder:
         print(f"{self.name}: {text}", flush=True)
 
     def _unfinished(self, status: int) -> StageError:
-        """Say how a stage ended, and how it goes on."""
-        # Below the agent of a sweep, a stage that was told to end has status 0.
+        """Return the error that tells how a stage ended and from where it resumes."""
+        # Under the agent of a W&B sweep, a stage that SIGTERM ended has status 0.
         if status == status_of(signal.SIGTERM):
             status = 128 + signal.SIGTERM
         if status - 128 in STOP_SIGNALS:
@@ -153,17 +157,17 @@ class StageFolder:
         path = self.folder / "settings.json"
         results = ("fit.json", "test.json", "done.json", "checkpoints/*.ckpt")
         if not path.is_file() or not any(any(self.folder.glob(name)) for name in results):
-            # What failed before it had learned anything is begun again, and may be begun otherwise.
+            # A stage that failed before it saved anything starts anew, and may do so with other settings.
             return
         before = json.loads(path.read_text())["settings"]
-        # Of a stage that trains another test needs no other training.
+        # Other settings of the test do not require that a training stage is run again.
         unseen = OF_TESTS if self.name != "test" else ()
         changed = sorted(
             name
             for name in before.keys() | self.settings.keys()
             if not _same(name, before.get(name), self.settings.get(name))
             and name not in unseen
-            # An older version may have noted it.
+            # An older version may have recorded these.
             and name.rpartition(".")[2] not in HARMLESS
             and not name.startswith("trainer.logger")
         )
@@ -187,7 +191,7 @@ class StageFolder:
         path = self.folder / "settings.json"
         spent = 0.0
         if path.is_file() and self.last.is_file():
-            # A start that was cut off counts up to its last checkpoint.
+            # An interrupted start counts up to its last checkpoint.
             before = json.loads(path.read_text())
             spent = before["spent"] + max(0.0, self.last.stat().st_mtime - before["started"])
         record = {"settings": self.settings, "started": time.time(), "spent": spent}
@@ -210,12 +214,12 @@ class StageFolder:
 
 
 def _same(name: str, before: Any, now: Any) -> bool:
-    """Whether a setting means the same."""
+    """Return whether two values of a setting mean the same."""
     if name == "data.root" and before and now:
-        # A folder may be called 2024.
+        # `str`, because the name of a folder such as 2024 is parsed as a number.
         return os.path.realpath(str(before)) == os.path.realpath(str(now))
     if isinstance(before, str) != isinstance(now, str):
-        # YAML takes 1e-3 for a word.
+        # YAML parses 1e-3 as a string.
         with suppress(TypeError, ValueError):
             return float(before) == float(now)
     return bool(before == now)

@@ -1,6 +1,6 @@
-"""[**the stages that there are** → words of each → stages]
+"""[**names and recipes of stages** → words of each → stages]
 
-Names, recipes and order of what `hcml progressive` runs.
+Names, recipes and order of the stages that `hcml progressive` runs.
 """
 
 from typing import NamedTuple
@@ -10,10 +10,10 @@ class Stage(NamedTuple):
     """One step of a run.
 
     Attributes:
-        name: of its folder, and of its own part of configs and options.
-        config: its recipe, among the package's.
-        inherits: stages whose part of configs and options holds here too, below its own.
-        from_scratch: whether it learns by labels alone, from random weights, whatever stages were run before it.
+        name: name of the stage, of its folder, and of its own part of configs and options.
+        config: its recipe, among the configs of the package.
+        inherits: stages whose part of configs and options holds here too, but is overridden by its own.
+        from_scratch: whether it learns from labels alone and from random weights, even if other stages ran before it.
     """
 
     name: str
@@ -23,7 +23,7 @@ class Stage(NamedTuple):
 
     @property
     def sections(self) -> tuple[str, ...]:
-        """Names whose parts hold for this stage, the strongest last."""
+        """Names of the parts that hold for this stage; later ones take precedence."""
         return (*self.inherits, self.name)
 
 
@@ -34,10 +34,10 @@ TRAINING = {
         Stage("contrast1", "stages/2_contrast_level1.yaml"),
         Stage("contrast2", "stages/3_contrast_level2.yaml"),
         Stage("recognition", "stages/4_recognition.yaml"),
-        # The two that the method is compared with differ from `recognition` in their recipe alone.
+        # The two stages that the method is compared with differ from `recognition` in their recipe alone.
         Stage("baseline", "stages/baseline.yaml", ("recognition",), from_scratch=True),
         Stage("motion_only", "stages/motion_only.yaml", ("recognition",), from_scratch=True),
-        # Judges the features of the stage before it.
+        # Evaluates the features of the stage before it.
         Stage("probe", "stages/probe.yaml"),
     )
 }
@@ -46,5 +46,5 @@ PAPER = ("flow", "contrast1", "contrast2", "recognition", "test")
 
 
 def rank(name: str) -> int:
-    """Place of a stage among all; behind them that of a folder with another name."""
+    """Return the position of a stage in the order of all stages; any other name comes last."""
     return STAGE_NAMES.index(name) if name in STAGE_NAMES else len(STAGE_NAMES)

@@ -1,7 +1,7 @@
 """[a task → **how long one step of its training takes**]
 
-A real step: forward, backward and the optimizer's, through the Trainer, on batches of noise that are on the device
-before the step begins to wait for them.
+A real step (forward, backward and optimizer) through the Trainer, on batches of noise that are already on the device,
+so that no step waits for data.
 """
 
 import time
@@ -16,12 +16,12 @@ from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.noise import quiet
 
-# Kernels are chosen, and memory is found, in the first steps.
+# The first steps are not timed, because kernels are chosen and memory is allocated in them.
 WARM_UP = 5
 
 
 class _Clock(pl.Callback):
-    """Times the steps after the first ones, and waits for the device at both ends alone."""
+    """Time the steps after the first ones, and wait for the device only before the first and after the last of them."""
 
     def __init__(self, steps: int) -> None:
         self.steps, self.begun, self.seconds = steps, 0.0, 0.0
@@ -40,18 +40,18 @@ class _Clock(pl.Callback):
 def step_seconds(
     task: MotionTask, data: VideoDataModule, steps: int = 20, precision: str = "32-true"
 ) -> float:
-    """Time training steps of a task on the batches that a data module would give, on one GPU where there is one.
+    """Time training steps of a task on batches shaped like those of a data module, on one GPU if there is one.
 
     Args:
-        task: trained in place, on noise: of no use afterwards.
-        data: says how large a batch and its clips are.
-        steps: to time.
-        precision: of the Trainer.
+        task: task to train; it is trained in place on noise, and of no use afterwards.
+        data: data module that gives the size of a batch and its clips.
+        steps: number of steps to time.
+        precision: precision of the Trainer.
 
     Returns:
-        Seconds for each step.
+        Seconds for each step, on average.
     """
-    # Training would copy the next ones, from pinned memory, while a step goes on.
+    # On the device already, because training would copy the next batch from pinned memory during a step.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batches = [random_batch(data, seed, device) for seed in range(2)]
     loader: DataLoader[VideoBatch] = DataLoader(
@@ -78,7 +78,7 @@ def step_seconds(
 
 
 def random_batch(data: VideoDataModule, seed: int, device: str = "cpu") -> VideoBatch:
-    """Make a batch of noise, of the shape that training would see."""
+    """Make a batch of noise in the shape of a training batch."""
     draw = torch.Generator().manual_seed(seed)
     clips, frames, side = data.batch_size, *data.clip_shape
     video = torch.randint(256, (clips, 3, frames, side, side), dtype=torch.uint8, generator=draw)

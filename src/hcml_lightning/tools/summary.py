@@ -1,6 +1,6 @@
 """[stage → **what it is about to do, and what it did**]
 
-One screen before a stage and one after it, and the numbers of the second as a file for other tools.
+Prints one screen before a stage and one after it, and writes the results of the second to a file for other tools.
 """
 
 import platform
@@ -23,10 +23,10 @@ from hcml_lightning.tools.run_folder import run_folder
 
 
 class StageSummary(pl.Callback):
-    """Say what trains, on what and how, before a stage, and what came of it, after it.
+    """Print what a stage trains, on which data and how, before it, and its results after it.
 
-    The numbers of the end also go to `fit.json`, `validate.json` or `test.json` in the folder of the run. There
-    `validated_epoch` says after which epoch of training, from 1, those of `val/` were measured.
+    The results are also written to `fit.json`, `validate.json` or `test.json` in the folder of the run. In `fit.json`,
+    `validated_epoch` is the epoch of training, counted from 1, after which the metrics of `val/` were measured.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class StageSummary(pl.Callback):
         self._started = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what is about to happen."""
+        """Print the screen before training."""
         if trainer.is_global_zero and isinstance(pl_module, MotionTask):
             screens.show(screens.before(trainer, pl_module))
 
@@ -47,10 +47,10 @@ class StageSummary(pl.Callback):
         self._epoch_started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """One line for each epoch where no progress bar shows it: in a file, or under a scheduler."""
+        """Print one line for each epoch if there is no progress bar, as in a log file or under a scheduler."""
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
             seconds = time.monotonic() - self._epoch_started
-            # Lightning goes on naming the numbers of the last validation.
+            # Lightning keeps the metrics of the last validation, even if it followed an earlier epoch.
             validated = self._validated_epoch == trainer.current_epoch + 1
             shown = {k: v for k, v in _metrics(trainer).items() if validated or k[:4] != "val/"}
             by_epochs = trainer.max_steps < 0 < (trainer.max_epochs or 0)
@@ -61,30 +61,30 @@ class StageSummary(pl.Callback):
             )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what came of training."""
+        """Report the results of training."""
         self._finish(trainer, pl_module, "fit")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what came of validation where it is no part of training; else remember when it was."""
+        """Report the results of a validation outside of training; during training, only remember its epoch."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated_epoch = trainer.current_epoch + 1
         if trainer.state.fn == "validate":
             self._finish(trainer, pl_module, "validate")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say what came of the test."""
+        """Report the results of the test."""
         self._finish(trainer, pl_module, "test")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add when the numbers beside it were measured."""
+        """Save the epoch of the last validation, whose metrics are in the checkpoint too."""
         checkpoint["validated_epoch"] = self._validated_epoch
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Remember it."""
+        """Restore the epoch of the last validation."""
         self._validated_epoch = checkpoint.get("validated_epoch")
 
     def _finish(self, trainer: pl.Trainer, task: pl.LightningModule, command: str) -> None:
@@ -108,7 +108,7 @@ class StageSummary(pl.Callback):
             if command == "fit":
                 last = _last(trainer)
                 written = last.path if last and last.path and last.path.is_file() else None
-                # One that had ended trains nothing, and writes nothing.
+                # A resumed run that had already ended trains nothing and writes no checkpoint.
                 record["checkpoint"] = str(written) if written else trainer.ckpt_path
                 idle = written is None and trainer.ckpt_path is not None
                 record["validated_epoch"] = self._validated_epoch
@@ -119,14 +119,14 @@ class StageSummary(pl.Callback):
             rows.append(("trained", "nothing: it had ended; for more raise --trainer.max_epochs"))
         if command != "fit" and folder is not None:
             rows.append(("written", str(folder / f"{command}.json")))
-        # `hcml progressive` has settings there, and goes on by itself.
+        # A settings.json is that of `hcml progressive`, which runs the next stage by itself.
         if record["finished"] and folder is not None and not (folder / "settings.json").is_file():
             rows += screens.onwards(task, command, record)
         screens.show(rows)
 
 
 def environment(trainer: pl.Trainer) -> dict[str, str]:
-    """Return what numbers depend on beside the settings: code, versions, devices, and when it was."""
+    """Return what results depend on beside the settings (code, versions, devices), and the time of their end."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
@@ -141,7 +141,7 @@ def environment(trainer: pl.Trainer) -> dict[str, str]:
 
 
 def _views(trainer: pl.Trainer, task: MotionTask) -> dict[str, int] | None:
-    """What a test of a task that classifies takes the mean of; None where nobody knows."""
+    """Return the views that a test averages over; None if the task does not classify or has no data module of ours."""
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, VideoDataModule) or not task.CLASSIFIES:
         return None
@@ -155,7 +155,7 @@ def _views(trainer: pl.Trainer, task: MotionTask) -> dict[str, int] | None:
 
 
 def _videos(trainer: pl.Trainer, split: Literal["val", "test"]) -> dict[str, int] | None:
-    """How many videos were looked at, and how many there are: `limit_test_batches` may leave some out."""
+    """Return how many videos were evaluated and how many the split has; `limit_test_batches` may leave some out."""
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, VideoDataModule):
         return None
@@ -167,7 +167,8 @@ def _videos(trainer: pl.Trainer, split: Literal["val", "test"]) -> dict[str, int
 
 def _metrics(trainer: pl.Trainer) -> dict[str, float]:
     last = _last(trainer)
-    # A training that was cut off after its last epoch trains nothing more, and has no others.
+    # A run that was interrupted after its last epoch trains nothing when it is resumed, so that it only has the metrics
+    # of its checkpoint.
     before = last.metrics if last is not None and trainer.state.fn == "fit" else {}
     return before | {
         k: float(v) for k, v in trainer.callback_metrics.items() if torch.as_tensor(v).numel() == 1

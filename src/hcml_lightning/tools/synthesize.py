@@ -1,18 +1,18 @@
 """[known motion → **video files**]
 
-`hcml synthesize ROOT`: a corpus of shapes in known motion, in the layout of any dataset we read.
+`hcml synthesize ROOT`: writes a dataset of shapes in known motion, in the layout of any dataset that the package reads.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-# Said once more: what has them imports PyTorch, which `--help` does not wait for.
+# Repeated here, because the module that defines them imports PyTorch, for which `--help` should not wait.
 LAYOUTS = ("ucf101", "kinetics", "something_v1", "something_v2", "folder")
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Say which words `hcml synthesize` takes."""
+    """Make the parser of `hcml synthesize`."""
     parser = argparse.ArgumentParser(
         prog="hcml synthesize",
         description="Write videos of textured shapes in known motion. Classes come in pairs that differ only in the "
@@ -31,19 +31,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `hcml synthesize`.
-
-    Args:
-        words: what stands after `hcml synthesize`.
-
-    Returns:
-        0.
-    """
+    """Write a dataset of synthetic videos of shapes in known motion."""
     parser = make_parser()
     options = parser.parse_args(words)
     if options.root.exists() and any(options.root.iterdir()):
         parser.error(f"{options.root} is not empty; name a new folder")
-    # After the options, so that --help need not wait for PyTorch.
+    # Imported late, so that `--help` does not wait for PyTorch.
     from hcml_lightning.data.synthetic import write_synthetic
 
     write_synthetic(**vars(options))

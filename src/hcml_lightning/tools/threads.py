@@ -1,6 +1,6 @@
 """[cores of a CPU → **threads of torch** → one stage]
 
-How many threads the network gets where it runs on the cores that also decode.
+Sets the number of threads of the network if it runs on the cores that also decode videos.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 
 @contextmanager
 def threads_given_back() -> Iterator[None]:
-    """Leave torch as many threads as it had, for what this process does next."""
+    """Restore torch's number of threads after the block, for whatever this process does next."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -20,8 +20,8 @@ def threads_given_back() -> Iterator[None]:
 
 
 def leave_cores_to(workers: int) -> None:
-    """Leave a core to each process that decodes, and the rest of them to the network.
+    """Leave one core to each worker that decodes, and the others to the network.
 
-    Threads that wait for each other on fewer cores than there are of them are twenty times slower.
+    Threads that wait for each other are twenty times slower if there are more of them than cores.
     """
     torch.set_num_threads(max(1, torch.get_num_threads() - workers))

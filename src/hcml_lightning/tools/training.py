@@ -1,6 +1,6 @@
 """[words of the command line → **LightningCLI** → one stage]
 
-`hcml fit|validate|test`: LightningCLI in subclass mode over our tasks and data, with its traps closed.
+`hcml fit|validate|test`: LightningCLI in subclass mode over our tasks and data, with its pitfalls avoided.
 """
 
 import os
@@ -63,7 +63,7 @@ class MotionCLI(LightningCLI):
 
     Args:
         args: the command and its options; from the shell if None.
-        run: False parses and builds `.model`, `.datamodule` and `.trainer`, and runs nothing.
+        run: if False, `args` holds options only, and `.model`, `.datamodule` and `.trainer` are built but not run.
     """
 
     def __init__(self, args: ArgsType = None, run: bool = True) -> None:
@@ -81,7 +81,7 @@ class MotionCLI(LightningCLI):
             save_config_callback=RunConfigCallback,
             trainer_defaults={**TRAINER_DEFAULTS, "enable_progress_bar": sys.stdout.isatty()},
             seed_everything_default=0,
-            # What is short today may be ambiguous tomorrow.
+            # No abbreviations: one that is unique today may become ambiguous with a new option.
             parser_kwargs={"version": __version__, "prog": "hcml", "allow_abbrev": False},
             parser_class=HcmlParser,
             auto_configure_optimizers=False,
@@ -91,21 +91,21 @@ class MotionCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Return Lightning's commands but `predict`, which is a tool of ours: it takes paths."""
+        """Return Lightning's commands without `predict`, which is a tool of this package because it takes paths."""
         commands = LightningCLI.subcommands()
-        # No option: a checkpoint that needs more than weights may run code.
+        # Skipping `weights_only` makes it no option: a checkpoint that needs it to be False may run code.
         return {name: {*commands[name], "weights_only"} for name in ("fit", "validate", "test")}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """Load checkpoints as tensors and plain data, whatever the environment says; compile the steps if asked to."""
+        """Load only tensors and plain data from checkpoints, whatever the environment says; compile steps if asked."""
         kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
         if self._get(self.config, "compile"):
-            # One graph for each shape of a batch, of which there are few.
+            # Not dynamic: one graph is compiled for each shape of a batch, of which there are few.
             kwargs["model"] = torch.compile(self.model, dynamic=False)
         return kwargs
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the checkpoints' options, and take the number of classes from the data."""
+        """Add the options of checkpoints and compilation, and link the model's number of classes to the data's."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.add_argument(
             "--save_every_n_steps",
@@ -128,9 +128,9 @@ class MotionCLI(LightningCLI):
         parser.set_defaults(
             {
                 "checkpoint.filename": "epoch_{epoch:03d}",
-                # Metric names hold a slash, which would make folders.
+                # Metric names contain a slash, which would create folders.
                 "checkpoint.auto_insert_metric_name": False,
-                # An epoch that is trained once more after a crash writes the same file again.
+                # An epoch that is trained again after a crash overwrites its own file.
                 "checkpoint.enable_version_counter": False,
             }
         )
@@ -139,14 +139,14 @@ class MotionCLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Let the command line win over what the checkpoint holds.
+        """Let the command line take precedence over the checkpoint's settings.
 
         Lightning would replace the settings, and even the class, of the model by those of the
         checkpoint: https://github.com/Lightning-AI/pytorch-lightning/issues/20801.
         """
 
     def before_instantiate_classes(self) -> None:
-        """Refuse what would run and mean something else than was asked for; choose what was left open."""
+        """Raise if the run would not do what was asked for; choose its checkpoint, W&B run and monitored metric."""
         self._check_kinds()
         self._check_options()
         path = self._choose_checkpoint()
@@ -154,7 +154,7 @@ class MotionCLI(LightningCLI):
         run_id = choose_run(self._get(self.config, "trainer.logger"), resumed)
         self.save_config_kwargs = {**self.save_config_kwargs, "run_id": run_id}
         checkpoint = self._get(self.config, "checkpoint")
-        # Without validation there is nothing to compare, and the last epoch is kept.
+        # Without validation there is no metric to compare, and the last epoch is kept.
         if checkpoint.monitor is None and self._get(self.config, "trainer.limit_val_batches") != 0:
             module, _, name = self._get(self.config, "model.class_path").rpartition(".")
             checkpoint.monitor, checkpoint.mode = getattr(import_module(module), name).MONITOR
@@ -170,7 +170,7 @@ class MotionCLI(LightningCLI):
             raise ValueError("--compile and --model.recompute do not go together; leave one out")
 
     def _choose_checkpoint(self) -> str | None:
-        """What is resumed or evaluated, and no run's that would be replaced."""
+        """Return the checkpoint to resume or evaluate, if any; raise if this run would replace those of another."""
         trains = self.subcommand == "fit"
         path: str | None = self._get(self.config, "ckpt_path")
         names = ("checkpoint.dirpath", "trainer.logger", "trainer.default_root_dir")
@@ -193,14 +193,14 @@ class MotionCLI(LightningCLI):
         return path
 
     def _check_kinds(self) -> None:
-        # A config of data may say something about the model, which then is taken for one of the base class.
+        # A config of data may have settings of the model, which without a class are taken for those of the base class.
         for key, base in BASES.items():
             path = str(self._get(self.config, f"{key}.class_path"))
             if key in MISSING and path.rpartition(".")[2] == base.__name__:
                 raise ValueError(f"no --{key}; name {MISSING[key]}")
 
     def instantiate_classes(self) -> None:
-        """Build data, task and trainer, and hold what was typed or stored of the classes to the data's."""
+        """Build data, task and trainer; check that the typed number of classes and the checkpoint match them."""
         super().instantiate_classes()
         typed, found = self._typed_num_classes, self.datamodule.num_classes
         if typed is not None and typed != found:
@@ -215,7 +215,7 @@ class MotionCLI(LightningCLI):
             )
 
     def after_instantiate_classes(self) -> None:
-        """Share the cores with the processes that decode, where the network runs on them too."""
+        """Leave cores to the workers that decode if the network runs on the CPU too."""
         if self.trainer.strategy.root_device.type == "cpu":
             leave_cores_to(int(self.datamodule.hparams.get("num_workers", 0)))
 
@@ -235,12 +235,12 @@ class MotionCLI(LightningCLI):
             raise ValueError(f"--trainer: {error}") from error
         sync.on_cpu = trainer.strategy.root_device.type == "cpu"
         callbacks = cast("list[pl.Callback]", trainer.callbacks)  # type: ignore[attr-defined]
-        # Before others of somebody's own: by the first one the run knows its folder.
+        # Before checkpoint callbacks of the user, because the first one determines the folder of the run.
         if (own := self._get(self.config_init, "checkpoint")) in callbacks:
             callbacks.remove(own)
             others = (i for i, c in enumerate(callbacks) if isinstance(c, Checkpoint))
             callbacks.insert(next(others, len(callbacks)), own)
-        # Before the summary, whose line for an epoch tells what they measure.
+        # The first two come before the summary, whose line for each epoch prints what they measure.
         callbacks[:0] = [Throughput(), GradientNorm(), StageSummary()]
         callbacks.append(VideoResultWriter())
         if isinstance(best := trainer.checkpoint_callback, ModelCheckpoint):
@@ -257,8 +257,8 @@ class MotionCLI(LightningCLI):
         given = self._get(self.config_init, "trainer.plugins") or []
         plugins = [AtomicCheckpointIO(), *(given if isinstance(given, list) else [given])]
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-            # Lightning's own requeueing saves in the middle of a step, and into a folder that all runs share, from
-            # which any later one would go on. And of one task for several devices it would use one device.
+            # Lightning's own requeueing saves in the middle of a step, and into a folder that all runs share, so that
+            # any later run would resume from it. And if one task has several devices, it would use only one of them.
             alone = os.environ["SLURM_NTASKS"] == "1"
             plugins.append(
                 LightningEnvironment() if alone else SLURMEnvironment(auto_requeue=False)
@@ -271,13 +271,16 @@ def train(args: ArgsType = None) -> None:
 
     Args:
         args: the command and its options, or a dict or Namespace of them; from the shell if None.
+
+    Raises:
+        Stopped: if a signal ended the run.
     """
     if sys.platform == "linux" and os.environ.get("LOCAL_RANK", "0") != "0":
-        # It would wait for ever for a first process that is no more, and cannot hear signals while it waits.
+        # Otherwise this process would wait forever for rank 0 after its death, and handle no signals while it waits.
         end_with_parent(signal.SIGKILL)
     try:
         with quiet(), own_run(), threads_given_back():
             MotionCLI(args)
     except SIGTERMException as stopped:
-        # Lightning ends with status 0, as if all were done.
+        # Lightning would exit with status 0, as if the run were complete.
         raise Stopped(signal.SIGTERM) from stopped

@@ -1,7 +1,7 @@
 """[video → **its copy for training**]
 
-One video, as small as training needs it and quick to enter anywhere: short side scaled down, H.264 with a key frame
-every few frames, no audio, and frame for frame the same number of frames.
+Encodes a video as small as training needs it, and quick to seek in: short side scaled down, H.264 with a key frame
+every few frames, no audio, and as many frames as the source.
 """
 
 import io
@@ -15,14 +15,14 @@ from av.video.reformatter import VideoReformatter
 
 from hcml_lightning.data.decode import VideoError, VideoInfo, probe, upright_frames
 
-# Something-Something V1 was cut into images at this rate; a folder of images itself does not say.
+# Frames per second at which Something-Something V1 was cut into images; a folder of images does not store its rate.
 RATE_OF_IMAGES = 12
-# What a header says beyond these is damage, or the unit of its time stamps.
+# A header with a rate outside of these limits is damaged, or gives the unit of its time stamps instead.
 LOWEST_RATE, HIGHEST_RATE = 1, 240
 
 
 class TargetError(OSError):
-    """The copy cannot be written, nor could any other."""
+    """The copy cannot be written, for a reason that would prevent any other copy too."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Encoding:
     """How copies are made.
 
     Attributes:
-        short_side: rows or columns of the copy, whichever are fewer, pixels; smaller videos stay as they are.
+        short_side: rows or columns of the copy, whichever are fewer, pixels; smaller videos are not scaled up.
         gop: frames from one key frame to the next.
         crf: quality of H.264: 18 is hard to tell from the source, 23 is libx264's default.
-        preset: of libx264, how long it may search.
+        preset: preset of libx264, which sets how much time it spends on a smaller file.
     """
 
     short_side: int = 256
@@ -43,7 +43,7 @@ class Encoding:
 
 
 def copy_size(info: VideoInfo, short_side: int) -> tuple[int, int]:
-    """Width and height of the copy: even, as H.264 wants them, and never more than the source has.
+    """Return width and height of the copy: even, as H.264 requires, and never larger than those of the source.
 
     Example:
         >>> copy_size(VideoInfo(1, 25.0, 1920, 1080), 256), copy_size(VideoInfo(1, 12.0, 133, 100), 256)
@@ -51,12 +51,12 @@ def copy_size(info: VideoInfo, short_side: int) -> tuple[int, int]:
     """
     scale = min(1.0, short_side / min(info.width, info.height))
     width, height = (max(2, round(side * scale / 2) * 2) for side in (info.width, info.height))
-    # A side that was odd is not scaled up by rounding.
+    # Rounding must not scale up an odd side.
     return min(width, info.width // 2 * 2 or 2), min(height, info.height // 2 * 2 or 2)
 
 
 def frame_rate(info: VideoInfo) -> Fraction:
-    """Frames in a second; that of Something-Something V1 where the file says none, or none that could be true.
+    """Return the frames per second; those of Something-Something V1 if the file gives none or an implausible number.
 
     Example:
         >>> frame_rate(VideoInfo(1, 29.97002997, 64, 48)), frame_rate(VideoInfo(1, 0.0, 64, 48))
@@ -71,7 +71,7 @@ def encode(path: str, encoding: Encoding) -> tuple[bytes, int]:
 
     Args:
         path: video file, or folder of images.
-        encoding: how.
+        encoding: settings of the encoder.
 
     Returns:
         Content of an mp4 file, always the same for the same video, and its number of frames.
@@ -97,10 +97,10 @@ def _encode_into(content: io.BytesIO, path: str, info: VideoInfo, encoding: Enco
             "crf": str(encoding.crf),
             "preset": encoding.preset,
             "g": str(encoding.gop),
-            # Key frames at equal distances and nowhere else: scene cuts would add to the size.
+            # Key frames at equal distances only: more of them at scene cuts would increase the size.
             "sc_threshold": "0",
-            # With it libx264's vector code gives another result for the same frames once in a few hundred times; and
-            # it looks ahead further than a short GOP reaches.
+            # With mbtree, libx264's vector code gives a different result for the same frames once in a few hundred
+            # times; and mbtree looks ahead further than a short GOP reaches.
             "mbtree": "0",
             "bf": "2",
         }
@@ -114,7 +114,7 @@ def _encode_into(content: io.BytesIO, path: str, info: VideoInfo, encoding: Enco
                 frame, width=width, height=height, format="yuv420p", interpolation="AREA", threads=1
             )
             picture.pts, picture.time_base = count, 1 / rate
-            # Else the kind of each frame in the source, key frame or not, would be asked of the encoder.
+            # Otherwise the encoder would have to keep the type of each source frame (key frame or not).
             picture.pict_type = av.video.frame.PictureType.NONE
             container.mux(stream.encode(picture))
             count += 1
@@ -123,23 +123,23 @@ def _encode_into(content: io.BytesIO, path: str, info: VideoInfo, encoding: Enco
 
 
 def make_copy(source: str, target: Path, scratch: Path, encoding: Encoding) -> int:
-    """Write the copy of a video; it appears when it is whole.
+    """Write the copy of a video; it appears when it is complete.
 
     Args:
         source: video file, or folder of images.
-        target: where to, on the file system of `scratch`.
-        scratch: folder for what is not whole yet.
-        encoding: how.
+        target: path of the copy, on the same file system as `scratch`.
+        scratch: folder for unfinished files.
+        encoding: settings of the encoder.
 
     Returns:
         Number of frames.
 
     Raises:
-        VideoError: if the source cannot be read, or not all of its frames came through.
+        VideoError: if the source cannot be read, or the written copy does not have all of its frames.
         TargetError: if the copy cannot be written.
     """
     content, count = encode(source, encoding)
-    # Under the number of this process: one that outlives its start may still write the same video.
+    # Named after this process, because one left over from an earlier start may still write the same video.
     partial = scratch / f"{os.getpid()}.mp4"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

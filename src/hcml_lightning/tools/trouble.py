@@ -1,6 +1,6 @@
 """[exception → **what to do about it**]
 
-Which exceptions are no bugs, and what to say instead of a traceback. Everything else keeps its traceback.
+Tells which exceptions are no bugs, and which message to print instead of a traceback. All others keep their traceback.
 """
 
 import errno
@@ -12,7 +12,7 @@ from types import TracebackType
 
 PACKAGE = Path(__file__).parents[1]
 
-# Of the errors of the system, those that speak of the user's files and disks.
+# Errors of the operating system that concern the user's files and disks.
 OF_FILES = {
     getattr(errno, name)
     for name in (
@@ -47,13 +47,13 @@ or leave out -c configs/wandb.yaml: curves then go to metrics.csv in the folder 
 
 
 def explain(error: BaseException) -> str | None:
-    """Say what went wrong and what to do, if it is an expected kind of trouble.
+    """Return what went wrong and what to do, if the error is of an expected kind.
 
     Args:
-        error: as it was raised.
+        error: the error that was raised.
 
     Returns:
-        The message for the user, or None for what may be a bug and needs its traceback.
+        The message for the user, or None if the error may be a bug and needs its traceback.
     """
     for link in _chain(error):
         for explanation in (
@@ -73,7 +73,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and those that it was raised from: jsonargparse and Lightning wrap what a constructor refuses."""
+    """Yield the error and those that it was raised from: jsonargparse and Lightning wrap errors of constructors."""
     while error is not None:
         yield error
         error = error.__cause__
@@ -101,7 +101,7 @@ def _wandb(error: BaseException) -> str | None:
 
 
 def _own_words(error: BaseException) -> str | None:
-    """What this package refuses itself, by a `raise` of its own: not what it stumbles over in the same place."""
+    """Return the message of an error from a `raise` statement of this package, but not of others from its code."""
     if type(error).__module__.partition(".")[0] == PACKAGE.name:
         return str(error)
     if not isinstance(
@@ -117,19 +117,19 @@ def _own_words(error: BaseException) -> str | None:
 
 
 def _lightning(error: BaseException) -> str | None:
-    """Options that Lightning's Trainer refuses."""
+    """Return the message of Lightning's Trainer if it refuses an option."""
     return str(error) if type(error).__name__ == "MisconfigurationException" else None
 
 
 def _package(error: BaseException) -> str | None:
-    """What a library asks to be installed for an option of it; an import that fails by itself has a name."""
+    """Return the message of a library that needs another package installed; a failing `import` sets `error.name`."""
     if isinstance(error, ModuleNotFoundError) and error.name is None:
         return str(error)
     return None
 
 
 def _worker(error: BaseException) -> str | None:
-    """What a process that decodes refused in our own words: PyTorch raises it again with its traceback as text."""
+    """Return the message of this package's error in a worker, which PyTorch raises again with the traceback as text."""
     if not str(error).startswith("Caught ") or "DataLoader worker process" not in str(error):
         return None
     *_, last = re.finditer(r'File "([^"]+)", line (\d+), in .*\n(?:    .*\n)*', str(error))

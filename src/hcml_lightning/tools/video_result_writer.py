@@ -1,6 +1,6 @@
 """[multi-view test → **predictions.csv** → report]
 
-Keeps what the test finds in each video, from all processes, in one file.
+Writes the test's predictions for all videos, from all processes, to one file.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from hcml_lightning.tools.video_results import FILE_NAME, VideoResult, write_pre
 
 
 class VideoResultWriter(pl.Callback):
-    """Write `predictions.csv` beside `test.json`: every tested video once, however many processes shared them."""
+    """Write `predictions.csv` beside `test.json`: every tested video once, even if two processes tested it."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
         self._columns: list[tuple[Tensor, ...]] = []
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget an earlier test."""
+        """Clear the predictions of an earlier test."""
         self._names, self._columns = [], []
 
     def on_test_batch_end(
@@ -35,14 +35,14 @@ class VideoResultWriter(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the likeliest class of each video, on its device: nothing waits for it here."""
+        """Keep the likeliest class of each video on the device, so that nothing waits for it here."""
         if isinstance(outputs, Mapping) and "probability" in outputs:
             top = outputs["probability"].max(dim=1)
             self._names += batch["video_id"]
             self._columns.append((batch["index"], batch["label"], top.indices, top.values))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Bring the videos of all processes together, and write them in the order of the split."""
+        """Gather the predictions of all processes, and write them in the order of the split."""
         columns = [torch.cat(c).tolist() for c in zip(*self._columns, strict=True)]
         found = list(zip(*columns, self._names, strict=True)) if columns else []
         parts: list[Any] = [found]
@@ -50,7 +50,7 @@ class VideoResultWriter(pl.Callback):
             parts = [None] * trainer.world_size
             torch.distributed.all_gather_object(parts, found)
         folder = run_folder(trainer)
-        # A sampler may have given a video to two processes, to keep them in step.
+        # A distributed sampler may give a video to two processes, so that all have equally many.
         unique = {row[0]: row for part in parts for row in part}
         if trainer.is_global_zero and folder is not None and unique:
             names = getattr(pl_module, "class_names", None)

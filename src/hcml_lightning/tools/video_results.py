@@ -1,6 +1,6 @@
 """[multi-view test → **what was predicted for each video** → report]
 
-One row for each tested video, so that confusions can be looked at after the test.
+One row for each tested video, so that confusions can be examined after the test.
 """
 
 import csv
@@ -19,7 +19,7 @@ class VideoResult(NamedTuple):
 
     Attributes:
         video_id: its name.
-        label: name of its class; empty where that is unknown.
+        label: name of its class; empty if that is unknown.
         predicted: name of the likeliest class.
         probability: of that class, the mean over all views.
     """
@@ -33,7 +33,7 @@ class VideoResult(NamedTuple):
 def write_predictions(path: Path, videos: Sequence[VideoResult]) -> None:
     """Write one row for each video; the file appears when it is complete."""
     text = io.StringIO(newline="")
-    # Its own line ends: else a carriage return in a name goes without quotation marks, and ends the row.
+    # Keep csv's own line ends (\r\n): with others, a carriage return in a name is not quoted and would end the row.
     writer = csv.writer(text)
     writer.writerow(VideoResult._fields)
     writer.writerows([*video[:3], f"{video.probability:.6f}"] for video in videos)

@@ -1,7 +1,7 @@
 """[run folder → **run of Weights & Biases**]
 
-Which run of W&B a run of ours is: a resumed one goes on in its own, and the stages of one `hcml progressive` share a
-group. W&B itself is imported by Lightning's logger alone, when it is used.
+Determines the W&B run of each run: a resumed run continues its own, and the stages of one `hcml progressive` share a
+group. W&B itself is imported only by Lightning's logger, when that is used.
 """
 
 import json
@@ -19,13 +19,13 @@ from hcml_lightning.tools.output import write_json
 
 # Set by `wandb agent`, which chooses the runs of a sweep.
 RUN_ID = "WANDB_RUN_ID"
-# In the folder of a run, its id; in that of `hcml progressive`, the group of its stages.
+# Holds the id of the W&B run in the folder of a run, and the group of the stages in that of `hcml progressive`.
 NOTE = "wandb.json"
 
 
 @contextmanager
 def own_run() -> Iterator[None]:
-    """End the run that is begun inside the block with the block."""
+    """Finish the W&B run that was started inside the block when the block ends."""
     before, failed = _active_run(), True
     try:
         yield
@@ -40,14 +40,14 @@ def own_run() -> Iterator[None]:
 
 
 def choose_run(logger: Any, resumed: Path | None) -> str | None:
-    """Write into the settings of W&B's logger which run it writes to, unless they or an agent say it already.
+    """Set the id of the run in the settings of W&B's logger, unless they or the agent of a sweep set it already.
 
     Args:
-        logger: `trainer.logger` of a config.
-        resumed: checkpoint that a run goes on from.
+        logger: `trainer.logger` of a config; changed in place.
+        resumed: checkpoint that the run resumes from, if it does.
 
     Returns:
-        The id of the run, if it was chosen here.
+        The id of the run if it was chosen here, else None.
 
     Raises:
         ValueError: if W&B is not installed.
@@ -68,18 +68,18 @@ def choose_run(logger: Any, resumed: Path | None) -> str | None:
     if resumed is not None:
         folder = folder_of_run(resumed.resolve().parent)
         known = _read(folder / NOTE).get("id")
-        # A copy goes on as a run of its own: by the id it would write into what it was copied from.
+        # A copied folder continues as a new W&B run: with the old id, it would write into the run it was copied from.
         place = Path(arguments.get("save_dir") or ".", arguments.get("project") or "", known or "")
         if known and place.is_dir() and place.resolve() != folder:
             known = None
     arguments["id"] = known or new_id()
-    # Without it a run that goes on would be replaced by what it goes on with.
+    # Otherwise a resumed run would replace what was logged before.
     arguments["resume"] = arguments.get("resume") or "allow"
     return str(arguments["id"])
 
 
 def folder_of_id(logger: Any) -> Path | None:
-    """Where the checkpoints of a run lie whose id or version somebody has chosen; None where every start has its own.
+    """Return the checkpoint folder of a run whose id or version is set; None if every start gets its own.
 
     Args:
         logger: `trainer.logger` of a config.
@@ -89,7 +89,7 @@ def folder_of_id(logger: Any) -> Path | None:
     version, place = arguments.get("version"), Path(arguments.get("save_dir") or ".")
     if is_wandb(first):
         version = version or arguments.get("id") or os.environ.get(RUN_ID)
-        # As WandbLogger itself looks for them.
+        # The same defaults as in WandbLogger.
         place /= arguments.get("project") or os.environ.get("WANDB_PROJECT", "lightning_logs")
     else:
         place /= arguments.get("name") or ""
@@ -98,12 +98,12 @@ def folder_of_id(logger: Any) -> Path | None:
 
 
 def new_id() -> str:
-    """Eight characters that no reader of a config takes for a number, as it would 06753e64."""
+    """Return eight characters that no parser of a config reads as a number, as it would 06753e64."""
     return secrets.choice("abcdef") + secrets.token_hex(4)[1:]
 
 
 def without_run(logger: Any, run_id: str) -> Any:
-    """Return the settings of loggers without a run that was chosen for them: who starts from them makes another."""
+    """Return the settings of loggers without the W&B run `run_id`, so that a run started from them gets a new one."""
     if isinstance(logger, list):
         return [without_run(one, run_id) for one in logger]
     if not is_wandb(logger) or logger["init_args"].get("id") != run_id:
@@ -112,7 +112,7 @@ def without_run(logger: Any, run_id: str) -> Any:
 
 
 def is_wandb(logger: Any) -> bool:
-    """Whether the settings of a logger are of W&B's.
+    """Return whether the settings of a logger are those of W&B's.
 
     Example:
         >>> is_wandb({"class_path": "pytorch_lightning.loggers.WandbLogger"}), is_wandb(True)
@@ -123,11 +123,14 @@ def is_wandb(logger: Any) -> bool:
 
 
 def group_words(settings: Mapping[str, Any], run_dir: Path) -> list[str]:
-    """Return the option that puts a stage into the group of its run: the run's name, and what no other folder has.
+    """Return the option that puts a stage into the W&B group of its run: the name of the run and a random suffix.
 
     Args:
-        settings: of the stage, flat.
+        settings: flat settings of the stage.
         run_dir: folder of all stages.
+
+    Returns:
+        A list with the option, empty if the user sets the group or the stage is not logged to W&B.
     """
     by_hand = "trainer.logger.group" in settings or "WANDB_RUN_GROUP" in os.environ
     if by_hand or not is_wandb(settings.get("trainer.logger.class_path")):
@@ -139,7 +142,7 @@ def group_words(settings: Mapping[str, Any], run_dir: Path) -> list[str]:
 
 
 def note_run(folder: Path, run_id: str) -> None:
-    """Keep the id of a run in its folder, for the day when it is resumed."""
+    """Save the id of the W&B run in the folder of the run, for when it is resumed."""
     write_json(folder / NOTE, {"id": run_id})
 
 

@@ -1,7 +1,7 @@
 """[validation → **pictures, videos, tables** → loggers]
 
-What a run looks like while it trains, on the same few validation clips every time. The callbacks are named by
-`configs/wandb.yaml`, and work in any `pl.Trainer` whose logger takes pictures: W&B's, and images in TensorBoard's.
+Callbacks that show the progress of training, on the same few validation clips every time. `configs/wandb.yaml` enables
+them, and they work in any `pl.Trainer` whose logger takes pictures: W&B's, and for images TensorBoard's.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from hcml_lightning.tools.video_results import VideoResult
 
 
 class Picture(NamedTuple):
-    """What is shown of one clip.
+    """A picture of one clip.
 
     Attributes:
         image: uint8, (3, rows of pixels, columns of pixels).
@@ -38,7 +38,7 @@ class Picture(NamedTuple):
 
 
 class Watch(pl.Callback):
-    """Draw something after validation: first of all, then every so many epochs, and at the end of training.
+    """Draw something after validation: after the first one, then every `every_n_epochs` epochs, and after the last one.
 
     Args:
         num_clips: clips of the validation split, evenly spread over it.
@@ -51,12 +51,12 @@ class Watch(pl.Callback):
         self._next_epoch = 0
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """On every device, since what is drawn may have to be gathered."""
-        # -1 where steps or the time end training.
+        """Draw if it is time to; on all ranks, because `show` may have to gather what is drawn."""
+        # `max_epochs` is -1 if steps or the time limit training.
         ends = 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1
         due = trainer.current_epoch >= self._next_epoch or ends
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
-        # A saved config names them already, and configs/wandb.yaml after it once more.
+        # Only the first of a class draws: a saved config and configs/wandb.yaml after it name each callback twice.
         first = self is next(c for c in trainer.callbacks if type(c) is type(self))  # type: ignore[attr-defined]
         if not (
             first and due and training and trainer.loggers and isinstance(pl_module, MotionTask)
@@ -67,18 +67,18 @@ class Watch(pl.Callback):
             self.show(trainer, pl_module)
 
     def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
-        """Draw, and hand it to the loggers.
+        """Draw, and pass the result to the loggers.
 
         Raises:
-            NotImplementedError: in the base class.
+            NotImplementedError: always, in the base class.
         """
         raise NotImplementedError
 
     def clips(self, trainer: pl.Trainer) -> VideoBatch:
-        """Give the clips, always the same, on the CPU."""
+        """Return the clips, always the same, on the CPU."""
         if self._batch is None:
             loader: Any = trainer.val_dataloaders
-            # What is made in inference mode could not be used where gradients are asked for.
+            # Tensors made in inference mode cannot be used in computations that need gradients.
             with torch.inference_mode(False):
                 self._batch = some_clips(loader, self.num_clips)
         return self._batch
@@ -93,7 +93,7 @@ class FlowPictures(Watch):
     """
 
     def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
-        """In stages that train the flow decoder."""
+        """Log the pictures, in stages that train the flow decoder."""
         if trainer.is_global_zero:
             batch = self.clips(trainer)
             estimate = estimate_flow(task, batch["video"].to(task.device))
@@ -103,7 +103,7 @@ class FlowPictures(Watch):
 
 
 class GradCamPictures(Watch):
-    """Draw what speaks for the class that the network prefers (Grad-CAM++), below the frames.
+    """Draw the regions that support the predicted class (Grad-CAM++), below the frames.
 
     Args:
         num_clips: clips of the validation split, evenly spread over it.
@@ -111,7 +111,7 @@ class GradCamPictures(Watch):
     """
 
     def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
-        """In recognition."""
+        """Log the pictures, in recognition."""
         if not trainer.is_global_zero or not isinstance(task, RecognitionTask):
             return
         batch = self.clips(trainer)
@@ -130,7 +130,7 @@ class GradCamPictures(Watch):
 
 
 class SampleVideos(Watch):
-    """Log clips as videos with their classes, the true one and the one that was found.
+    """Log clips as videos with their true and predicted classes.
 
     Args:
         num_clips: clips of the validation split, evenly spread over it.
@@ -138,7 +138,7 @@ class SampleVideos(Watch):
     """
 
     def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
-        """In recognition and probing."""
+        """Log the videos, in recognition and probing."""
         if not trainer.is_global_zero or not isinstance(task, ClassificationTask):
             return
         batch = self.clips(trainer)
@@ -156,10 +156,10 @@ class SampleVideos(Watch):
 
 
 class TopConfusions(Watch):
-    """Log which classes are taken for which others most often, over the whole validation split.
+    """Log which classes are most often confused with which others, over the whole validation split.
 
     Args:
-        most: rows of the table.
+        most: largest number of rows of the table.
         every_n_epochs: epochs from one table to the next.
     """
 
@@ -168,18 +168,18 @@ class TopConfusions(Watch):
         self.most = most
 
     def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
-        """In recognition and probing."""
+        """Log the table, in recognition and probing."""
         if not isinstance(task, ClassificationTask):
             return
         top1: Any = task.val_accuracy["top1"]
-        # From all devices.
+        # Inside the context, the metric holds the values of all devices.
         with top1.sync_context():
             scores, labels, indices = map(dim_zero_cat, (top1.scores, top1.labels, top1.indices))
         if not trainer.is_global_zero:
             return
         names, best = _names(task), scores.max(dim=1)
         columns = (indices, labels, best.indices, best.values)
-        # A sampler may have given a video to two of them, to keep them in step.
+        # A distributed sampler may give a video to two devices, so that all have equally many.
         videos = {
             index: VideoResult(str(index), names[label], names[found], score)
             for index, label, found, score in zip(*(c.tolist() for c in columns), strict=True)
@@ -196,10 +196,10 @@ CONFUSION_COLUMNS = ["true class", "taken for", "videos", "share of the true cla
 
 
 def log_pictures(trainer: pl.Trainer, key: str, pictures: Sequence[Picture]) -> None:
-    """Give pictures to all loggers that take some.
+    """Log pictures with all loggers that take images.
 
     Args:
-        trainer: whose loggers.
+        trainer: trainer with the loggers.
         key: name of the series.
         pictures: one for each clip.
     """
@@ -215,7 +215,7 @@ def log_pictures(trainer: pl.Trainer, key: str, pictures: Sequence[Picture]) -> 
 
 
 def _probability(task: ClassificationTask, clip: Tensor) -> Tensor:
-    """Class probabilities, (B, K), on the CPU."""
+    """Return class probabilities, (B, K), on the CPU."""
     logits: Tensor = task(clip)
     return logits.detach().float().softmax(dim=1).cpu()
 
