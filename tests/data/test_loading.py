@@ -265,3 +265,15 @@ def test_an_epoch_of_another_seed_is_said_aloud():
     with pytest.warns(UserWarning, match="seed 1 instead of 0"):
         batches = list(loader)
     assert len(batches) == 3
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_video_from_the_end_keeps_its_index(split, synthetic_root):
+    data = make(synthetic_root("ucf101"))
+    data.setup("fit")
+    dataset = data.dataset(split)
+    assert dataset[-1].index == len(dataset) - 1
+    assert dataset[-1].video_id == dataset[len(dataset) - 1].video_id
+    for outside in (len(dataset), -len(dataset) - 1):
+        with pytest.raises(IndexError):
+            dataset[outside]

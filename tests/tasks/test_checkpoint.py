@@ -245,3 +245,13 @@ def test_a_checkpoint_with_a_byte_that_changed_is_refused(mmap: bool, tmp_path: 
         ValueError, match=r"last\.ckpt is damaged in .*data/0: what is there is not"
     ):
         read_checkpoint(path, mmap)
+
+
+def test_levels_may_be_a_range_and_classes_a_count_of_numpy(
+    fit: Callable[..., pl.Trainer], tiny: dict[str, Any], tmp_path: Path
+):
+    given = {"levels": range(2), "num_classes": np.int64(4), "contrast_weights": (0.25,)}
+    task = RecognitionTask(**tiny | given)
+    assert (list(task.hparams["levels"]), task.hparams["num_classes"]) == ([0, 1], 4)
+    fit(task).save_checkpoint(tmp_path / "x.ckpt")
+    assert RecognitionTask.load_from_checkpoint(tmp_path / "x.ckpt").model.levels == (0, 1)

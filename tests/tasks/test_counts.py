@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, StochasticWeightAveraging
 from tests.tasks.conftest import Drift
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -63,3 +63,15 @@ def test_accuracy_in_training_is_that_of_the_whole_epoch(
         run = fit(counting(make, tiny), ckpt_path=path, callbacks=[again], **settings)
         assert run.global_step == len(RIGHT)
         assert float(run.callback_metrics["train/top1"]) == 5 / 8
+
+
+# The model has no optimizer step in the epoch that averaging adds, and the rest is about these settings.
+@pytest.mark.filterwarnings("ignore:.*lr_scheduler", "ignore:.*SWA")
+def test_an_epoch_without_steps_counts_nothing(
+    fit: Callable[..., pl.Trainer], tiny: dict[str, Any]
+):
+    """Averaging weights adds one, to renew the statistics of batch norms."""
+    task = counting(RecognitionTask, tiny)
+    averaging = StochasticWeightAveraging(swa_lrs=1e-12, swa_epoch_start=1)
+    trainer = fit(task, callbacks=[averaging], max_epochs=2, num_sanity_val_steps=0)
+    assert float(trainer.callback_metrics["train/top1"]) == sum(RIGHT[4:]) / 8

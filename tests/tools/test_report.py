@@ -214,6 +214,11 @@ def test_a_chart_holds_its_curves_and_keeps_their_mean():
     assert [text for _, text in error.y_ticks] == ["2", "3", "4", "5", "6"]
     assert (rate.title, rate.main) == ("learning rate", False)
 
+    same = [(1.0, 4.0), (2.0, 2.0)]
+    names = ["train/loss", "val/loss", "train/classification", "val/classification"]
+    lines = {c.title: [line.kind for line in c.lines] for c in charts(dict.fromkeys(names, same))}
+    assert sorted(map(len, lines.values())) == [1, 2]
+
     long = [(float(x), float(x % 7)) for x in range(10 * MOST_POINTS)]
     short = thinned(long)
     assert len(short) == MOST_POINTS

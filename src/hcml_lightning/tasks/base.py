@@ -45,8 +45,8 @@ class MotionTask(StoredTask, ABC):
         backbone: `r2d50`, `r2plus1d101` or `r2d_tiny`.
         num_classes: K; from the command line it is taken from the data.
         levels: levels (0, 1, 2: after res2, res3, res4) that have a prime motion block; `[]` is the plain baseline.
-        init_from: checkpoint of an earlier stage whose weights training starts from, loaded when a Trainer starts; not to
-            be confused with resuming, which is `--ckpt_path`.
+        init_from: checkpoint of an earlier stage whose weights training starts from, loaded when a Trainer starts; not
+            to be confused with resuming, which is `--ckpt_path`.
         max_displacement: d of the cost volumes, in cells; the default of the backbone if null.
         stride: s of the cost volumes, in cells; the default of the backbone if null.
         max_offset: Δ, the largest δ of f_δ, in frames at the frame rate of the level below.

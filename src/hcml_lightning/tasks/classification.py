@@ -81,7 +81,9 @@ class ClassificationTask(MotionTask):
         In `on_train_epoch_end` it would be too late, because callbacks that report it come before the task.
         """
         trainer = self.trainer
-        ends = trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps
+        ends = (
+            trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps
+        )
         # Weight averaging adds an epoch without backward passes, in which nothing is counted.
         if ends and self.train_accuracy.update_called:
             # Log the number, not the metric, which would communicate with all processes whenever one reads it. The
