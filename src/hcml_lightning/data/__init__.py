@@ -1,6 +1,6 @@
 """[**video file → batch** → model → loss → metric]
 
-A video file becomes a `VideoBatch`; nothing here knows what is trained on it.
+Everything from a video file to a `VideoBatch`; nothing here depends on what is trained on it.
 """
 
 from hcml_lightning.data.datamodule import VideoDataModule

@@ -1,6 +1,6 @@
 """[**folder of a dataset → records** → batch → model → loss → metric]
 
-How the lists and the videos of a dataset are found on disk, whatever the dataset.
+Find the lists and the videos of any dataset on disk.
 """
 
 import os
@@ -24,12 +24,12 @@ _SUFFIXES = (
     ".3gp",
 )
 _FOLDERS = ("", "annotations", "labels")
-# Network drives keep thumbnails in folders of the second name.
+# Some network drives keep thumbnails in folders named `@eaDir`.
 HIDDEN = (".", "@eaDir")
 
 
 def is_video(name: str) -> bool:
-    """Whether a file is a video, by its name."""
+    """Return whether a file is a video, judging by its name."""
     return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
 
 
@@ -38,14 +38,14 @@ def find_list(root: str, names: Iterable[str], what: str) -> Path:
 
     Args:
         root: folder of the dataset.
-        names: the names that the file may have, best first; `*` and `?` stand for any characters.
-        what: what the file is, for the message.
+        names: possible names of the file, in order of preference; `*` and `?` are wildcards.
+        what: description of the file, for the error message.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
-        FileNotFoundError: if there is none; the message says which names were looked for, and where.
+        FileNotFoundError: if `root` or the file is missing; the message says which names were looked for, and where.
     """
     names = list(names)
     if not Path(root).is_dir():
@@ -61,19 +61,19 @@ def find_list(root: str, names: Iterable[str], what: str) -> Path:
 
 
 class VideoNames:
-    """Tells under which name each video lies: the one in the lists, that of its copy as .mp4, or of its frames.
+    """Look up the names under which videos are stored: as in the lists, as an .mp4 copy, or as a folder of frames.
 
-    Every folder is read once, whatever the number of videos in it.
+    Each folder is read only once, however many videos it holds.
     """
 
     def __init__(self) -> None:
         self._names: dict[Path, frozenset[str]] = {}
 
     def find(self, path: Path) -> Path:
-        """The path itself if it is there, or if neither its copy nor a folder of its frames is.
+        """Return the path if it exists, else that of its .mp4 copy or folder of frames, else the path unchanged.
 
         Args:
-            path: of a video file, or of a folder of frames, as the lists call it.
+            path: path of a video file or of a folder of frames, as named in the lists.
         """
         folder = path.parent
         if folder not in self._names:
@@ -84,7 +84,7 @@ class VideoNames:
 
 
 def copy_of(name: str) -> str:
-    """Name of the .mp4 that `hcml data prepare` makes of a video file or a folder of frames.
+    """Return the name of the .mp4 that `hcml data prepare` makes of a video file or a folder of frames.
 
     Example:
         >>> copy_of("v_Surfing_g01_c01.avi"), copy_of("1093"), copy_of("Dr. Who")
@@ -94,10 +94,10 @@ def copy_of(name: str) -> str:
 
 
 def walk_others(folder: str | Path) -> Iterator[str]:
-    """List the files below a folder that are neither videos nor images by their names, nor hidden or of this package.
+    """Yield the files below a folder that, by their names, are not videos, images, hidden or written by this package.
 
     Args:
-        folder: where to look; links are not followed.
+        folder: folder to search; symbolic links are not followed.
     """
     for place, _, names in os.walk(folder):
         for name in sorted(names):
@@ -108,18 +108,20 @@ def walk_others(folder: str | Path) -> Iterator[str]:
 def walk_videos(
     folder: str | Path, root: str | None = None, above: frozenset[str] = frozenset()
 ) -> Iterator[str]:
-    """Find all videos below a folder, sorted: files by their suffix, and folders of images; nothing that is hidden.
+    """Yield all videos below a folder, sorted: files with the suffix of a video, and folders of images.
 
-    Links are followed, but for those to a folder in which they lie themselves. Images beside videos, or
-    beside folders of these, are no video.
+    Hidden files and folders are skipped. Links are followed, except those to a folder that holds the link itself.
+    Images that lie beside videos, or beside other folders, are not taken for a video.
 
     Args:
-        folder: where to look.
-        root: links to folders outside of it are not entered but given as they are, to be refused; None enters all.
-        above: folders that hold this one, without links.
+        folder: folder to search.
+        root: links to folders outside of it are yielded instead of followed, so that the caller can refuse them; None
+            follows all links.
+        above: real paths of the folders that hold this one.
 
     Raises:
-        ValueError: if a folder of images holds another one, with images of the same names: either may be the video.
+        ValueError: if a folder with images holds another folder with images of the same names, because either may be
+            the video.
     """
     place = os.path.realpath(folder)
     if place in above:
@@ -133,7 +135,7 @@ def walk_videos(
         yield os.fspath(folder)
         return
     for entry in entries if images else []:
-        # Optical flow, say, or depth. Photographs beside folders of videos are neither.
+        # Equal names suggest optical flow or depth of the same frames. Photographs beside folders of videos are fine.
         if entry.is_dir() and not set(images).isdisjoint(os.listdir(entry.path)):
             raise ValueError(
                 f"{folder}: holds {len(images)} images ({images[0]}, …) and also {entry.name}, with images of the same "

@@ -1,7 +1,7 @@
 """[**splits → loaders** → batch → model → loss → metric]
 
-What all datasets have in common: how splits become loaders of `VideoBatch`. A subclass says which classes there are and
-lists the records of each split (`listed.py`); that is all that is true of one dataset only.
+What all datasets have in common: how splits become loaders of `VideoBatch`. A subclass only sets the classes and lists
+the records of each split (see `listed.py`).
 """
 
 import inspect
@@ -36,35 +36,36 @@ _STAGES: dict[str, tuple[Split, ...]] = {
 class VideoDataModule(ListedDataModule):
     """Loaders of video clips.
 
-    Where `root` holds the manifest that `hcml data check` writes, it says which videos can be read and where their
-    frames are; a video changed since then is examined again.
+    If `root` holds a manifest written by `hcml data check`, it tells which videos can be read and where their frames
+    are; videos that have changed since then are examined again.
 
     Args:
         root: folder of the dataset.
         clip_length: frames in a clip, T.
         frame_stride: frames from one frame of the clip to the next, or "spread" for T frames over the whole video.
         short_side: range from which training draws the length of the scaled short side, pixels; validation and test
-            scale to its lower end, test to its crop where that is larger.
+            scale to its lower end, test to `test_crop_size` if that is larger.
         crop_size: rows and columns of the crops of training and validation, pixels.
-        test_crop_size: rows and columns of the crops of test and prediction, pixels; None for the least of
-            `short_side`, the paper's 256, so that a centre crop sees all of the shorter side.
+        test_crop_size: rows and columns of the crops of test and prediction, pixels; None for the lower end of
+            `short_side`, the paper's 256, so that a centre crop covers the whole shorter side.
         test_clips: clips of each video in test and prediction.
         test_crops: crops of each clip in test and prediction, along the longer side.
         batch_size: videos in a batch, on each device.
-        num_workers: processes that decode, on each device.
-        seed: source of order, frames and crops in training.
-        flip: "plain" flips half of the training clips, as the paper does; "mirror" also swaps the label with the class
-            that the flip makes of it ("left" and "right"); "none" flips nothing.
-        on_error: "raise" stops at a video that is missing or cannot be read. "skip" leaves it out by name: missing ones
-            before the start, damaged ones of training when they are met (up to 5 % of the split), damaged ones of
-            the other splits before the start, as far as they can be told without decoding.
+        num_workers: worker processes that decode, on each device.
+        seed: determines the order, the frames and the crops in training.
+        flip: "plain" flips half of the training clips, as the paper does; "mirror" also replaces the label of a flipped
+            clip by its mirrored class ("left" by "right"); "none" flips nothing.
+        on_error: "raise" raises an error for a video that is missing or cannot be read. "skip" leaves it out and names
+            it in a warning: missing videos before the start, damaged training videos when they are read (up to 5 % of
+            the split), damaged videos of the other splits before the start, if the damage shows without decoding.
         cache: decode every video once and keep it in memory: for a few hundred small videos, with `num_workers=0`.
-        true_flow: add the true flow of synthetic videos to the batches of validation.
-        follow_links: whether symbolic links may lead to lists and videos outside of `root`, as on clusters they often
-            do. False for what a stranger has packed: such links are refused then. What lists say never leads outside.
+        true_flow: add the true flow of synthetic videos to the validation batches.
+        follow_links: whether symbolic links may lead to lists and videos outside of `root`, as is common on clusters.
+            With False, for data of untrusted origin, such links are refused. Names in lists may never lead outside.
 
     Raises:
-        ValueError: if a crop does not fit into the scaled video, or a number is too small.
+        ValueError: if a crop does not fit into the scaled video, an argument is out of range, or `cache` is combined
+            with workers.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -91,8 +92,8 @@ class VideoDataModule(ListedDataModule):
         cache: bool = False,
     ) -> None:
         super().__init__(root, on_error, follow_links)
-        # Without `frame`, Lightning holds a frame in a cycle, and with it the loaders of the caller; the workers of a
-        # loader that dies in a cycle are not told to end, and are waited for.
+        # Without `frame`, Lightning keeps a stack frame in a reference cycle, and with it the loaders of the caller.
+        # The workers of a loader that is freed as part of a cycle are not told to end, and the process waits for them.
         self.save_hyperparameters(frame=inspect.currentframe())
         self.hparams.update(plain(dict(self.hparams)))
         low, high = check_sizes(short_side, crop_size)
@@ -123,8 +124,8 @@ class VideoDataModule(ListedDataModule):
         self._keeps = cache
         self._cache: FrameCache | None = None
         self._clip = ClipRecipe(clip_length, frame_stride, (low, high), crop_size)
-        # Unstated in the paper: what its 30 and 9 views are, and what is averaged. 10 and 3 clips of three crops, as in
-        # [57], and of their class probabilities the mean.
+        # Unstated in the paper: what its 30 and 9 views are, and what is averaged. They are taken as 10 and 3 clips of
+        # three crops, as in [57], and their class probabilities are averaged.
         self._test_clip = ClipRecipe(
             clip_length,
             frame_stride,
@@ -140,17 +141,17 @@ class VideoDataModule(ListedDataModule):
 
     @property
     def clip_shape(self) -> tuple[int, int]:
-        """Frames of a training clip, and pixels of each of its sides."""
+        """Number of frames of a training clip, and its side length in pixels."""
         return self._clip.clip_length, self._clip.crop_size
 
     def dataset(self, split: Split) -> VideoDataset:
-        """Give the videos of a split, once `setup` has listed them."""
+        """Return the videos of a split, which `setup` must have listed before."""
         if split not in self._datasets:
             raise RuntimeError(f"the {split} split is not listed yet; call setup() first.")
         return self._datasets[split]
 
     def setup(self, stage: str) -> None:
-        """List the videos that the stage needs, and look whether they are there."""
+        """List the videos that the stage needs, and check that they exist."""
         if stage == "fit" and self.flip == "plain" and self.mirror_classes:
             first, second = (self.class_names[i] for i in next(iter(self.mirror_classes.items())))
             rank_zero_warn(
@@ -170,7 +171,7 @@ class VideoDataModule(ListedDataModule):
                 )
 
     def videos_without_label(self, stage: str) -> list[str]:
-        """Paths of the videos that a stage lists and whose label is none of the classes."""
+        """Return the paths of the videos of a stage whose label is none of the classes."""
         paths = []
         for dataset in map(self.dataset, _STAGES[stage]):
             without = (dataset.labels < 0) | (dataset.labels >= self.num_classes)
@@ -178,10 +179,10 @@ class VideoDataModule(ListedDataModule):
         return paths
 
     def check_batch_size(self, num_videos: int, num_devices: int = 1) -> None:
-        """Hold the size of batches to the number of training videos.
+        """Check that there are enough training videos for one batch on every device.
 
         Raises:
-            ValueError: if there are fewer than in one batch on every device.
+            ValueError: if there are fewer.
         """
         needed = self.batch_size * num_devices
         if num_videos < needed:
@@ -191,9 +192,9 @@ class VideoDataModule(ListedDataModule):
             )
 
     def train_dataloader(self) -> DataLoader[VideoBatch]:
-        """Load shuffled random clips, (B, 3, T, H, W).
+        """Return a loader of shuffled random clips, (B, 3, T, H, W).
 
-        The trainer tells the sampler which epoch it is; without one, call `loader.sampler.set_epoch(epoch)`.
+        The Trainer sets the epoch of the sampler; without a Trainer, call `loader.sampler.set_epoch(epoch)`.
 
         Raises:
             ValueError: if the split is smaller than one batch on every device.
@@ -211,51 +212,52 @@ class VideoDataModule(ListedDataModule):
         state, self._resume = self._resume, None
         if state is not None:
             loader.load_state_dict(state)
-        # Not held: its workers end with it, and the trainer says when.
+        # A weak reference, because its workers end with the loader, and the Trainer decides when.
         self._training = weakref.ref(loader)
         return loader
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of the data: where in the epoch training is.
+        """Return the position of training in its epoch, for the checkpoint.
 
-        Lightning itself stores the same of each loader, but gives it back only to loaders that are made after the rest
-        of the checkpoint is read, and a task that asks how many steps there will be has its loader made before.
+        Lightning itself stores the same for each loader, but restores it only to loaders that are created after the
+        rest of the checkpoint is loaded; a task that asks for the number of steps causes its loader to be created
+        before.
         """
         loader = None if self._training is None else self._training()
         return {} if loader is None else loader.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Let the next training loader go on where the checkpoint was written, unless it is only evaluated."""
+        """Let the next training loader resume where the checkpoint was written, unless the Trainer only evaluates."""
         if self.trainer is None or self.trainer.state.fn == "fit":
             self._resume = state_dict or None
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the loader that is in use, which belongs to this process."""
+        """Return the state without the loader in use, which belongs to this process."""
         return {**self.__dict__, "_training": None}
 
     def val_dataloader(self) -> DataLoader[VideoBatch]:
-        """Load the centred clip of each video, (B, 3, T, H, W)."""
+        """Return a loader of the centred clip of each video, (B, 3, T, H, W)."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader[VideoBatch]:
-        """Load all views of each video, (B, V, 3, T, H, W)."""
+        """Return a loader of all views of each video, (B, V, 3, T, H, W)."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader[VideoBatch]:
-        """Load all views of each video, (B, V, 3, T, H, W)."""
+        """Return a loader of all views of each video, (B, V, 3, T, H, W)."""
         return self._loader("predict")
 
     def _loader(self, split: Split) -> DataLoader[VideoBatch]:
         dataset = self.dataset(split)
         ranks, rank = self._ranks()
         sampler = None
-        # In prediction the Trainer deals out the videos itself, to know where its results belong.
+        # In prediction the Trainer distributes the videos itself, because it must map the results back to them.
         if self.trainer is not None and ranks > 1 and split != "predict":
             sampler = EvaluationSampler(dataset, ranks, rank, self.batch_size)
         return DataLoader(dataset, sampler=sampler, **self._settings())  # type: ignore[arg-type]
 
     def _settings(self) -> dict[str, Any]:
-        """What all loaders have in common."""
+        """Return the arguments that all loaders have in common."""
         return {
             "batch_size": self.batch_size,
             "num_workers": self.num_workers,
@@ -265,13 +267,13 @@ class VideoDataModule(ListedDataModule):
         }
 
     def _ranks(self) -> tuple[int, int]:
-        """Number of ranks, and which of them this is."""
+        """Return the number of ranks, and the rank of this process."""
         if self.trainer is None:
             return 1, 0
         return self.trainer.world_size, self.trainer.global_rank
 
     def recipe(self, split: Split) -> ClipRecipe:
-        """How clips are cut out of the videos of a split."""
+        """Return how clips are cut out of the videos of a split."""
         if split in ("test", "predict"):
             return self._test_clip
         return replace(
@@ -279,6 +281,6 @@ class VideoDataModule(ListedDataModule):
             flip=self.flip,
             mirror_classes=self.mirror_classes,
             random=split == "train",
-            # Nobody trains on it.
+            # Only validation measures against true flow; training never uses it.
             true_flow=self.true_flow and split == "val",
         )

@@ -3,9 +3,9 @@
 A record of a split becomes a sample: choose frames, decode them, crop them. Samples become a `VideoBatch`.
 
 Everything random in a training sample comes from (seed, epoch, index of the record), so it depends neither on the
-number of workers nor on the batch size nor on what was drawn before. The epoch comes in with the index, from
-`loading.EpochSampler`: persistent workers hold a copy of the dataset, which a `set_epoch` in the main process would
-never reach.
+number of workers nor on the batch size nor on what was drawn before. `loading.EpochSampler` passes the epoch together
+with the index, because persistent workers hold a copy of the dataset that a `set_epoch` in the main process would never
+reach.
 """
 
 import warnings
@@ -42,9 +42,9 @@ class VideoRecord:
 
     Attributes:
         path: video file, or folder of frames.
-        label: class index; -1 where it is unknown.
-        video_id: name of the video as its dataset calls it.
-        stored: what the manifest of the dataset knows of it, if it has one.
+        label: class index; -1 if it is unknown.
+        video_id: name of the video in its dataset.
+        stored: what the manifest of the dataset, if there is one, says about the video.
     """
 
     path: str
@@ -62,12 +62,12 @@ class ClipRecipe:
         frame_stride: frames from one frame of the clip to the next, or "spread".
         short_side: range of the scaled short side, pixels.
         crop_size: rows and columns of a clip, pixels.
-        flip: what a flip does to the label.
-        mirror_classes: class whose meaning a flip gives to each class that has one.
-        num_clips: clips of each video; views, if not `random`, are clips × crops.
+        flip: whether clips are flipped, and whether a flip changes the label.
+        mirror_classes: for each label that has a mirrored class, the label of that class.
+        num_clips: clips of each video; if not `random`, there are clips × crops views.
         num_crops: crops of each clip.
-        random: whether frames and crop are drawn (training) or fixed.
-        multi_view: whether a sample has the axis of views, even if there is one.
+        random: whether frames and crop are drawn at random (training) or fixed.
+        multi_view: whether a sample has an axis of views, even for a single view.
         true_flow: whether to read the stored motion of synthetic videos.
     """
 
@@ -101,14 +101,14 @@ class VideoDataset(Dataset[Sample | None]):
     Args:
         records: the videos.
         recipe: how to cut clips out of them.
-        seed: source of everything random, together with epoch and index.
+        seed: determines everything random, together with epoch and index.
         skip_broken: whether a video that cannot be read gives None, which `collate` leaves out, instead of an error.
             Each such file is named once in a warning.
-        skip_limit: share of the videos that may fail before it is an error all the same.
-        cache: keeps decoded videos; None decodes each time.
+        skip_limit: share of unreadable videos above which an error is raised nevertheless.
+        cache: cache of decoded videos; None decodes each time.
 
     Attributes:
-        labels: class index of each record, int64; -1 where it is unknown.
+        labels: class index of each record, int64; -1 if it is unknown.
     """
 
     def __init__(
@@ -136,14 +136,14 @@ class VideoDataset(Dataset[Sample | None]):
         return len(self.records)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample | None:
-        """Read the video `index`, or (epoch, index).
+        """Read one sample; `key` is the index of the video, or (epoch, index).
 
-        A random clip is that of the seed and the epoch; where no epoch is said, as by the samplers of PyTorch, another
-        one each time, by PyTorch's own random numbers.
+        A random clip depends on the seed, the epoch and the index. Without an epoch, as with the samplers of PyTorch, a
+        random number of PyTorch takes its place, so that each access gives another clip.
 
         Raises:
             IndexError: if there is no such video.
-            VideoError: if it cannot be read, and broken videos are not skipped or are too many.
+            VideoError: if the video cannot be read, and broken videos are not skipped or there are too many of them.
         """
         if isinstance(key, tuple):
             epoch, index = key
@@ -203,10 +203,10 @@ class VideoDataset(Dataset[Sample | None]):
 
 
 def collate(samples: Sequence[Sample | None]) -> VideoBatch:
-    """Stack samples to a batch, leaving out the videos that could not be read.
+    """Stack samples into a batch, leaving out the videos that could not be read.
 
     Raises:
-        VideoError: if none is left.
+        VideoError: if no sample is left.
     """
     good = [sample for sample in samples if sample is not None]
     if not good:

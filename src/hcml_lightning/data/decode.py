@@ -1,10 +1,10 @@
 """[**video file → frames** → batch → model → loss → metric]
 
-A path, or the content of a file, and frame numbers become uint8 frames, through PyAV: exactly the frames asked for,
-each recognised by its time stamp, or an error that names the file. A folder of images is a video too.
+Decode frames with PyAV, as uint8, by their numbers, from a path or from the content of a file: exactly the frames asked
+for, each identified by its time stamp, or an error that names the file. A folder of images is a video too.
 
-Decoding starts at the key frame before the first frame wanted, leaves out the frames that nobody needs, and ends at the
-last one wanted.
+Decoding starts at the key frame before the first wanted frame, skips unwanted frames that no other frame depends on,
+and ends at the last wanted frame.
 """
 
 import os
@@ -32,18 +32,18 @@ VideoSource = str | os.PathLike[str] | bytes | BinaryIO
 
 
 def probe(path: VideoSource, stored: StoredVideo | None = None) -> VideoInfo:
-    """Count the frames of a video and find their size, decoding only the first.
+    """Count the frames of a video and find their size, without decoding more than the first if possible.
 
     Args:
         path: video file, or folder of images; or the content of a video file, as bytes or as a binary file object,
-            of which all is read, from its start.
-        stored: what a manifest knows of a file; used as long as the file is the same.
+            which is read completely, from its start.
+        stored: what a manifest says about the file; used only if the file is unchanged.
 
     Returns:
         Number of frames, frame rate, width and height.
 
     Raises:
-        VideoError: if the file is missing, empty, cut short or no video.
+        VideoError: if the file is missing, empty, cut short or not a video.
     """
     path = _path_or_content(path)
     return probe_images(path) if _is_folder(path) else find_index(path, stored).info
@@ -57,13 +57,13 @@ def read_frames(
     Args:
         path: video file, folder of images, or content of a video file, as in `probe`.
         numbers: frame numbers from 0, in any order; repetitions are allowed.
-        stored: what a manifest knows of a file; used as long as the file is the same.
+        stored: what a manifest says about the file; used only if the file is unchanged.
 
     Returns:
         RGB, uint8, shape (T, H, W, 3), in the order of `numbers`.
 
     Raises:
-        VideoError: if the video is missing, damaged where it is read, or no video, or has no such frame.
+        VideoError: if the video is missing, damaged where it is read, not a video, or lacks one of the frames.
     """
     path = _path_or_content(path)
     if _is_folder(path):
@@ -94,13 +94,13 @@ def check_video(path: str | os.PathLike[str]) -> VideoInfo:
 
 
 def upright_frames(path: str | os.PathLike[str]) -> Iterator[av.VideoFrame]:
-    """Decode a whole video, frame by frame, in the order and in the position in which they are shown.
+    """Yield the frames of a whole video one by one, in the order in which they are shown, and upright.
 
     Args:
         path: video file, or folder of images.
 
     Raises:
-        VideoError: if a frame is damaged or missing; at the end at the latest.
+        VideoError: if a frame is damaged or missing; raised at the end at the latest.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -151,7 +151,7 @@ def _read_video(path: str | bytes, index: VideoIndex, numbers: Sequence[int]) ->
         rows.setdefault(int(index.pts[number]), []).append(row)
     frames = torch.empty((len(numbers), index.info.height, index.info.width, 3), dtype=torch.uint8)
     buffer = frames.numpy()
-    # One for all frames: to make one costs twenty times as much as to convert a frame.
+    # One converter for all frames, because creating one takes twenty times as long as converting a frame.
     converter = VideoReformatter()
     for pts, frame in _decode(path, index, rows):
         buffer[rows.pop(pts)] = _pixels(frame, index, converter)
@@ -187,7 +187,7 @@ def _decode(
     """Yield the frames with the given time stamps, each once, in the order in which they are shown.
 
     Raises:
-        VideoError: if a frame that is decoded on the way is damaged, since what follows is predicted from it.
+        VideoError: if a frame that is decoded on the way is damaged, because the following ones are predicted from it.
     """
     wanted = set(stamps)
     if not wanted:
@@ -205,7 +205,7 @@ def _decode(
 
 
 def _count_frames(path: str | bytes) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decode from the start, and number the frames as they come."""
+    """Decode from the start, and yield each frame with its number in the order of output."""
     with open_video(path) as (container, stream):
         yield from enumerate(container.decode(stream))
 
@@ -213,9 +213,9 @@ def _count_frames(path: str | bytes) -> Iterator[tuple[int, av.VideoFrame]]:
 def _stamped_frames(
     path: str | bytes, index: VideoIndex, wanted: Collection[int]
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    """Decode from the key frame before the first wanted frame, leaving out others that no frame is predicted from."""
+    """Decode from the key frame before the first wanted frame, skipping unwanted frames that no frame depends on."""
     last_key = bisect_right([pts for pts, _ in index.keys], min(wanted)) - 1
-    # The key frame of the first frames may lie before a cut, and not be shown.
+    # If the file was cut, the key frame of its first frames may lie before the cut and not be shown.
     start, seek_to = index.keys[last_key] if last_key >= 0 else (int(index.pts[0]), 0)
     with open_video(path) as (container, stream):
         decoder = exact_decoder(stream)
@@ -223,7 +223,7 @@ def _stamped_frames(
             container.seek(seek_to, stream=stream, backward=True)
         for packet in _needed(container.demux(stream), decoder, index, frozenset(wanted)):
             for frame in decoder.decode(packet):
-                # Frames before the key frame lack what they are predicted from.
+                # Frames shown before the key frame lack the frames that they are predicted from.
                 if frame.pts is not None and frame.pts >= start:
                     yield frame.pts, frame
 
@@ -234,18 +234,19 @@ def _needed(
     index: VideoIndex,
     wanted: Collection[int],
 ) -> "Iterator[Packet[VideoStream] | None]":
-    """Yield packets up to the last wanted one, then None, for which a decoder gives what it still holds back."""
+    """Yield packets up to the last wanted one, then None, which makes the decoder output its delayed frames."""
     missing = set(wanted)
-    # libdav1d holds frames back, and drops them where they are no more than skipped when they come out.
+    # libdav1d delays its frames, and drops even wanted ones if `skip_frame` is set by the time they are output.
     may_skip = decoder.name != "libdav1d"
     skips = None
     for packet in packets:
         if packet.size:
-            # AVI loses the time stamps of presentation after a seek.
+            # After a seek, the packets of an AVI file have no presentation time stamps.
             if packet.dts in index.pts_of_dts:
                 packet.pts = index.pts_of_dts[packet.dts]
             is_wanted = packet.pts in wanted
-            # The two fields of an interlaced frame may come one by one, with one time stamp or one without any.
+            # The two fields of an interlaced frame may be separate packets, with the same time stamp or one without
+            # any: a wanted frame is complete only when a packet with another time stamp comes.
             if not missing and packet.pts is not None and not is_wanted:
                 break
             missing.discard(cast(int, packet.pts))

@@ -1,6 +1,6 @@
 """[frames → **video file**]
 
-How generated and drawn frames become a video.
+Encode generated or drawn frames as a video.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ def encode(
     fps: int,
     options: Mapping[str, str] | None = None,
 ) -> None:
-    """Write frames as the one stream of a container, in one thread: the same frames give the same bytes.
+    """Write frames as the only stream of a container, in one thread, so that the same frames give the same bytes.
 
     Args:
-        container: open to write.
+        container: container opened for writing.
         codec: FFmpeg's name of the encoder.
         frames: RGB, (T, H, W, 3), H and W even.
         fps: frames per second.
-        options: of the encoder.
+        options: options of the encoder.
     """
     stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=dict(options or {})))
     stream.height, stream.width = frames.shape[1:3]

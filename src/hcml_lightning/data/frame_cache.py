@@ -1,6 +1,7 @@
 """[video file → **frames kept** → batch → model → loss → metric]
 
-Datasets of a few hundred small videos fit into memory; there each video is decoded once and not once an epoch.
+A cache for datasets of a few hundred small videos, which fit into memory: each video is decoded once instead of once
+per epoch.
 """
 
 import os
@@ -19,8 +20,9 @@ class FrameCache:
     """Whole videos, decoded when they are first asked for and kept from then on.
 
     Args:
-        processes: how many on this machine keep videos, each its own.
-        limit: bytes of frames after which it gives up; half of the usable memory, shared by all, where None.
+        processes: number of processes on this machine, each of which keeps its own cache.
+        limit: largest total size of the frames in bytes, above which reading raises a MemoryError; None for half of the
+            usable memory, divided among the processes.
     """
 
     def __init__(self, processes: int = 1, limit: int | None = None) -> None:
@@ -29,13 +31,13 @@ class FrameCache:
         self._videos: dict[str, tuple[VideoInfo, Tensor]] = {}
 
     def probe(self, path: str, stored: StoredVideo | None = None) -> VideoInfo:
-        """As `decode.probe`."""
+        """Return the same as `decode.probe`, from the cache."""
         return self._video(path, stored)[0]
 
     def read_frames(
         self, path: str, numbers: Sequence[int], stored: StoredVideo | None = None
     ) -> Tensor:
-        """As `decode.read_frames`, for numbers that the video has."""
+        """Return the same as `decode.read_frames`, from the cache; the video must have all the `numbers`."""
         return self._video(path, stored)[1][torch.as_tensor(numbers)]
 
     def _video(self, path: str, stored: StoredVideo | None) -> tuple[VideoInfo, Tensor]:
@@ -54,21 +56,21 @@ class FrameCache:
 
 
 def usable_memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that the machine has, or fewer where a container or a scheduler allows fewer.
+    """Return the memory of the machine in bytes, or the limit of a container or a scheduler if that is lower.
 
     Args:
-        root: where the system says so.
+        root: root of the file system, below which the system reports the limits in `proc` and `sys`.
     """
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for file in _limits(root):
-        # A group without a limit says "max", and the outermost one has no such file.
+        # The file of a group without a limit holds "max", and the outermost group has no such file.
         with suppress(OSError, ValueError):
             sizes.append(int(file.read_text()))
     return min(sizes)
 
 
 def _limits(root: Path) -> Iterator[Path]:
-    """Where the limits of this process stand: of its control group, of version 2 or 1, and of those around it."""
+    """Yield the files with the memory limits of this process's control group (version 2 or 1) and its parent groups."""
     groups = root / "proc/self/cgroup"
     for line in groups.read_text().splitlines() if groups.is_file() else ():
         _, kinds, group = line.split(":", 2)

@@ -1,6 +1,6 @@
 """[**folder of images → frames** → batch → model → loss → metric]
 
-A folder with one image file for each frame, as Something-Something V1 comes, is a video too.
+Read a folder with one image file for each frame, as in Something-Something V1, as a video.
 """
 
 import os
@@ -21,8 +21,8 @@ from hcml_lightning.data.video_index import VideoInfo
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _FORMATS = ("JPEG", "PNG")
-# What brings a picture of each of EXIF's orientations upright. `ImageOps.exif_transpose` also writes the note anew, and
-# fails where another part of it is damaged.
+# What turns an image of each EXIF orientation upright. `ImageOps.exif_transpose` is not used because it also rewrites
+# the EXIF data, and fails if another part of these is damaged.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,7 +35,7 @@ _TURNS = {
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is a frame, by its name: other files in the folder are none of our business."""
+    """Return whether a file is a frame, judging by its name; other files in the folder are ignored."""
     return name.lower().endswith(_SUFFIXES) and not name.startswith(".")
 
 
@@ -43,7 +43,7 @@ def probe_images(path: str) -> VideoInfo:
     """Count the images and read the size of the first.
 
     Raises:
-        VideoError: if the folder holds no image, or the first one is none.
+        VideoError: if the folder holds no image, or the first one cannot be read.
     """
     files = _files(path, os.stat(path).st_mtime_ns)
     width, height = probe_image(os.path.join(path, files[0]))
@@ -54,7 +54,7 @@ def probe_image(file: str) -> tuple[int, int]:
     """Read width and height of an image, as displayed.
 
     Raises:
-        VideoError: if it is none.
+        VideoError: if the file cannot be read as an image.
     """
     with _open(file) as image:
         lies = _orientation(image) >= 5
@@ -62,7 +62,7 @@ def probe_image(file: str) -> tuple[int, int]:
 
 
 def read_images(path: str, numbers: Sequence[int]) -> Tensor:
-    """Read frames by their numbers, from 0, whatever the number in the name of the first file.
+    """Read frames by their numbers, counted from 0 whatever the number in the name of the first file.
 
     Args:
         path: the folder.
@@ -72,7 +72,7 @@ def read_images(path: str, numbers: Sequence[int]) -> Tensor:
         RGB, uint8, shape (T, H, W, 3).
 
     Raises:
-        VideoError: if an image cannot be read, or has another size than the first.
+        VideoError: if an image cannot be read, or its size differs from that of the first.
     """
     names = _files(path, os.stat(path).st_mtime_ns)
     first = probe_images(path)
@@ -110,7 +110,7 @@ def _files(path: str, modified: int) -> list[str]:
 
 
 def _number(name: str) -> int:
-    """The last number in the name: 2.jpg comes before 10.jpg."""
+    """Return the last number in the name, so that 2.jpg sorts before 10.jpg; -1 if there is none."""
     numbers = re.findall(r"\d+", os.path.splitext(name)[0])
     return int(numbers[-1]) if numbers else -1
 
@@ -118,24 +118,24 @@ def _number(name: str) -> int:
 @contextmanager
 def _open(file: str) -> Iterator[Image.Image]:
     try:
-        # Other formats are not looked for, whatever the content: some are programs that Pillow has others run.
+        # Other formats are not tried, whatever the content: some are programs, for which Pillow starts an interpreter.
         with Image.open(file, formats=_FORMATS) as image:
             check_size(file, image.width, image.height)
             yield image
     except VideoError:
         raise
-    # Pillow's decoders raise all of these at damaged files.
+    # Pillow's decoders raise any of these for damaged files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise VideoError(f"{file}: the image is damaged, or no JPEG or PNG ({error}).") from error
 
 
 def _orientation(image: Image.Image) -> int:
-    """How the camera was held, as it notes in its photographs: EXIF's 1 is upright, 5 and more lie on a side."""
+    """Return the EXIF orientation, which tells how the camera was held: 1 is upright, 5 and above lie on a side."""
     if image.format != "JPEG":
         return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    # What Pillow raises at a note that is damaged; the picture need not be.
+    # Pillow raises these for damaged EXIF data; the image itself may be intact.
     except (struct.error, OSError, SyntaxError, TypeError, ValueError):
         return 1
 
@@ -144,6 +144,6 @@ def _read(file: str) -> npt.NDArray[np.uint8]:
     with _open(file) as image:
         turn = _TURNS.get(_orientation(image))
         if image.mode.startswith("I"):
-            # Pillow would cut 16 bits off at 255, and leave white.
+            # Pillow would clip 16-bit values at 255, which gives a white image.
             return np.stack([(np.asarray(image) // 256).astype(np.uint8)] * 3, axis=-1)
         return np.array((image if turn is None else image.transpose(turn)).convert("RGB"))

@@ -1,6 +1,6 @@
 """[**Kinetics → records** → batch → model → loss → metric]
 
-All that is true of Kinetics only: its csv lists, and the many ways in which its videos lie on disk.
+Everything specific to Kinetics: its csv lists, and the many ways in which its videos are stored on disk.
 """
 
 import os
@@ -14,7 +14,7 @@ from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.listed import Split
 from hcml_lightning.data.lists import read_table
 
-# As the archives of the authors, of CVDF and of Academic Torrents name them.
+# The names that the archives of the authors, of CVDF and of Academic Torrents use.
 _LISTS = {
     "train": ["train.csv", "*[_-]train.csv"],
     "val": ["val.csv", "validate.csv", "*[_-]val.csv", "*[_-]validate.csv"],
@@ -39,24 +39,24 @@ class KineticsDataModule(VideoDataModule):
         **kwargs: see `VideoDataModule`.
 
     Raises:
-        FileNotFoundError: if `root` holds neither the list of training nor that of validation.
+        FileNotFoundError: if `root` holds neither the training list nor the validation list.
     """
 
     def __init__(self, root: str | os.PathLike[str], **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
-        # Validation has every class too, and is all that a test needs.
+        # The validation list has every class too, and is the only one that testing needs.
         path = self.find_list(_LISTS["train"] + _LISTS["val"], "the list of training videos")
         rows = read_table(path, {*_COLUMNS, "label"})
         self.set_classes(sorted({row["label"] for row in rows}))
         self._found: dict[str, list[str]] | None = None
 
     def records(self, split: Split) -> list[VideoRecord]:
-        """List the videos of a split; a video that is not there has the path under which it was expected.
+        """List the videos of a split; a missing video gets the path at which it was expected.
 
         Raises:
             FileNotFoundError: if the list is missing.
-            ValueError: if the list has no classes, or one that is not in the list of training, a video is there twice,
-                or a name leads out of root.
+            ValueError: if the list has no classes, an unknown class or a time that is not in whole seconds, a video
+                exists twice, or a name leads out of `root`.
         """
         side = "val" if split == "test" else split
         path = self.find_list(_LISTS[side], f"the list of the {side} split")

@@ -1,6 +1,7 @@
 """[**folder of a dataset → what its links lead to** → records → batch → model → loss → metric]
 
-Symbolic links out of the folder of a dataset: handy where the user has set them, a trap where a stranger has.
+Find symbolic links that lead out of the folder of a dataset: useful if the user has set them, a risk if the dataset is
+of untrusted origin.
 """
 
 import os
@@ -10,11 +11,11 @@ MOST_SHOWN = 3
 
 
 def outside(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Find files, folders of images and images that lie elsewhere than below a folder, once links are followed.
+    """Yield the files, folders of images and single images that lie outside of a folder once links are resolved.
 
     Args:
         root: the folder; may be a link itself.
-        paths: of files, and of folders of images.
+        paths: paths of files and of folders of images.
 
     Yields:
         (path, where it leads).
@@ -40,7 +41,7 @@ def refuse_links(root: str, paths: Iterable[str]) -> None:
     """Refuse links that lead out of a folder.
 
     Raises:
-        ValueError: with some of them, and what to do.
+        ValueError: if there are any; the message names some of them and says what to do.
     """
     found = [f"{path} -> {target}" for path, target in outside(root, paths)]
     if found:

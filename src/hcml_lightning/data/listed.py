@@ -1,6 +1,6 @@
 """[**lists → splits** → loaders → batch → model]
 
-What a dataset says of itself: its classes, and the videos of each split, out of lists that somebody else may have
+The description of a dataset: its classes and the videos of each split, read from lists that somebody else may have
 written.
 """
 
@@ -27,7 +27,8 @@ class ListedDataModule(pl.LightningDataModule):
 
     Args:
         root: folder of the dataset.
-        on_error: "raise" stops at a video that is missing or broken, "skip" leaves it out by name.
+        on_error: "raise" raises an error for a video that is missing or broken, "skip" leaves it out and names it in a
+            warning.
         follow_links: whether symbolic links may lead out of `root`.
     """
 
@@ -51,21 +52,21 @@ class ListedDataModule(pl.LightningDataModule):
         return len(self.class_names)
 
     def describe_classes(self) -> str:
-        """How many classes there are, in words."""
+        """Return the number of classes in words."""
         return "1 class" if self.num_classes == 1 else f"{self.num_classes} classes"
 
     def set_classes(self, class_names: list[str]) -> None:
-        """Name the classes, in the order of their labels; a subclass calls this in its constructor.
+        """Set the names of the classes, in the order of their labels; a subclass calls this in its constructor.
 
         Raises:
-            ValueError: if a name stands twice, or is none.
+            ValueError: if a name occurs twice or is invalid.
         """
         check_names(self.root, class_names)
         self.class_names = class_names
         self.mirror_classes = mirror_classes(class_names)
 
     def refuse(self, message: str) -> None:
-        """Say that a list of the dataset is wrong in one place.
+        """Report a fault in a list of the dataset.
 
         Raises:
             ValueError: with the message, unless `list_faults` collects it.
@@ -76,7 +77,7 @@ class ListedDataModule(pl.LightningDataModule):
 
     @contextmanager
     def list_faults(self) -> Iterator[list[str]]:
-        """Collect what is wrong with the lists, and leave out what it concerns, instead of stopping at the first."""
+        """Collect the faults of the lists and leave out the faulty entries, instead of raising at the first fault."""
         self._list_faults = []
         try:
             yield self._list_faults
@@ -87,8 +88,8 @@ class ListedDataModule(pl.LightningDataModule):
         """Find a list of the dataset; see `annotations.find_list`.
 
         Raises:
-            FileNotFoundError: if there is none.
-            ValueError: if a link leads to it out of the folder, and links are not followed.
+            FileNotFoundError: if the list is missing.
+            ValueError: if the list lies outside of `root`, behind a link, and `follow_links` is False.
         """
         path = find_list(self.root, names, what)
         if not self.follow_links:
@@ -96,12 +97,15 @@ class ListedDataModule(pl.LightningDataModule):
         return path
 
     def place(self, folder: Path, name: str, source: object) -> Path | None:
-        """Where the video is that a list calls `name`; None, and refused, where that leads out of the folder.
+        """Return the path of the video that a list calls `name`, below `folder`; refuse an invalid name.
 
         Args:
-            folder: of the videos.
-            name: what the list says, `/` between folders.
-            source: the list, and the line where that helps, for the message.
+            folder: folder of the videos.
+            name: name in the list, with `/` between folders.
+            source: the list, with the line if that helps, for the message.
+
+        Returns:
+            The path; None if the name was refused and `list_faults` collects the fault.
 
         Raises:
             ValueError: as `refuse` does.
@@ -114,11 +118,13 @@ class ListedDataModule(pl.LightningDataModule):
         return None
 
     def records(self, split: Split) -> list[VideoRecord]:
-        """List the videos of a split; each dataset has its own."""
+        """List the videos of a split; each dataset overrides this."""
         raise NotImplementedError
 
     def usable_records(self, split: Split) -> list[VideoRecord]:
-        """List the videos of a split that can be read, as far as is known; evaluation looks into each that is not.
+        """List the videos of a split that can be read, as far as is known.
+
+        If broken videos are skipped, evaluation opens each video that the manifest does not know.
 
         Raises:
             FileNotFoundError: as `usable.usable_records` does.

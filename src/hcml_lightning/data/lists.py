@@ -1,7 +1,7 @@
 """[**list of a dataset → its lines** → records → batch → model → loss → metric]
 
-Lists come from strangers: what they hold may be no text, far too long, or lead out of the folder that they describe.
-Whatever is wrong is said with the name of the file, and nothing that a list says is looked for outside of its folder.
+Read lists that may come from strangers: their content may not be text, may be far too long, or may lead out of the
+folder that they describe. Every error names the file, and no name from a list is looked up outside of that folder.
 """
 
 import csv
@@ -14,19 +14,19 @@ from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-# The longest official list, of Kinetics-700, has 35 MB.
+# Bytes; the longest official list, of Kinetics-700, has 35 MB.
 LARGEST_LIST = 2**29
-# No name of a class or of a video comes near it.
+# Characters; names of classes and of videos are far shorter.
 LONGEST_LINE = 2**14
-# Of one name, in the file systems of Linux.
+# Bytes; the limit for one name in the file systems of Linux.
 LONGEST_NAME = 255
 
 
 def read_text(path: Path) -> str:
-    """Text of a list in UTF-8, with or without a byte order mark.
+    """Return the text of a list in UTF-8, with or without a byte order mark.
 
     Raises:
-        ValueError: if it is no such text; the message names the line.
+        ValueError: if the file is not regular, too large, or not such text; the message names the line if possible.
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
@@ -55,12 +55,12 @@ def read_text(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a list, without empty ones and without line ends, be they LF, CRLF or CR.
+    """Return the lines of a list without line ends (LF, CRLF or CR) and without empty lines.
 
     Raises:
-        ValueError: if it is no text, or a line is too long to be one of a list.
+        ValueError: if the file is not text, or a line is too long for a list.
     """
-    # Not splitlines(), which also parts names at rarer signs.
+    # Not splitlines(), which also splits at rarer characters that may occur in names.
     lines = re.split("\r\n|\r|\n", read_text(path))
     for number, line in enumerate(lines, start=1):
         if len(line) > LONGEST_LINE:
@@ -71,10 +71,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_json(path: Path, expected: type[Any]) -> Any:
-    """Content of a JSON list.
+    """Return the content of a JSON list.
 
     Raises:
-        ValueError: if it is no JSON, or something else than was expected.
+        ValueError: if the file is not JSON, or its content is not of the expected type.
     """
     try:
         content = json.loads(read_text(path))
@@ -91,10 +91,10 @@ def read_json(path: Path, expected: type[Any]) -> Any:
 
 
 def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
-    """Rows of a csv list, by the names in its first line.
+    """Return the rows of a csv list, keyed by the column names in its first line.
 
     Raises:
-        ValueError: if it is no csv, a column is missing, or a row is too short.
+        ValueError: if the file is not csv, a column is missing, or a row is too short.
     """
     text = "\n".join(read_lines(path))
     lines = csv.DictReader(io.StringIO(text, newline=""), strict=True)
@@ -120,10 +120,10 @@ def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
 
 
 def check_names(root: str, names: list[str]) -> None:
-    """Look at the names of classes.
+    """Check the names of classes.
 
     Raises:
-        ValueError: if one is none, or stands there twice.
+        ValueError: if a name is invalid or occurs twice.
     """
     for name, count in Counter(names).items():
         if count > 1:
@@ -137,7 +137,7 @@ def check_names(root: str, names: list[str]) -> None:
 
 
 def what_is_wrong_with(name: str) -> str:
-    """Why a name in a list cannot be that of a video below the folder of the dataset; empty if it can.
+    """Return why a name in a list cannot be that of a video below the folder of the dataset; empty if it can.
 
     Example:
         >>> what_is_wrong_with("Surfing/v_1.avi"), what_is_wrong_with("")
@@ -157,7 +157,7 @@ def what_is_wrong_with(name: str) -> str:
 
 
 def _is_encodable(name: str) -> bool:
-    """Whether a name can be one of a file: JSON can spell halves of characters."""
+    """Return whether a name can be that of a file: JSON can contain halves of characters (lone surrogates)."""
     try:
         os.fsencode(name)
     except UnicodeEncodeError:

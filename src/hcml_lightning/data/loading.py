@@ -1,7 +1,7 @@
 """[splits → **loaders** → batch → model → loss → metric]
 
-In which order the videos of a split come, and which of them come to which rank; and how an epoch that was cut off goes
-on with the very batch that would have come next.
+The order of the videos of a split, their distribution over the ranks, and how an interrupted epoch resumes with exactly
+the batch that would have come next.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from hcml_lightning.data.dataset import Sample, VideoDataset
 
 
 class EpochSampler(DistributedSampler[Sample | None]):
-    """Shuffle the training split anew in every epoch, each rank its own share, and hand on the epoch with each index.
+    """Shuffle the training split anew in every epoch, give each rank its share, and pass on the epoch with each index.
 
     Args:
         dataset: the training split.
-        seed: source of the order, together with the epoch.
+        seed: determines the order, together with the epoch.
         num_replicas: number of ranks.
         rank: this rank.
     """
@@ -32,10 +32,10 @@ class EpochSampler(DistributedSampler[Sample | None]):
         self.start = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        """Yield (epoch, index), without the first `start` of this rank.
+        """Yield (epoch, index) for this rank, skipping the first `start`.
 
         Raises:
-            RuntimeError: if there are other ranks, and it was not made for them.
+            RuntimeError: if the sampler was created for another number of ranks.
         """
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             ranks = torch.distributed.get_world_size()
@@ -49,11 +49,11 @@ class EpochSampler(DistributedSampler[Sample | None]):
 
 
 class EvaluationSampler(DistributedSampler[Sample | None]):
-    """Deal out whole batches, in order, so that each holds the very videos that it would hold on a single rank.
+    """Distribute whole batches in order, so that each batch holds the same videos as it would on a single rank.
 
-    Every video comes to exactly one rank, and ranks may come to different numbers of them. Only where there are fewer
-    batches than ranks, some are given twice: a rank without any would log nothing, and those that log would wait for it
-    for ever. What is measured counts each of them once.
+    Every video goes to exactly one rank, and ranks may get different numbers of videos. Only if there are fewer batches
+    than ranks, batches are repeated on several ranks: a rank without a batch would log nothing, and the ranks that log
+    would wait for it forever. The metrics count each video once.
 
     Args:
         dataset: a split for evaluation.
@@ -75,24 +75,24 @@ class EvaluationSampler(DistributedSampler[Sample | None]):
         self.num_samples = len(self._indices)
 
     def __iter__(self) -> Iterator[int]:  # type: ignore[override]
-        """Yield indices."""
+        """Yield the indices for this rank."""
         return iter(self._indices)
 
 
 class ResumableLoader(DataLoader[VideoBatch]):
-    """A loader of the training split that can be stopped after any batch and goes on with the next.
+    """A loader of the training split that can be interrupted after any batch and resumes with the next.
 
-    Every sample depends on seed, epoch and index alone, so all that there is to remember is how many batches were
-    taken. The Trainer stores it in its checkpoints, in which batches that workers prepared ahead do not count.
+    Every sample depends on seed, epoch and index alone, so that only the number of batches taken must be stored. The
+    Trainer stores it in its checkpoints; batches that workers have prepared ahead do not count.
     """
 
     _taken = 0
     _resume: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[VideoBatch]:  # type: ignore[override]
-        """Yield the batches of the epoch that the sampler was told last, when the first of them is asked for.
+        """Yield the batches of the epoch that is set in the sampler when the first batch is requested.
 
-        The Trainer calls `iter` before it tells the epoch, and workers would start at once with the wrong one.
+        The Trainer calls `iter` before it sets the epoch, and workers started then would use the wrong one.
         """
         sampler = self._epoch_sampler
         if sampler is None:
@@ -109,14 +109,14 @@ class ResumableLoader(DataLoader[VideoBatch]):
             sampler.start = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What to remember for going on after the batch that was given last."""
+        """Return what is needed to resume after the last batch that was yielded."""
         sampler = self._epoch_sampler
         if sampler is None:
             return {}
         return {"epoch": sampler.epoch, "batches": self._taken, **self._shape(sampler)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` was called, when that epoch is asked for."""
+        """Resume where `state_dict` was called, if the next epoch that is iterated is the same one."""
         self._resume = state or None
 
     def _batches_to_skip(self, sampler: EpochSampler) -> int:
@@ -126,7 +126,7 @@ class ResumableLoader(DataLoader[VideoBatch]):
         changed = {name: (state[name], new) for name, new in self._shape(sampler).items()}
         changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
         seen = state["batches"] * state["batch_size"] * state["ranks"]
-        # In other batches, or on other ranks, an epoch has the same order.
+        # The order of an epoch depends neither on the batch size nor on the number of ranks.
         batches, rest = divmod(int(seen), cast(int, self.batch_size) * sampler.num_replicas)
         if rest or changed.keys() & {"videos", "seed"}:
             rank_zero_warn(
@@ -139,7 +139,7 @@ class ResumableLoader(DataLoader[VideoBatch]):
         return min(batches, len(self))
 
     def _shape(self, sampler: EpochSampler) -> dict[str, int]:
-        """What says which videos a number of batches holds."""
+        """Return what determines which videos a number of batches covers."""
         return {
             "batch_size": cast(int, self.batch_size),
             "ranks": sampler.num_replicas,
@@ -149,5 +149,5 @@ class ResumableLoader(DataLoader[VideoBatch]):
 
     @property
     def _epoch_sampler(self) -> EpochSampler | None:
-        # The Trainer puts another in its place where it is told to overfit a few batches: nothing is shuffled then.
+        # The Trainer replaces the sampler if it overfits a few batches (`overfit_batches`); nothing is shuffled then.
         return self.sampler if isinstance(self.sampler, EpochSampler) else None

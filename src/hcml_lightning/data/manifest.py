@@ -1,7 +1,8 @@
 """[**what was found in each video → records** → batch → model → loss → metric]
 
-The manifest of a dataset, one row a video: written by `hcml data check`, which decodes every frame, and read by every
-run after it, so that no run looks through the videos again. A row holds as long as size and time of its file do.
+The manifest of a dataset, with one row per video. `hcml data check` writes it after decoding every frame, and every
+later run reads it, so that no run scans the videos again. A row is valid as long as size and modification time of its
+file are unchanged.
 """
 
 import csv
@@ -19,7 +20,7 @@ from hcml_lightning.storage import whole
 
 MANIFEST_NAME = "hcml_manifest.csv"
 
-# Names of files are bytes, and need not be UTF-8: they go through files of text as they are.
+# File names are bytes and need not be UTF-8; this error handler keeps them unchanged in text files.
 NAME_ERRORS = "surrogateescape"
 
 COLUMNS = (
@@ -29,19 +30,19 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class ManifestRow:
-    """What is known of one video.
+    """What is known about one video.
 
     Attributes:
-        video_id: name of the video as its dataset calls it.
-        path: from the root of the dataset, with `/`.
-        label: name of its class, empty where unknown.
-        size: bytes of the file, of all images of a folder together; -1 if it is missing.
-        modified: time of change of the file or folder, nanoseconds; -1 if it is missing.
-        info: frames and size; None if it cannot be read.
-        digest: of the content of the file or of all images of a folder; empty where it could not be read.
-        error: why it cannot be read, else empty.
-        note: what is odd about it though it can be read, else empty.
-        index: where its frames are, as `pack_index` writes it.
+        video_id: name of the video in its dataset.
+        path: path relative to the root of the dataset, with `/`.
+        label: name of the class; empty if unknown.
+        size: size in bytes of the file, or of all images of the folder together; -1 if it is missing.
+        modified: modification time of the file or folder, nanoseconds; -1 if it is missing.
+        info: number and size of the frames; None if the video cannot be read.
+        digest: digest of the content of the file, or of all images of the folder; empty if it could not be read.
+        error: why the video cannot be read, else empty.
+        note: what is unusual about the video although it can be read, else empty.
+        index: where the frames are, in the format of `pack_index`.
     """
 
     video_id: str
@@ -56,7 +57,7 @@ class ManifestRow:
     index: str = ""
 
     def cells(self) -> list[str]:
-        """The row as it stands in the file."""
+        """Return the cells of the row, as they are written to the file."""
         found = ["", "", "", ""]
         if self.info is not None:
             info = self.info
@@ -68,10 +69,10 @@ class ManifestRow:
 
     @classmethod
     def from_cells(cls, cells: list[str]) -> "ManifestRow":
-        """Read a row of the file.
+        """Return the row that the cells of a line of the file describe.
 
         Raises:
-            ValueError: if it has not the columns of a manifest.
+            ValueError: if the cells are not those of a manifest.
         """
         name, path, label, frames, fps, width, height, size, modified, *rest = cells
         digest, error, note, index = rest
@@ -79,14 +80,14 @@ class ManifestRow:
         return cls(name, path, label, int(size), int(modified), info, digest, error, note, index)
 
     def stored(self) -> StoredVideo | None:
-        """What the reader needs to know, None if the video cannot be read."""
+        """Return what the reader needs to know; None if the video cannot be read."""
         if self.info is None:
             return None
         return StoredVideo(self.info, self.size, self.modified, self.index)
 
 
 def state_of(path: str) -> tuple[int, int]:
-    """Size in bytes and time of change in nanoseconds of a video file or a folder of images; (-1, -1) if missing."""
+    """Return size (bytes) and modification time (nanoseconds) of a video file or a folder of images; -1 if missing."""
     try:
         stat = os.stat(path)
         if not os.path.isdir(path):
@@ -99,7 +100,7 @@ def state_of(path: str) -> tuple[int, int]:
 
 
 def digest_of(path: str) -> str:
-    """Digest of the content of a video file, or of all images of a folder with their names; empty if unreadable."""
+    """Return a digest of a video file, or of all images of a folder with their names; empty if unreadable."""
     digest = hashlib.blake2b(digest_size=16)
     files = [path]
     try:
@@ -116,7 +117,10 @@ def digest_of(path: str) -> str:
 
 
 def is_current(row: ManifestRow, path: str) -> bool:
-    """Whether a file is still what it was, by one look at it; of a folder of images only the folder is looked at."""
+    """Return whether a row still describes its file, judging by size and modification time.
+
+    For a folder of images, only the modification time of the folder itself is compared.
+    """
     try:
         stat = os.stat(path)
     except FileNotFoundError:
@@ -126,10 +130,10 @@ def is_current(row: ManifestRow, path: str) -> bool:
 
 
 def read_manifest(file: Path) -> dict[str, ManifestRow]:
-    """Read the rows of a manifest, by the path of the video.
+    """Read the rows of a manifest, keyed by the path of the video.
 
     Raises:
-        ValueError: if the file is no manifest; the message says what to do.
+        ValueError: if the file is not a manifest of this release; the message says what to do.
     """
     with file.open(newline="", encoding="utf-8", errors=NAME_ERRORS) as lines:
         cells = csv.reader(lines)
@@ -145,17 +149,17 @@ def read_manifest(file: Path) -> dict[str, ManifestRow]:
 
 
 def write_manifest(file: Path, rows: Iterable[ManifestRow]) -> None:
-    """Write a manifest in one step, so that a reader never meets half of it."""
+    """Write a manifest in one step, so that a reader never sees half of it."""
     write_csv(file, COLUMNS, (row.cells() for row in rows))
 
 
 def write_csv(file: Path, columns: Iterable[str], rows: Iterator[list[str]]) -> None:
-    """Write a csv file under another name, and give it its own name when it is on the disk.
+    """Write a csv file under a temporary name, and rename it when it is on the disk.
 
     Raises:
-        OSError: if it cannot be written; the message names the file.
+        OSError: if the file cannot be written; the message names it.
     """
-    # Processes that share the work may write the same at the same time.
+    # The temporary name contains the process id, because processes that share the work may write the same file at once.
     with (
         named_errors(file),
         whole(file, f".{os.getpid()}.part") as partial,
@@ -168,7 +172,7 @@ def write_csv(file: Path, columns: Iterable[str], rows: Iterator[list[str]]) -> 
 
 @contextmanager
 def named_errors(file: Path) -> Iterator[None]:
-    """Name the file that cannot be written; a full disk alone does not say which one it is."""
+    """Add the name of the file to an OSError raised inside, because the error of a full disk does not contain it."""
     try:
         yield
     except OSError as error:

@@ -14,10 +14,10 @@ def mirror_classes(class_names: list[str]) -> dict[int, int]:
     """Find the classes that a left/right flip turns into each other, by the words in their names.
 
     Args:
-        class_names: names, in the order of their labels; words may be divided in any way.
+        class_names: names, in the order of their labels; words may be separated in any way.
 
     Returns:
-        The label that the flip makes of each label which has such a partner.
+        For each label with a mirrored partner, the label of that partner.
 
     Example:
         >>> mirror_classes(["push left to right", "lift", "push right to left"])
@@ -28,7 +28,7 @@ def mirror_classes(class_names: list[str]) -> dict[int, int]:
         {1: 2, 2: 1}
     """
     words = [_words(name) for name in class_names]
-    # Of names with the same words nobody can tell which one is meant.
+    # If several names have the same words, it is unclear which one is the partner.
     count = Counter(words)
     label = {name: i for i, name in enumerate(words) if count[name] == 1}
     mirrored = [tuple(_OPPOSITES.get(word, word) for word in name) for name in words]
@@ -40,7 +40,7 @@ def mirror_classes(class_names: list[str]) -> dict[int, int]:
 
 
 def unpaired_classes(class_names: list[str]) -> list[str]:
-    """Find the classes with a left or a right in their names, for whose flipped videos there is no class.
+    """Find the classes with a direction such as "left" in their names for whose flipped videos there is no class.
 
     Example:
         >>> unpaired_classes(["push left to right", "push right to left", "turn left", "lift"])
@@ -55,6 +55,6 @@ def unpaired_classes(class_names: list[str]) -> list[str]:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    # The last part is of other scripts, where capitals part nothing.
+    # The last alternative is for other scripts, in which capitals do not separate words.
     found = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+", name)
     return tuple(word.lower() for word in found)

@@ -2,8 +2,8 @@
 
 Textured shapes in known motion, drawn frame by frame.
 
-The eight classes are four pairs that differ in the direction of time alone. A frame says nothing about its class, and
-neither does a set of frames without its order, as far as that is possible:
+The eight classes are four pairs that differ only in the direction of time. A single frame says nothing about its class,
+and neither does an unordered set of frames, as far as that is possible:
 
 * every frame of every class is drawn from one distribution. The frame is a torus on which the centre of the shape is
   uniform, so the shape never leaves it, and the texture of the shape is a random pattern on (log radius, angle), both
@@ -24,7 +24,7 @@ CLASSES = ("left", "right", "up", "down", "clockwise", "counterclockwise", "in",
 
 FloatArray = npt.NDArray[np.float32]
 
-# Resolution of the texture on (log radius, angle): 16 cells to the period of its finest wave.
+# Resolution of the texture on (log radius, angle): 16 cells per period of its finest wave.
 _TEXTURE_CELLS = 128
 
 
@@ -33,8 +33,8 @@ class Motion:
     """What moved in one synthetic video, and how.
 
     Attributes:
-        pose: shape to frame, float64, shape (T, 2, 3): linear part, and centre in pixels, x first. Centres are not
-            wrapped around the frame, so differences of centres are displacements.
+        pose: transformation from shape to frame, float64, shape (T, 2, 3): linear part, and centre in pixels, x first.
+            Centres are not wrapped around the frame, so differences of centres are displacements.
         mask: pixels that show the shape, bool, shape (T, H, W).
     """
 
@@ -42,7 +42,7 @@ class Motion:
     mask: npt.NDArray[np.bool_]
 
     def flow(self, start: int, end: int) -> FloatArray:
-        """Displacement of each pixel from frame `start` to frame `end`, shape (2, H, W), pixels, x first.
+        """Return the displacement of each pixel from frame `start` to frame `end`, shape (2, H, W), pixels, x first.
 
         A point that is covered in frame `end`, or outside it, still has the displacement of the surface it lies on.
         """
@@ -113,9 +113,9 @@ def render(
 def _trajectory(
     name: str, rng: np.random.Generator, num_frames: int, radius: float, height: int, width: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Centre (T, 2) in pixels, angle (T,) in radians and logarithm of the scale (T,)."""
+    """Return the centre (T, 2) in pixels, the angle (T,) in radians and the logarithm of the scale (T,)."""
     time = np.arange(num_frames) - rng.uniform(0, num_frames - 1)
-    # On average over the shape, alike for every class: 1.5 to 3 pixels a frame where a frame has 64.
+    # On average over the shape, the same for all classes except zoom: 1.5 to 3 pixels per frame if a frame has 64.
     speed = rng.uniform(1.5, 3.0) * min(height, width) / 64
     # Points of a disc are 2/3 of its radius from its centre, on average.
     turn = speed / (2 / 3 * radius)
@@ -130,7 +130,7 @@ def _trajectory(
     elif name in ("clockwise", "counterclockwise"):
         angle += sign * turn * time
     else:
-        # Slower, since all that grows beyond the outline is hidden in the next frame.
+        # Zoom is slower, because all that grows beyond the outline is hidden in the next frame.
         log_scale += sign * 0.7 * turn * time
     return centre, angle, log_scale
 
@@ -138,7 +138,7 @@ def _trajectory(
 def _wrapped_offset(
     centre: npt.NDArray[np.float64], height: int, width: int
 ) -> npt.NDArray[np.float64]:
-    """Offset of each pixel from the nearest copy of each centre on the torus: (T, 2) -> (T, 2, H, W)."""
+    """Return the offset of each pixel from the nearest copy of each centre on the torus: (T, 2) -> (T, 2, H, W)."""
     x = (np.arange(width)[None] - centre[:, :1] + width / 2) % width - width / 2
     y = (np.arange(height)[None] - centre[:, 1:] + height / 2) % height - height / 2
     offset = np.empty((len(centre), 2, height, width))
@@ -149,7 +149,7 @@ def _wrapped_offset(
 def _pattern(
     rng: np.random.Generator, height: int, width: int, waves: tuple[int, int], contrast: float
 ) -> FloatArray:
-    """Random waves with periods of the whole picture, as many as `waves` says: RGB around 0, (H, W, 3)."""
+    """Draw random waves, from `waves[0]` to `waves[1]` periods across the picture: RGB around 0, (H, W, 3)."""
     low, high = waves
     row, column = np.mgrid[-high : high + 1, -high : high + 1]
     count = np.hypot(row, column)
@@ -181,7 +181,7 @@ def _lookup(
 
 
 def _colours(rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Mean colour of the shape and of the background, in either order of brightness, so the outline is visible."""
+    """Draw mean colours of shape and background, one dark and one bright in random order, so the outline is visible."""
     pair = np.array([[105.0], [150.0]]) + rng.uniform(-20, 20, (2, 3))
     bright, dark = rng.permutation(pair).astype(np.float32)
     return bright, dark

@@ -1,8 +1,9 @@
 """[list of videos → **records in one block of memory** → batch → model → loss → metric]
 
-Worker processes that are forked share the memory of their parent until one of them writes to it, and to look at an
-object is to write to it: its references are counted. With a list of records every worker comes to a copy of its own,
-115 MB for the 240 000 training videos of Kinetics with their manifest. In bytes nothing is counted.
+Forked worker processes share the memory of their parent until one of them writes to it, and even reading a Python
+object writes to it, because its reference count changes. With a list of records, every worker ends up with its own
+copy, 115 MB for the 240 000 training videos of Kinetics with their manifest. Records packed into bytes have no
+reference counts.
 """
 
 import pickle
@@ -16,10 +17,10 @@ Record = TypeVar("Record")
 
 
 class PackedList(Sequence[Record], Generic[Record]):
-    """A list that cannot be changed, of which each entry is a copy made when it is asked for.
+    """An immutable list that creates a new copy of an entry on each access.
 
     Args:
-        entries: what it holds; anything that can be pickled.
+        entries: entries of the list; anything that can be pickled.
 
     Example:
         >>> videos = PackedList(["a.mp4", "b.mp4", "c.mp4"])
@@ -29,7 +30,7 @@ class PackedList(Sequence[Record], Generic[Record]):
 
     def __init__(self, entries: Iterable[Record]) -> None:
         packed = [pickle.dumps(entry, pickle.HIGHEST_PROTOCOL) for entry in entries]
-        # An array, since the numbers of a list are objects too.
+        # An array, because the numbers in a list are Python objects too.
         self._ends = np.fromiter(accumulate(map(len, packed), initial=0), np.int64)
         self._block = b"".join(packed)
 
@@ -46,7 +47,7 @@ class PackedList(Sequence[Record], Generic[Record]):
         """Unpack one entry, or those of a slice.
 
         Raises:
-            IndexError: if there is none at that place.
+            IndexError: if there is no entry at that index.
         """
         place = range(len(self))[index]
         if isinstance(place, range):

@@ -25,8 +25,8 @@ import numpy as np
 
 from hcml_lightning.ranges import check_at_least
 
-# Unstated in the paper: what a clip is of a video that is too short for it. Its last frame is repeated, so that some of
-# the contrastive loss's other times are the same frame.
+# Unstated in the paper: how a clip is cut out of a video that is too short for it. Its last frame is repeated, so that
+# some of the temporal negatives of the contrastive loss are the same frame.
 FrameStride = int | Literal["spread"]
 
 
@@ -37,7 +37,7 @@ def clip_frames(
     rng: np.random.Generator | None = None,
     num_clips: int = 1,
 ) -> list[list[int]]:
-    """Choose the frames of `num_clips` clips: at random where `rng` is given, else evenly and always the same.
+    """Choose the frames of `num_clips` clips: at random if `rng` is given, else evenly and always the same.
 
     Args:
         num_frames: frames in the video.
@@ -105,8 +105,8 @@ def spread(
 ) -> list[list[int]]:
     """Cut the whole video into `clip_length` segments and take one frame of each.
 
-    In training the frame is drawn within its segment. Else clip k of n takes the frame at (k + 1/2) / n of each
-    segment: the middle one for a single clip.
+    If `rng` is given (training), the frame is drawn from its segment. Otherwise clip k of n takes the frame at
+    (k + 1/2) / n of each segment, which is the middle one for a single clip.
 
     Example:
         >>> spread(12, 4)
@@ -127,7 +127,7 @@ def spread(
 
 
 def clip_span(clip_length: int, frame_stride: FrameStride) -> int:
-    """How many frames a clip spans; with fewer, some come again.
+    """Return how many frames of a video a clip spans; a shorter video repeats some of its frames.
 
     Example:
         >>> clip_span(4, 2), clip_span(4, "spread")
@@ -137,7 +137,7 @@ def clip_span(clip_length: int, frame_stride: FrameStride) -> int:
 
 
 def check_frame_stride(value: Any) -> None:
-    """Refuse what is neither a number of frames nor "spread".
+    """Check that a frame stride is a number of frames or "spread".
 
     Raises:
         ValueError: if it is neither.

@@ -1,6 +1,7 @@
 """[**Something-Something → records** → batch → model → loss → metric]
 
-All that is true of Something-Something only: version 1 is csv lists and folders of frames, version 2 json and webm.
+Everything specific to Something-Something: version 1 has csv lists and folders of frames, version 2 has json lists and
+webm files.
 """
 
 import os
@@ -54,8 +55,8 @@ class SomethingDataModule(VideoDataModule):
         clip_length: int = 32,
         frame_stride: FrameStride = 1,
         test_clips: int = 3,
-        # Departure: the paper flips without changing labels, which makes "left to right" a false label for half of the
-        # clips of "right to left".
+        # Departure: the paper flips without changing labels, so that half of the clips with the label "left to right"
+        # actually show "right to left", and vice versa.
         flip: Flip = "mirror",
         **kwargs: Any,
     ) -> None:

@@ -1,7 +1,7 @@
 """[video file → **stored time stamps** → frames → batch → model → loss → metric]
 
-The index of a video as one line of text, so that a manifest can keep it and no run looks for the frames of a file that
-somebody has looked through before. Whoever uses it compares size and time of the file first.
+The index of a video as one line of text, so that a manifest can store it and later runs need not scan the file for its
+frames again. The stored index is used only if size and modification time of the file are unchanged.
 """
 
 import os
@@ -17,13 +17,13 @@ from hcml_lightning.data.video_index import VideoIndex, VideoInfo, index_video
 
 @dataclass(frozen=True, slots=True)
 class StoredVideo:
-    """What was found in a video, and which state of the file it was found in.
+    """What was found in a video, and the state of the file at that time.
 
     Attributes:
         info: size and number of frames.
-        size: bytes of the file; of all images of a folder together.
-        modified: time of change of the file or folder, nanoseconds.
-        index: where the frames are, as `pack_index` writes it; empty for a folder of images.
+        size: size in bytes of the file, or of all images of a folder together.
+        modified: modification time of the file or folder, nanoseconds.
+        index: where the frames are, in the format of `pack_index`; empty for a folder of images.
     """
 
     info: VideoInfo
@@ -33,15 +33,15 @@ class StoredVideo:
 
 
 def find_index(path: str | bytes, stored: StoredVideo | None = None) -> VideoIndex:
-    """Give the index of a video file: the stored one if the file is still the same, else by a pass over its packets.
+    """Return the index of a video file: the stored one if the file is unchanged, else one from a pass over its packets.
 
     Raises:
-        VideoError: if the file is missing, empty, no video or cut short.
+        VideoError: if the file is missing, empty, not a video or cut short.
     """
     if stored is None or not stored.index:
         return index_video(path)
     if isinstance(path, bytes):
-        # What was found in a file holds for its content, wherever that is now.
+        # The stored index of a file is also valid for its content as bytes, of which only the size can be compared.
         same = len(path) == stored.size
         return unpack_index(stored.index, stored.info) if same else index_video(path)
     try:
@@ -54,7 +54,7 @@ def find_index(path: str | bytes, stored: StoredVideo | None = None) -> VideoInd
 
 
 def pack_index(index: VideoIndex) -> str:
-    """Write an index as text without line ends: time stamps as runs of equal steps.
+    """Return an index as text without line ends, in which time stamps are runs of equal steps.
 
     Example:
         >>> info = VideoInfo(4, 25.0, 64, 48)
@@ -75,7 +75,7 @@ def pack_index(index: VideoIndex) -> str:
 
 
 def unpack_index(text: str, info: VideoInfo) -> VideoIndex:
-    """Read what `pack_index` wrote."""
+    """Return the index that `pack_index` has written as text."""
     stamps, late, keys, early, rotation, sequential, *decoding = text.split(";")
     dts = _unpack(decoding[0]) if decoding else []
     return VideoIndex(
@@ -89,7 +89,7 @@ def unpack_index(text: str, info: VideoInfo) -> VideoIndex:
 
 
 def _pack(values: Iterable[int]) -> str:
-    """First value, then the steps from each value to the next, equal ones counted."""
+    """Return the first value, then the steps from each value to the next, with equal consecutive steps counted."""
     numbers = list(values)
     steps = [after - before for before, after in zip([0, *numbers], numbers, strict=False)]
     if not steps:

@@ -1,9 +1,9 @@
 """[**known motion → video file** → batch → model → loss → metric]
 
 Videos of shapes in known motion, written as real video files in the folder layout of any dataset of this package, so
-that every stage of training can be run, and its flow measured, without data.
+that every stage of training can be run, and its flow measured, without a real dataset.
 
-The motion is stored beside each video, as `<name>.motion.npz`: from it `true_flow` gives the flow between any two
+The motion is stored beside each video, as `<name>.motion.npz`, from which `true_flow` computes the flow between any two
 frames.
 """
 
@@ -42,14 +42,14 @@ def write_synthetic(
     """Write a small dataset of the eight classes, in the layout of a real one, with the true motion of each video.
 
     Args:
-        root: folder to write to; made if missing.
-        layout: whose folders, file formats and annotation files to write.
+        root: folder to write to; created if missing.
+        layout: dataset whose folders, file formats and annotation files are imitated.
         num_train: training videos of each class.
         num_val: validation videos of each class.
         num_frames: frames of each video, T.
         height: H, pixels, even.
         width: W, pixels, even.
-        seed: source of everything random; the same seed gives the same files.
+        seed: determines everything random; the same seed gives the same files.
 
     Raises:
         ValueError: if the layout is unknown, a size is odd or below 16, or there would be no videos or no frames.
@@ -77,18 +77,18 @@ def write_synthetic(
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_frames(path, frames)
         _write_motion(path, motion)
-    # Last, so that a dataset that was left half written is not taken for a whole one.
+    # The lists are written last, so that a half-written dataset is not taken for a complete one.
     write_lists(Path(root), videos)
 
 
 def motion_path(path: str | Path) -> Path:
-    """Where the true motion of a synthetic video lies: beside the file, or beside the folder of frames."""
+    """Return the path of the true motion of a synthetic video: beside the file, or beside the folder of frames."""
     path = Path(path)
     return path.with_name(f"{path.name if path.is_dir() else path.stem}.motion.npz")
 
 
 def true_flow(path: str | Path, numbers: Sequence[int]) -> Tensor:
-    """Give the exact flow between consecutive frames of a clip of a synthetic video.
+    """Return the exact flow between consecutive frames of a clip of a synthetic video.
 
     Args:
         path: the video.
@@ -135,14 +135,14 @@ _ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
 
 
 def _write_frames(path: Path, frames: npt.NDArray[np.uint8], fps: int = 25) -> None:
-    """Write a video file, or a folder of JPEG files where the path has no suffix."""
+    """Write a video file, or a folder of JPEG files if the path has no suffix."""
     if not path.suffix:
         path.mkdir(exist_ok=True)
         for number, picture in enumerate(frames, start=1):
             Image.fromarray(picture).save(path / f"{number:05d}.jpg", quality=95, subsampling=0)
         return
     codec, options = _ENCODERS[path.suffix]
-    # Without time of creation and random identity: the same seed gives the same files.
+    # No creation time and no random identifiers, so that the same seed gives the same files.
     exact = {"fflags": "+bitexact"}
     with (
         whole(path, f".part{path.suffix}") as new,

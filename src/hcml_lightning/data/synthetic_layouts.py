@@ -1,6 +1,6 @@
 """[**known motion → folders and lists** → video file → batch → model → loss → metric]
 
-Where the real datasets keep their videos, and how they list them: what `write_synthetic` imitates.
+The folders and the lists of the real datasets, which `write_synthetic` imitates.
 """
 
 import json
@@ -17,9 +17,9 @@ class SyntheticVideo:
     """One video to be written.
 
     Attributes:
-        label: class.
-        number: among all videos.
-        place: within its class.
+        label: class index.
+        number: number among all videos.
+        place: number within its class.
         is_train: whether it is listed for training.
     """
 
@@ -30,7 +30,7 @@ class SyntheticVideo:
 
     @property
     def name(self) -> str:
-        """Of its class."""
+        """Name of the class."""
         return CLASSES[self.label]
 
 
@@ -120,10 +120,10 @@ def _folder_path(video: SyntheticVideo) -> Path:
 
 
 def _no_lists(root: Path, videos: list[SyntheticVideo]) -> None:
-    """Class folders need none."""
+    """Write nothing, because class folders need no lists."""
 
 
-# Of each layout: where a video lies, and what writes the lists.
+# For each layout: the function that gives the path of a video, and the one that writes the lists.
 LAYOUTS: dict[
     str, tuple[Callable[[SyntheticVideo], Path], Callable[[Path, list[SyntheticVideo]], None]]
 ] = {

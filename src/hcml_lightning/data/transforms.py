@@ -3,8 +3,8 @@
 Where a clip is cropped and how it is resized. Parameters are chosen first (`View`), then applied to all frames of the
 clip and, in the same way, to its true flow.
 
-Frames stay uint8, and the crop is taken from the source frames before anything is resized: the same picture as scaling
-the whole video first, for a fraction of the work. Mean and standard deviation belong to the network.
+Frames stay uint8, and the crop is taken from the source frames before anything is resized, which gives the same picture
+as scaling the whole video first, for a fraction of the work. The network normalises by mean and standard deviation.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 
 @dataclass(frozen=True)
 class View:
-    """A square cut out of the source frames, and what becomes of it.
+    """A square cut out of the source frames, and how it is transformed.
 
     Attributes:
         top: first row of the square, pixels of the source.
@@ -50,24 +50,24 @@ def random_view(
     flip: bool,
     rng: np.random.Generator,
 ) -> View:
-    """Draw the training view of Sec. B.2: short side scaled to a random length, random crop, flip at 1/2.
+    """Draw the training view of Sec. B.2: short side scaled to a random length, random crop, flip with probability 1/2.
 
     Args:
         height: rows of the source frames.
         width: columns of the source frames.
         short_side: lowest and highest length of the scaled short side, pixels.
         crop_size: rows and columns of the crop out of the scaled frames.
-        flip: whether to flip at all.
-        rng: source of all that is random.
+        flip: whether flips are allowed.
+        rng: source of randomness.
 
     Returns:
-        The view; a source smaller than asked for is scaled up.
+        The view; a source smaller than the requested size is scaled up.
     """
     scaled = int(rng.integers(short_side[0], short_side[1] + 1))
     side = _source_side(height, width, scaled, crop_size)
     top = int(rng.integers(height - side + 1))
     left = int(rng.integers(width - side + 1))
-    # Drawn in any case: a run without flips sees the same crops as a run with them.
+    # Drawn even without flips, so that a run without flips sees the same crops as a run with them.
     turned = bool(rng.integers(2))
     return View(top, left, side, crop_size, flip and turned)
 
@@ -85,7 +85,7 @@ def even_views(
         num_crops: number of crops.
 
     Returns:
-        The views, from left to right (from top to bottom in an upright video).
+        The views, from left to right (from top to bottom if the video is higher than wide).
 
     Example:
         >>> [(view.left, view.side) for view in even_views(256, 340, 256, 256, num_crops=3)]
@@ -124,7 +124,7 @@ def apply_view(frames: Tensor, view: View) -> Tensor:
 
 
 def apply_view_to_flow(flow: Tensor, view: View) -> Tensor:
-    """Crop, resize and flip a flow field; displacements grow with the scale and turn with the flip.
+    """Crop, resize and flip a flow field; displacements are scaled and mirrored accordingly.
 
     Args:
         flow: float32, shape (2, T, H, W), pixels of the source, x first.
@@ -148,10 +148,10 @@ def check_sizes(short_side: Any, crop_size: int) -> tuple[int, int]:
     """Refuse a crop that does not fit into the scaled video.
 
     Returns:
-        The least and the greatest short side.
+        The lowest and the highest length of the short side.
 
     Raises:
-        ValueError: if it does not fit, or the short side is no range.
+        ValueError: if the crop does not fit, or `short_side` is not a range.
     """
     if not isinstance(short_side, Sequence) or len(short_side) != 2:
         raise ValueError(
@@ -166,6 +166,6 @@ def check_sizes(short_side: Any, crop_size: int) -> tuple[int, int]:
 
 
 def _source_side(height: int, width: int, short_side: int, crop_size: int) -> int:
-    """Rows and columns of the source that become `crop_size` when the short side becomes `short_side`."""
+    """Return the rows and columns of the source that become `crop_size` if the short side is scaled to `short_side`."""
     shortest = min(height, width)
     return max(1, min(shortest, round(crop_size * shortest / short_side)))

@@ -1,6 +1,6 @@
 """[**UCF-101 → records** → batch → model → loss → metric]
 
-All that is true of UCF-101 only: its lists, as the authors publish them, and its folders.
+Everything specific to UCF-101: its lists, as the authors publish them, and its folders.
 """
 
 import os
@@ -30,7 +30,7 @@ class UCF101DataModule(VideoDataModule):
 
     Raises:
         FileNotFoundError: if `root` or its class list is missing.
-        ValueError: if there is no such fold, or a line of the class list is no class.
+        ValueError: if there is no such fold, or a line of the class list is not a number and a class.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class UCF101DataModule(VideoDataModule):
         source = self._list(f"{side}list{self.fold:02d}.txt", f"the list of the {side} split")
         records = []
         for line in read_lines(source):
-            # Only the train lists end in the number of the class.
+            # Only lines of the training lists end with the number of the class.
             name = line.rsplit(" ", 1)[0] if side == "train" else line
             class_name, _, file = name.partition("/")
             if class_name not in label:

@@ -1,6 +1,6 @@
 """[records → **records that can be read** → batch → model → loss → metric]
 
-Which of the listed videos are there and whole: by the manifest of the dataset where there is one, else by a look at
+Find which of the listed videos exist and can be read: by the manifest of the dataset if there is one, else by checking
 each file.
 """
 
@@ -19,7 +19,13 @@ from hcml_lightning.data.manifest import MANIFEST_NAME, ManifestRow, is_current,
 
 
 class _Look(NamedTuple):
-    """What a look at one video gave: the record with what is known of it, what is wrong, whether the manifest knew."""
+    """Result of checking one video.
+
+    Attributes:
+        record: the record, with what the manifest says about the video if it is known.
+        problem: why the video cannot be used; empty if nothing is known to be wrong.
+        known: whether the manifest has a row for the video as it is now.
+    """
 
     record: VideoRecord
     problem: str
@@ -29,20 +35,20 @@ class _Look(NamedTuple):
 def usable_records(
     root: str, split: str, records: Sequence[VideoRecord], on_error: str, probe_unknown: bool
 ) -> list[VideoRecord]:
-    """Find missing and broken videos of a split.
+    """Find the videos of a split that are neither missing nor broken.
 
     Args:
         root: folder of the dataset, and of its manifest if it has one.
-        split: its name, for messages.
-        records: its videos.
-        on_error: "raise", or "skip" to go on without those that cannot be read.
-        probe_unknown: whether to look into videos that the manifest does not know.
+        split: name of the split, for messages.
+        records: videos of the split.
+        on_error: "raise", or "skip" to leave out the videos that cannot be read.
+        probe_unknown: whether to open the videos that the manifest does not know.
 
     Returns:
         The records of videos that can be read, as far as is known.
 
     Raises:
-        FileNotFoundError: if none is left, or one cannot be read and `on_error` is "raise".
+        FileNotFoundError: if no video is left, or one cannot be read and `on_error` is "raise".
     """
     manifest = manifest_of(root)
     names = relative_names(root, [record.path for record in records])
@@ -78,13 +84,13 @@ def usable_records(
 
 
 def manifest_of(root: str) -> Mapping[str, ManifestRow] | None:
-    """Read the manifest of a dataset, None if it has none."""
+    """Read the manifest of a dataset; return None if it has none."""
     file = Path(root) / MANIFEST_NAME
     return read_manifest(file) if file.is_file() else None
 
 
 def relative_names(root: str, paths: Sequence[str]) -> list[str]:
-    """Name videos as a manifest does: from the root of the dataset, with `/`."""
+    """Return the names of videos as in a manifest: relative to the root of the dataset, with `/`."""
     start = os.path.join(root, "")
     return [
         (path.removeprefix(start) if path.startswith(start) else os.path.relpath(path, root))
@@ -93,7 +99,7 @@ def relative_names(root: str, paths: Sequence[str]) -> list[str]:
 
 
 def _missing_folder(path: str) -> str | None:
-    """The highest of the folders of a file that is not there."""
+    """Return the topmost missing folder on the path of a file; None if all exist."""
     return next((str(p) for p in reversed(Path(path).parents) if not p.is_dir()), None)
 
 

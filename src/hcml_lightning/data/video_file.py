@@ -1,6 +1,7 @@
 """[**video file → packets** → time stamps → frames → batch → model → loss → metric]
 
-How a file, or the content of one, is opened and decoded: what is let in, by which decoder, and how errors name it.
+Open a video file, or the content of one, for decoding: which formats are accepted, which decoder is used, and how
+errors name the file.
 """
 
 import io
@@ -12,8 +13,8 @@ from av.container import InputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
-# Formats that hold their video themselves. FFmpeg knows others, playlists say, that are text and make it read whatever
-# other file they name, whatever the name of the file is.
+# Formats that contain their video. FFmpeg also knows text formats, such as playlists, that make it read any other file
+# that they name; it recognises them by their content, whatever the name of the file.
 FORMATS = ",".join(
     (
         "avi",
@@ -21,11 +22,11 @@ FORMATS = ",".join(
         "mov,mp4,m4a,3gp,3g2,mj2",
         "mpeg,mpegts,mpegvideo,m4v,h264,hevc,ivf",
         "flv,asf,ogg,gif,nut,dv,rm,mxf",
-        # Sound alone is told from damage.
+        # Accepted so that a file with sound only is reported as such, and not as damaged.
         "wav,mp3,flac,aac",
     )
 )
-# Twice the pixels of 8K video. A header of a few bytes can promise frames that fill the memory.
+# Twice the pixels of 8K video; without a limit, a header of a few bytes can announce frames that fill the memory.
 LARGEST_FRAME = 2**26
 
 
@@ -34,17 +35,17 @@ class VideoError(ValueError):
 
 
 class MissingVideoError(VideoError, FileNotFoundError):
-    """There is no such video."""
+    """A video that does not exist."""
 
 
 def cannot_open(path: str, error: OSError) -> VideoError:
-    """Say which file the system does not open, and why."""
+    """Return the error for a file that the system cannot open, with the reason."""
     kind = MissingVideoError if isinstance(error, FileNotFoundError) else VideoError
     return kind(f"{path}: cannot be opened ({error.strerror}).")
 
 
 def name_of(path: str | bytes) -> str:
-    """What messages call a video.
+    """Return the name of a video for messages.
 
     Example:
         >>> name_of("a.mp4"), name_of(b"...")
@@ -55,9 +56,9 @@ def name_of(path: str | bytes) -> str:
 
 @contextmanager
 def open_video(path: str | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a file to decode it in one thread; what FFmpeg raises becomes an error with the name of the file."""
+    """Open a file to decode it in one thread; turn errors of FFmpeg into a `VideoError` with the name of the file."""
     try:
-        # Some genuine files have metadata that is not UTF-8. Without `file:` a name may be taken for a URL.
+        # Some intact files have metadata that are not UTF-8. Without `file:`, a name could be taken for a URL.
         file = io.BytesIO(path) if isinstance(path, bytes) else f"file:{path}"
         with av.open(
             file,
@@ -81,7 +82,7 @@ def check_size(path: str, width: int, height: int) -> None:
     """Refuse frames of a size that no camera has.
 
     Raises:
-        VideoError: naming the file.
+        VideoError: if the frames are too large; the message names the file.
     """
     if width * height > LARGEST_FRAME:
         raise VideoError(
@@ -91,10 +92,11 @@ def check_size(path: str, width: int, height: int) -> None:
 
 
 def exact_decoder(stream: VideoStream) -> VideoCodecContext:
-    """Give the decoder that tells damage, where there are several.
+    """Return the decoder that detects damage, if there are several.
 
-    VP9 has no checksums. Only libvpx looks whether the data of a tile end where they should, and after nearly every
-    flipped bit they do not; FFmpeg's own decoder goes on with other pictures. Both give the same ones of a whole file.
+    VP9 has no checksums. Only libvpx checks whether the data of a tile end where they should, which they do not after
+    nearly every flipped bit; FFmpeg's own decoder continues with wrong pictures. Of an intact file, both give the same
+    pictures.
     """
     context = stream.codec_context
     if context.name != "vp9" or "libvpx-vp9" not in av.codecs_available:

@@ -1,6 +1,6 @@
 """[**class folders → records** → batch → model → loss → metric]
 
-Your own videos: a folder for each class; or no classes at all, for learning without labels and for prediction.
+The user's own videos: one folder for each class, or no classes at all, for learning without labels and for prediction.
 """
 
 import hashlib
@@ -16,33 +16,33 @@ from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.listed import Split
 
 SPLITS = ("train", "val", "test")
-# What others call them: taken for a class, or left out, videos would be missing without a word.
+# Other common names of splits. They are refused, because such a folder would silently be taken for a class or left out.
 OTHER_NAMES = ("training", "validation", "valid", "testing")
-# The one class of videos that lie in no folder of a class.
+# The only class if the videos do not lie in class folders.
 UNLABELLED = "unlabelled"
 
 
 class VideoFolderDataModule(VideoDataModule):
     """Videos in class folders, or raw videos without labels.
 
-    `root` holds `train/<class>/`, `val/<class>/` and `test/<class>/`, or just `<class>/`. Where there is no `val`, a
-    fixed part of the training videos is taken for it; where there is no `test`, `test` is `val`. A video is a file, or
-    a folder of JPEG or PNG frames. Classes are ordered by name.
+    `root` holds `train/<class>/`, `val/<class>/` and `test/<class>/`, or just `<class>/`. If there is no `val`, a fixed
+    part of the training videos is used for it; if there is no `test`, `test` is `val`. A video is a file, or a folder
+    of JPEG or PNG frames. Classes are ordered by name.
 
-    Where videos lie right in `root` (or in `train/` and `val/`), without folders of classes, they have no labels: all
-    are of the one class "unlabelled", which is enough for the self-supervised stages.
+    If videos lie directly in `root` (or in `train/` and `val/`), without class folders, they have no labels: all belong
+    to the single class "unlabelled", which is enough for the self-supervised stages.
 
     Args:
-        root: folder of the class folders; not looked at where there are `predict_paths` and `class_names`.
-        val_fraction: part of each class for validation, where `root` has no `val` folder; chosen by the names of the
-            videos, so that it stays the same when others are added.
+        root: folder of the class folders; ignored in prediction if `predict_paths` and `class_names` are given.
+        val_fraction: share of each class used for validation if `root` has no `val` folder; chosen by the names of the
+            videos, so that the choice stays the same when others are added.
         class_names: names of the classes in the order of their labels; None for the names of the folders.
         predict_paths: videos to predict, and folders of videos; None for the test split.
         **kwargs: see `VideoDataModule`.
 
     Raises:
         FileNotFoundError: if there are neither class folders nor videos, and no `predict_paths` either.
-        ValueError: if a folder is named like a split that would not be taken for one.
+        ValueError: if an argument is out of range, or a folder has the name of a split but would not be used as one.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class VideoFolderDataModule(VideoDataModule):
             )
 
     def setup(self, stage: str) -> None:
-        """As in every data module; one class alone is said aloud."""
+        """Set up the splits as every data module does, and warn if there is only one class."""
         super().setup(stage)
         if stage == "fit" and len(self.class_names) == 1 and self._has_labels:
             rank_zero_warn(
@@ -93,7 +93,7 @@ class VideoFolderDataModule(VideoDataModule):
             )
 
     def describe_classes(self) -> str:
-        """How many classes there are, in words."""
+        """Return the number of classes in words."""
         return super().describe_classes() if self._has_labels else "without labels"
 
     def records(self, split: Split) -> list[VideoRecord]:
@@ -101,7 +101,7 @@ class VideoFolderDataModule(VideoDataModule):
 
         Raises:
             FileNotFoundError: if a path to predict does not exist.
-            ValueError: if a folder is named like no class, or holds no videos.
+            ValueError: if a folder has the name of no class or holds no videos, or videos lie beside class folders.
         """
         if split == "predict" and self.predict_paths:
             return [record for path in self.predict_paths for record in _to_predict(path)]
@@ -133,7 +133,7 @@ class VideoFolderDataModule(VideoDataModule):
         return records
 
     def other_files(self) -> list[str]:
-        """List what lies among the videos and is not taken for one."""
+        """List the files that lie among the videos but are not taken for videos."""
         folders = {
             self._place_of(self._folder(split), name)
             for split in SPLITS
@@ -145,7 +145,7 @@ class VideoFolderDataModule(VideoDataModule):
         return folder / class_name if self._has_labels else folder
 
     def _folder(self, split: str) -> Path:
-        """The folder of a split, or that of training and validation together."""
+        """Return the folder of a split; "both" stands for training and validation together."""
         root = Path(self.root)
         if not (root / "train").is_dir():
             return root
@@ -160,7 +160,7 @@ class VideoFolderDataModule(VideoDataModule):
         there = self._class_folders(root)
         like = [name for name in there if name.lower() in (*SPLITS, *OTHER_NAMES)]
         names = [name for name in like if name in odd]
-        # `Val` is no `val`; but a class may be a `Train`, beside a `Bus`.
+        # A folder `Val` is not used as `val`, so it is refused; but a class may be named `Train`, beside a class `Bus`.
         if has_train or like == there:
             names = [name for name in like if name in odd or name not in SPLITS]
         if has_train and (loose := _videos_right_in(root)):
@@ -182,16 +182,16 @@ class VideoFolderDataModule(VideoDataModule):
         )
 
     def _share(self, videos: list[VideoRecord], split: str) -> list[VideoRecord]:
-        """The part of one class that belongs to a split."""
+        """Return the videos of one class that belong to a split."""
         chosen = {
             video
             for video in videos
-            # By the name that a copy as .mp4 has, so that it stays on the same side.
+            # The name of the .mp4 copy is hashed, so that a copy stays on the same side.
             if int(hashlib.sha1(os.fsencode(copy_of(video.video_id))).hexdigest(), 16) % 10_000
             < self.val_fraction * 10_000
         }
         if not chosen or len(chosen) == len(videos):
-            # Each side needs a video of every class, however few there are.
+            # Each side needs a video of every class that has at least two.
             chosen = set(videos[:1]) if len(videos) > 1 else set()
         return [video for video in videos if (video in chosen) == (split != "train")]
 
@@ -201,7 +201,7 @@ def _some(names: list[str]) -> str:
 
 
 def _is_video(folder: Path) -> bool:
-    """Whether a folder is itself a video, of frames, and so no folder of a class."""
+    """Return whether a folder is itself a video, made of frames, and therefore not a class folder."""
     return next(walk_videos(folder), None) == os.fspath(folder)
 
 

@@ -1,7 +1,8 @@
 """[**video file → time stamps** → frames → batch → model → loss → metric]
 
-What a video file holds, found by one pass over its packets: headers lie (a file that was cut short still promises all
-of its frames), and some formats have no frame count at all. Nothing is decoded but the first frame.
+Find what a video file holds by one pass over its packets. Headers are not reliable (a file that was cut short still
+announces all of its frames), and some formats have no frame count at all. Only the first frame is decoded, except in
+files without usable time stamps, whose frames are decoded to count them.
 """
 
 import os
@@ -26,8 +27,8 @@ class VideoInfo:
     """What a video holds.
 
     Attributes:
-        num_frames: number of frames that can be asked for, counted, not taken from the header.
-        fps: frames in a second, on average; 0 where unknown.
+        num_frames: number of frames that can be read; counted, not taken from the header.
+        fps: average number of frames per second; 0 if unknown.
         width: pixels, as displayed.
         height: pixels, as displayed.
     """
@@ -44,13 +45,13 @@ class VideoIndex:
 
     Attributes:
         info: size and number of frames.
-        pts: time stamp of each frame, ascending; for a `sequential` file its number.
-        pts_of_dts: presentation time stamp of each packet by its decoding time stamp, where the format (AVI) stores
-            only the latter; else empty.
+        pts: time stamp of each frame, ascending; the number of the frame if the file is `sequential`.
+        pts_of_dts: presentation time stamp of each packet by its decoding time stamp, if the format (AVI) stores only
+            the latter; else empty.
         keys: (pts, stamp to seek to) of each key frame, ascending.
-        rotation: quarter turns, counter-clockwise, from the frames as stored to the frames as displayed; 4 more where
-            they are mirrored, top to bottom, before they are turned.
-        sequential: whether time stamps are no use, so that frames are counted from the start of the file.
+        rotation: quarter turns, counter-clockwise, from the frames as stored to the frames as displayed; 4 more if they
+            are mirrored, top to bottom, before they are turned.
+        sequential: whether time stamps are unusable, so that frames are counted from the start of the file.
     """
 
     info: VideoInfo
@@ -62,10 +63,10 @@ class VideoIndex:
 
 
 def index_video(path: str | bytes) -> VideoIndex:
-    """Find the frames of a video file, remembered until the file changes, or of the content of one.
+    """Return the index of a video file, cached until the file changes, or of the content of a file.
 
     Raises:
-        VideoError: if the file is missing, empty, no video or cut short.
+        VideoError: if the file is missing, empty, not a video or cut short.
     """
     if isinstance(path, bytes):
         if not path:
@@ -138,9 +139,10 @@ class _Scan:
                 self.decoded += 1
 
     def _check_length(self) -> None:
-        """Compare what the header promises with what was found."""
+        """Compare what the header announces with what was found."""
         dts = [dts for dts, _, _ in self.stamps]
-        # The header counts what a cut left before the start; and AVI dropped frames, by whose number it stamps.
+        # The header also counts packets that a cut left before the start and, in AVI, dropped frames, which leave gaps
+        # in the time stamps.
         found = len(dts) + self.discarded
         if self.is_avi:
             found = max(found, dts[-1] - dts[0] + 1)
@@ -178,7 +180,7 @@ class _Scan:
 
 
 def _is_mirrored(frame: av.VideoFrame) -> bool:
-    """Whether a frame is displayed mirrored, as films of a front camera may be."""
+    """Return whether a frame is displayed mirrored, as videos of a front camera may be."""
     matrix: Any = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return False
@@ -187,16 +189,16 @@ def _is_mirrored(frame: av.VideoFrame) -> bool:
 
 
 def _is_packed(header: bytes | None) -> bool:
-    """Whether DivX or XviD put a P- and a B-frame into one packet and an empty one after it.
+    """Return whether DivX or XviD put a P- and a B-frame into one packet and an empty one after it.
 
-    Such a file has no time stamps of its own, and those that FFmpeg infers name the wrong frames; the order in which
-    frames come out is right. Many videos of UCF-101 and HMDB-51 are of this kind.
+    Such a file has no time stamps of its own, and those that FFmpeg infers belong to the wrong frames, but the order in
+    which frames are output is right. Many videos of UCF-101 and HMDB-51 are of this kind.
     """
     return re.search(rb"DivX\d+(?:b|Build)\d+p", header or b"") is not None
 
 
 def _is_misnamed(container: InputContainer, stream: VideoStream) -> bool:
-    """Whether the time stamps that FFmpeg infers are those of other frames: AVI has none for frames out of order."""
+    """Return whether FFmpeg infers wrong time stamps, because AVI stores none for frames that are out of order."""
     context = stream.codec_context
     return (
         container.format.name == "avi" and context.name in ("h264", "hevc") and context.has_b_frames
@@ -204,7 +206,7 @@ def _is_misnamed(container: InputContainer, stream: VideoStream) -> bool:
 
 
 def _is_shown(packet: "Packet[VideoStream]") -> bool:
-    """Whether a packet gives a frame: VP8 has hidden ones, and a cut may leave some before the start."""
+    """Return whether the frame of a packet is shown: VP8 has hidden ones, and a cut may leave some before the start."""
     if packet.is_discard:
         return False
     return packet.stream.codec_context.name != "vp8" or bool(bytes(packet)[0] & 0x10)

@@ -1,6 +1,6 @@
 """[frames → features → **ops** → models and losses]
 
-Tensor functions without parameters. Every optimised function has a readable reference with the same results.
+Tensor functions without parameters. The fast cost volume has a readable reference that gives the same numbers.
 """
 
 from hcml_lightning.ops.cost_volume import cost_volume, cost_volume_reference
