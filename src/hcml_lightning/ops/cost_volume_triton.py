@@ -53,10 +53,10 @@ def tiling(features: Tensor, max_displacement: int, stride: int) -> Tiling:
     """Choose the tiles for features of shape (B, C, T, H, W).
 
     A row of a grid is one tile if it fits into 32 pixels; wider maps are cut into tiles that include the surroundings
-    on both sides, in steps of 16 columns, the width of an operand, or more. In float32 every product takes three products of
-    tf32, so two warps share a row and loops are not unrolled. At the levels of R2D-50 and R(2+1)D-101, these choices
-    are the largest that compile without spilled registers for compute capability 8.0 and 9.0, and within the 99 KiB of
-    shared memory that the smallest GPUs have.
+    on both sides, in steps of 16 columns, the width of an operand, or more. In float32 every product takes three
+    products of tf32, so two warps share a row and loops are not unrolled. At the levels of R2D-50 and R(2+1)D-101,
+    these choices are the largest that compile without spilled registers for compute capability 8.0 and 9.0, and within
+    the 99 KiB of shared memory that the smallest GPUs have.
     """
     half = features.element_size() == 2
     radius, width = max_displacement // stride, -(-features.shape[4] // stride)
