@@ -164,9 +164,7 @@ def _copy_folder(job: Job) -> None:
     except OSError as error:
         if not os.path.isdir(job.source):
             raise VideoError(f"{job.source}: the folder is gone.") from error
-        # shutil.Error holds one tuple (source, copy, reason) for each file.
-        reason = error.args[0][0][2] if isinstance(error, shutil.Error) else error.strerror
-        raise TargetError(f"{target} cannot be written: {reason}.") from error
+        raise TargetError(f"{target} cannot be written: {error.strerror}.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
