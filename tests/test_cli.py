@@ -57,6 +57,20 @@ def test_a_run_takes_threads_for_its_workers_and_gives_them_back(words, monkeypa
     assert numbers == [3, 2, 3]
 
 
+def test_the_time_is_that_of_all_starts(words, trained, tmp_path):
+    stored = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 0 < stored["seconds"] < 1000
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({**stored, "seconds": 1000.0}, tmp_path / "checkpoints" / "last.ckpt")
+    for epochs in (2, 2):
+        options = [f"--checkpoint.dirpath={tmp_path}/checkpoints", "--ckpt_path=last"]
+        options += [f"--trainer.logger.init_args.save_dir={tmp_path}"]
+        options += [f"--trainer.max_epochs={epochs}"]
+        assert main(["fit", "-c", "configs/stages/baseline.yaml", *words, *options]) == 0
+        (record,) = tmp_path.rglob("fit.json")
+        assert 1000 < json.loads(record.read_text())["seconds"] < 2000
+
+
 def test_help_names_every_command_at_once():
     answer = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "hcml_lightning", "--help"],

@@ -234,6 +234,11 @@ def test_example_of_a_data_set_trains(
     words += ["--data.short_side=[32, 32]", "--data.crop_size=32", "--data.test_crop_size=32"]
     words += ["--data.flip=none", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     assert main([*words, "--trainer.fast_dev_run=true"]) == 0
+    # Its csv lists no tests, which all stages together say before the first of them.
+    common = [word for word in words[3:] if not word.startswith("--trainer.logger")]
+    with pytest.raises(SystemExit, match=r"before anything runs: root=.*: the test split has no"):
+        main(["progressive", f"--run_dir={tmp_path / 'run'}", *common])
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
 def test_example_of_a_backbone_learns(monkeypatch: pytest.MonkeyPatch):

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from tests.tasks.conftest import QUIET, Drift
 from torch.utils.data import DataLoader
 
 from hcml_lightning.tasks import FlowTask, ProbeTask, RecognitionTask
 from hcml_lightning.tasks.base import MotionTask
+from hcml_lightning.tools.video_result_writer import VideoResultWriter
 
 
 class CutOff(pl.Callback):
@@ -58,3 +60,35 @@ def evaluate(loader: DataLoader[dict[str, Any]], tmp_path: Any) -> Callable[...,
         return dict(numbers)
 
     return run
+
+
+class Nameless(Drift):
+    """Samples with no more than what a test needs."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = super().__getitem__(index)
+        return {key: sample[key] for key in ("video", "label", "index")}
+
+
+@pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
+def test_videos_without_names_are_tested(make: type[MotionTask], tiny: dict[str, Any]) -> None:
+    found: list[list[str]] = []
+
+    class Seen(pl.Callback):
+        def on_test_batch_end(self, *arguments: Any) -> None:
+            found.append(arguments[2]["video_id"])
+
+    trainer = pl.Trainer(**QUIET, callbacks=[Seen(), VideoResultWriter()])
+    trainer.test(make(**tiny), DataLoader(Nameless(), batch_size=4), verbose=False)
+    assert found == [list("0123"), list("4567")]
+    assert "test/top1" in trainer.callback_metrics
+
+
+def test_a_trainer_that_goes_on_to_evaluate_replaces_no_callback(
+    fit: Callable[..., pl.Trainer], tiny: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = fit(FlowTask(**tiny))
+    before = list(trainer.callbacks)  # type: ignore[attr-defined]
+    trainer.validate(trainer.lightning_module, trainer.val_dataloaders, verbose=False)
+    assert trainer.callbacks == before  # type: ignore[attr-defined]
+    assert "will override" not in caplog.text

@@ -127,3 +127,8 @@ def test_the_first_batch_of_every_worker_is_not_timed(monkeypatch: pytest.Monkey
     monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now))
     data: Any = SimpleNamespace(train_dataloader=Loader)
     assert bench.clips_per_second(data, num_workers=2, seconds=2) == 10
+
+
+def test_settings_of_every_stage_name_none(synthetic_root, capsys, no_gpu):
+    assert main(words(synthetic_root("ucf101"), "-c", "configs/tiny.yaml")) == 0
+    assert "clips/s" in capsys.readouterr().out

@@ -52,6 +52,7 @@ def test_another_backbone_has_no_number_of_the_paper(capsys: pytest.CaptureFixtu
     assert main(["--backbone", "r2d_tiny", "--frames", "8", "--size", "64", "--levels", "0"]) == 0
     said = capsys.readouterr().out
     assert "r2d_tiny, T = 8, 64x64" in said
+    assert "0.0302 -> 0.0" in said
     assert "paper" not in said
 
 

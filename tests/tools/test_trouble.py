@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -187,3 +188,14 @@ def test_output_that_nobody_reads_ends_a_command(words: list[str]):
         os.close(write)
     assert ended.stderr == f"hcml {words[0]}: nobody reads on, stopped\n"
     assert ended.returncode == 141
+
+
+def test_an_interrupt_that_lightning_has_caught_is_one(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """It ends the process with status 1, and ignores the interrupts that follow."""
+    before = signal.getsignal(signal.SIGINT)
+    fail_with(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        main(words)
+    assert signal.getsignal(signal.SIGINT) == before

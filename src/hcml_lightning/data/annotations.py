@@ -101,7 +101,9 @@ def walk_others(folder: str | Path) -> Iterator[str]:
     """
     for place, _, names in os.walk(folder):
         for name in sorted(names):
-            if not (name.startswith((".", "hcml_")) or is_video(name) or is_image(name)):
+            # The motion of synthetic videos lies beside them.
+            ours = name.startswith((".", "hcml_")) or name.endswith(".motion.npz")
+            if not (ours or is_video(name) or is_image(name)):
                 yield os.path.join(place, name)
 
 

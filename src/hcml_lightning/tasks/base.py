@@ -133,13 +133,12 @@ class MotionTask(StoredTask, ABC):
         # replace these weights; if none does, errors are raised again when the run starts.
         with suppress(OSError, ValueError):
             self._take_weights()
-        may_be_given: list[pl.Callback] = [TrainOnly()]
+        own: list[pl.Callback] = [TrainOnly(), FiniteNumbers(), SeedEachBatch(), ResumedLoader()]
         if self.SELF_SUPERVISED:
-            may_be_given.append(StopOnCollapse())
-        # A callback of the same type that was given to the Trainer has its own settings; Lightning would replace it.
+            own.append(StopOnCollapse())
+        # Lightning would replace those that the Trainer has: given ones, with other settings, or those of its last run.
         given: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        own = [c for c in may_be_given if not any(isinstance(other, type(c)) for other in given)]
-        return [*own, FiniteNumbers(), SeedEachBatch(), ResumedLoader()]
+        return [c for c in own if not any(isinstance(other, type(c)) for other in given)]
 
     def lower_level(self) -> int:
         """Return the highest level that the stages before this one train; -1 if there are none."""

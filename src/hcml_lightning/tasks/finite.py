@@ -57,6 +57,10 @@ class FiniteNumbers(pl.Callback):
         self._batches = 0
         self._error: NotFiniteError | None = None
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the numbers of an earlier run of the same Trainer."""
+        self._seen, self._error, self._batches = [], None, 0
+
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:

@@ -53,10 +53,18 @@ def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int) -
         raise VideoError(f"{video}: cannot be encoded ({error}).") from error
 
 
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return a font of the system with the letters of many alphabets, or else Pillow's own, which has few."""
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", size)
+    except OSError:
+        return ImageFont.load_default(size)
+
+
 def draw_names(image: Image.Image, top: Sequence[tuple[str, float]]) -> None:
     """Draw names and probabilities into the upper third of a picture, over bars as long as the probability."""
     size = max(10, image.height // 18)
-    font = ImageFont.load_default(size)
+    font = _font(size)
     draw = ImageDraw.Draw(image, "RGBA")
     rows = max(1, image.height // 3 // (size + 6))
     for row, (name, probability) in enumerate(top[:rows]):

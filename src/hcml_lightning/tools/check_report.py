@@ -87,13 +87,15 @@ def describe(good: Sequence[ManifestRow]) -> str:
     if not infos:
         return "no good videos"
     frames = sorted(info.num_frames for info in infos)
-    rates = sorted(info.fps for info in infos)
+    # Folders of frames have none.
+    rates = sorted(info.fps for info in infos if info.fps)
+    speed = f"{rates[0]:g} to {rates[-1]:g} fps, " if rates else ""
     sizes = Counter((info.width, info.height) for info in infos)
     (width, height), most = sizes.most_common(1)[0]
     others = f", and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
     return (
         f"{len(good)} good: {sum(frames)} frames ({frames[0]} / {frames[len(frames) // 2]} / {frames[-1]} "
-        f"min/median/max), {rates[0]:g} to {rates[-1]:g} fps, {sum(row.size for row in good) / 1e9:.2f} GB, "
+        f"min/median/max), {speed}{sum(row.size for row in good) / 1e9:.2f} GB, "
         f"{width}×{height} ({most} videos{others})"
     )
 

@@ -41,7 +41,10 @@ class DataParser(ArgumentParser):
         try:
             configs, rest = split_words(words)
             contents = [read_config(config) for config in configs]
-            given = [f"--{k}={_word(c[k])}" for c in contents for k in self.taken if c.get(k)]
+            # Settings of a model that nothing names, as in configs/tiny.yaml, are those of every stage.
+            named = any(_names_class(c.get("model")) for c in contents)
+            taken = [k for k in self.taken if k != "model" or named]
+            given = [f"--{k}={_word(c[k])}" for c in contents for k in taken if c.get(k)]
             options = self.instantiate(self.parse_args([*given, *rest]))
             data = options.data
         except (ValueError, FileNotFoundError) as error:
@@ -62,6 +65,10 @@ def data_parser(name: str, description: str) -> DataParser:
     parser.add_argument("-c", "--config", help="config of data, as for `hcml fit`; repeatable")
     parser.add_subclass_arguments(VideoDataModule, "data", required=False)
     return parser
+
+
+def _names_class(section: Mapping[str, Any] | str | None) -> bool:
+    return isinstance(section, str) or bool(section and "class_path" in section)
 
 
 def _word(section: Mapping[str, Any] | str) -> str:

@@ -88,12 +88,17 @@ def table(rows: Sequence[Row]) -> str:
     lines = [f"{'10^9 multiply-adds':<30}" + "".join(f"{row.name:>34}" for row in rows)]
     for i, name in enumerate(names):
         cells = (
-            f"{r.plain[i]:.1f} -> {r.motion[i]:.1f} ({r.motion[i] / r.plain[i]:.3f}x)" for r in rows
+            f"{_shown(r.plain[i])} -> {_shown(r.motion[i])} ({r.motion[i] / r.plain[i]:.3f}x)"
+            for r in rows
         )
         lines.append(f"{name:<30}" + "".join(f"{cell:>34}" for cell in cells))
     if any(row.paper for row in rows):
         lines.append(f"{'paper':<30}" + "".join(f"{row.paper:>34}" for row in rows))
     return "\n".join(lines)
+
+
+def _shown(cost: float) -> str:
+    return f"{cost:.1f}" if cost >= 10 else f"{cost:.3g}"
 
 
 def make_parser() -> argparse.ArgumentParser:

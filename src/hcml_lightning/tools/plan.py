@@ -17,7 +17,7 @@ from hcml_lightning.tools.configs import (
     read_config,
     split_words,
 )
-from hcml_lightning.tools.stages import STAGE_NAMES, TRAINING, Stage
+from hcml_lightning.tools.stages import STAGE_NAMES, TRAINING, Stage, test_of
 
 # Settings that may change between two starts of a run without changing its result.
 HARMLESS = (
@@ -127,6 +127,22 @@ class Plan(NamedTuple):
                 raise
             except (ValueError, FileNotFoundError) as error:
                 raise ValueError(f"stage '{name}', before anything runs: {error}") from error
+        if "test" in names:
+            self._check_test(TRAINING[stages[-1]])
+
+    def _check_test(self, tested: Stage) -> None:
+        from hcml_lightning.tools.parsed_words import ParsedWords
+
+        data = ParsedWords(self.words(test_of(tested))).try_constructors()
+        try:
+            found = data.records("test")
+        except FileNotFoundError as error:
+            raise ValueError(f"stage 'test', before anything runs: {error}") from error
+        if not found:
+            raise ValueError(
+                f"stage 'test', before anything runs: root={data.root}: the test split has no videos; leave the test "
+                "out (--stages), or give it data with labels of its own (--test.data.root)"
+            )
 
     def _check_class(self, stage: Stage) -> None:
         own = read_config(stage.config)["model"]["class_path"]

@@ -17,7 +17,7 @@ from hcml_lightning.storage import folder_of_run, newest_whole, sha256_of
 from hcml_lightning.tools.done import Done, done_before
 from hcml_lightning.tools.output import write_json
 from hcml_lightning.tools.plan import HARMLESS, OF_TESTS, Plan
-from hcml_lightning.tools.stages import Stage
+from hcml_lightning.tools.stages import Stage, test_of
 from hcml_lightning.tools.wandb_runs import group_words
 
 _USUAL_LOGGERS = ("CSVLogger", "TensorBoardLogger", "WandbLogger")
@@ -55,7 +55,7 @@ class StageFolder:
     ) -> None:
         stage = recipe
         if name == "test":
-            stage = Stage("test", recipe.config, recipe.sections)
+            stage = test_of(recipe)
         self.name, self.folder, self.previous = name, folder, previous
         self.words = plan.words(stage)
         self.settings = json.loads(json.dumps(plan.settings(stage), default=str))
@@ -147,9 +147,10 @@ class StageFolder:
             how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that ran out of memory."
         else:
             how = f"did not end (exit status {status}); what it said is above."
-        state = newest_whole(self.last, self._tell) or "its start"
+        state = newest_whole(self.last, self._tell)
+        goes_on = f"it resumes from {state}" if state else "it starts over"
         return StageError(
-            f"stage '{self.name}' {how} Started again, it resumes from {state}",
+            f"stage '{self.name}' {how} Started again, {goes_on}",
             status if status - 128 in STOP_SIGNALS else 1,
         )
 

@@ -45,6 +45,11 @@ STAGE_NAMES = (*TRAINING, "test")
 PAPER = ("flow", "contrast1", "contrast2", "recognition", "test")
 
 
+def test_of(stage: Stage) -> Stage:
+    """Return the test of a stage: its recipe, and below its own settings those of the stage."""
+    return Stage("test", stage.config, stage.sections)
+
+
 def rank(name: str) -> int:
     """Return the position of a stage in the order of all stages; any other name comes last."""
     return STAGE_NAMES.index(name) if name in STAGE_NAMES else len(STAGE_NAMES)

@@ -31,11 +31,13 @@ class StageSummary(pl.Callback):
 
     def __init__(self) -> None:
         self._started = self._epoch_started = time.monotonic()
+        # Of the starts before this one, up to the checkpoint from which it resumed.
+        self._seconds_before = 0.0
         self._validated_epoch: int | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start the clock."""
-        self._started = time.monotonic()
+        self._started, self._seconds_before = time.monotonic(), 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the screen before training."""
@@ -78,14 +80,21 @@ class StageSummary(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save the epoch of the last validation, whose metrics are in the checkpoint too."""
+        """Save the time spent so far, and the epoch of the last validation, whose metrics are in the checkpoint too."""
+        checkpoint["seconds"] = self._seconds()
         checkpoint["validated_epoch"] = self._validated_epoch
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Restore the epoch of the last validation."""
+        """Restore the time spent and the epoch of the last validation."""
         self._validated_epoch = checkpoint.get("validated_epoch")
+        if trainer.state.fn == "fit":
+            self._seconds_before = checkpoint.get("seconds", 0.0)
+
+    def _seconds(self) -> float:
+        """Return the wall time over all starts of the run."""
+        return self._seconds_before + time.monotonic() - self._started
 
     def _finish(self, trainer: pl.Trainer, task: pl.LightningModule, command: str) -> None:
         if not trainer.is_global_zero or not isinstance(task, MotionTask):
@@ -95,7 +104,7 @@ class StageSummary(pl.Callback):
             "task": type(task).__name__,
             "finished": command != "fit" or not trainer.interrupted,
             "epochs": trainer.current_epoch,
-            "seconds": round(time.monotonic() - self._started, 1),
+            "seconds": round(self._seconds(), 1),
             "metrics": _metrics(trainer),
             "checkpoint": trainer.ckpt_path if command != "fit" else None,
             "environment": environment(trainer),

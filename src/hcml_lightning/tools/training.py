@@ -278,9 +278,16 @@ def train(args: ArgsType = None) -> None:
     if sys.platform == "linux" and os.environ.get("LOCAL_RANK", "0") != "0":
         # Otherwise this process would wait forever for rank 0 after its death, and handle no signals while it waits.
         end_with_parent(signal.SIGKILL)
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         with quiet(), own_run(), threads_given_back():
             MotionCLI(args)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            # Lightning ends the process with status 1, and leaves it deaf to the next interrupt.
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from ended
+        raise
     except SIGTERMException as stopped:
         # Lightning would exit with status 0, as if the run were complete.
         raise Stopped(signal.SIGTERM) from stopped
