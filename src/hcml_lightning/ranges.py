@@ -24,6 +24,23 @@ def check_at_least(least: float, **values: float) -> None:
             raise ValueError(f"{name} must be at least {least}, but is {value}")
 
 
+def check_whole(least: int, **values: int) -> None:
+    """Raise an error if an argument is not a whole number, or less than `least`; the message names the argument.
+
+    Raises:
+        ValueError: for the first such argument.
+
+    Example:
+        >>> check_whole(1, clip_length=4.5)
+        Traceback (most recent call last):
+        ValueError: clip_length must be a whole number, but is 4.5
+    """
+    for name, value in values.items():
+        if not hasattr(value, "__index__"):
+            raise ValueError(f"{name} must be a whole number, but is {value!r}")
+    check_at_least(least, **values)
+
+
 def check_above_zero(**values: float) -> None:
     """Raise an error if a value is not above zero.
 

@@ -784,6 +784,9 @@ def test_processes_share_the_memory(monkeypatch):
         ({"fold": 4}, "fold must be 1 or 2 or 3, but is 4"),
         ({"frame_stride": 0}, "frame_stride must be a whole number"),
         ({"frame_stride": 1.5}, "frame_stride must be a whole number"),
+        ({"clip_length": 4.5}, "clip_length must be a whole number, but is 4.5"),
+        ({"batch_size": "2"}, "batch_size must be a whole number, but is '2'"),
+        ({"num_workers": -1}, "num_workers must be at least 0"),
         ({"frame_stride": "spreadd"}, "frame_stride must be a whole number"),
     ],
 )

@@ -622,6 +622,15 @@ def test_other_weights_than_those_of_the_checkpoint_are_refused(
         FlowTask.load_from_checkpoint(tmp_path / "flow.ckpt", init_from="other.ckpt")
 
 
+@pytest.mark.parametrize("strict", [True, False])
+def test_weights_of_other_classes_are_not_loaded_but_started_from(
+    strict: bool, fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
+    with pytest.raises(ValueError, match=r"do not fit .* num_classes=7; FlowTask\(init_from='/.*'"):
+        FlowTask.load_from_checkpoint(tmp_path / "flow.ckpt", strict=strict, num_classes=7)
+
+
 def test_a_probe_predicts_what_it_tests(tiny: dict[str, Any], tmp_path: Path) -> None:
     trainer = pl.Trainer(**QUIET, default_root_dir=tmp_path)
     found = trainer.predict(ProbeTask(**tiny), DataLoader(Drift(), batch_size=4))

@@ -21,7 +21,7 @@ from hcml_lightning.data.listed import ListedDataModule, Split
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
 from hcml_lightning.data.sampling import FrameStride, check_frame_stride
 from hcml_lightning.data.transforms import check_sizes
-from hcml_lightning.ranges import check_at_least, check_one_of
+from hcml_lightning.ranges import check_one_of, check_whole
 from hcml_lightning.signatures import show_all_arguments
 from hcml_lightning.storage import plain
 
@@ -98,7 +98,7 @@ class VideoDataModule(ListedDataModule):
         self.hparams.update(plain(dict(self.hparams)))
         low, high = check_sizes(short_side, crop_size)
         test_size = low if test_crop_size is None else test_crop_size
-        check_at_least(
+        check_whole(
             1,
             clip_length=clip_length,
             crop_size=crop_size,
@@ -106,7 +106,7 @@ class VideoDataModule(ListedDataModule):
             test_clips=test_clips,
             batch_size=batch_size,
         )
-        check_at_least(0, num_workers=num_workers, seed=seed)
+        check_whole(0, num_workers=num_workers, seed=seed)
         check_one_of("flip", flip, ("none", "plain", "mirror"))
         check_one_of("on_error", on_error, ("raise", "skip"))
         check_one_of("test_crops", test_crops, (1, 3))

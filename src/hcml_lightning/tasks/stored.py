@@ -49,7 +49,8 @@ class StoredTask(MeasuredTask):
         Lightning's own default lets a file from a URL run code.
 
         Raises:
-            ValueError: if the file is no checkpoint, or that of another task, or if `init_from` is given.
+            ValueError: if the file is no checkpoint, or that of another task, if its weights do not fit the given
+                settings, or if `init_from` is given.
         """
         if kwargs.get("init_from") is not None:
             raise ValueError(
@@ -59,9 +60,19 @@ class StoredTask(MeasuredTask):
         if isinstance(checkpoint_path, str | os.PathLike) and "://" not in str(checkpoint_path):
             # Lightning would first build the task, and fail on the settings of another one.
             cls._check_task(read_checkpoint(Path(checkpoint_path), mmap=True))
-        return super().load_from_checkpoint(
-            checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
-        )
+        try:
+            return super().load_from_checkpoint(
+                checkpoint_path, map_location, hparams_file, strict, weights_only, **kwargs
+            )
+        except RuntimeError as error:
+            if not kwargs or "loading state_dict" not in str(error):
+                raise
+            given = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+            raise ValueError(
+                f"the weights of {checkpoint_path} do not fit a {cls.__name__} with {given}; "
+                f"{cls.__name__}(init_from={str(checkpoint_path)!r}, {given}) starts from them, but for a "
+                "classifier of other classes"
+            ) from error
 
     def classes_of_data(self) -> list[str] | None:
         """Return the names of the classes that this run trains or evaluates on, or None if its data has none."""
