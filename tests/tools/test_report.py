@@ -21,6 +21,7 @@ from hcml_lightning.tools.progressive import run_plan
 from hcml_lightning.tools.report import _left_out
 from hcml_lightning.tools.report_charts import MOST_POINTS, charts, thinned, ticks
 from hcml_lightning.tools.report_runs import read_run, read_runs
+from hcml_lightning.tools.report_settings import differences
 from hcml_lightning.tools.video_results import VideoResult, write_predictions
 
 # Two of the four stages are enough to look at.
@@ -137,6 +138,28 @@ def test_several_runs_stand_on_one_page(
     with pytest.raises(SystemExit):
         main(["report", str(run), str(other)])
     assert "say with --output where the page of several runs goes" in capsys.readouterr().err
+
+
+def test_runs_are_compared_by_their_settings(run: Path, tmp_path: Path):
+    first, second = tmp_path / "a" / "version_0", tmp_path / "a" / "version_1"
+    for folder in (first, second):
+        shutil.copytree(run / "flow", folder)
+    config = next(second.rglob("config.yaml"))
+    settings = yaml.safe_load(config.read_text())
+    settings["model"]["init_args"] |= {"lr": 0.125, "init_from": "other.ckpt"}
+    config.write_text(yaml.safe_dump(settings))
+    page = tmp_path / "page.html"
+    words = ["report", str(first), str(second), f"--output={page}", "--flow_videos=0"]
+    assert main(words) == 0
+    stages = read_runs([first, second])
+    assert [(s.group, s.name) for s in stages] == [
+        ((tmp_path / "a").as_posix(), name) for name in ("version_0", "version_1")
+    ]
+    (found,) = differences(stages)
+    before = stages[0].settings["model"]["init_args"]["lr"]
+    assert (found.stage, found.rows) == ("FlowTask", [("model.lr", [before, 0.125])])
+    assert "What differs: FlowTask" in page.read_text()
+    assert differences(read_run(run)) == []
 
 
 def test_copies_of_configs_are_no_stages(tmp_path: Path):

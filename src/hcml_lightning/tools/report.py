@@ -16,6 +16,7 @@ from hcml_lightning.tools.confusion import confusion
 from hcml_lightning.tools.output import write_text
 from hcml_lightning.tools.report_charts import REFERENCES, TITLES, charts
 from hcml_lightning.tools.report_runs import StageRun, read_runs
+from hcml_lightning.tools.report_settings import differences
 from hcml_lightning.tools.trouble import explain
 
 
@@ -55,6 +56,7 @@ def render(title: str, stages: Sequence[StageRun], flow_videos: int = 4) -> str:
         flow_notes=notes,
         tests=[(s, confusion(s.videos)) for s in stages if s.videos],
         environments=environments,
+        differences=differences(stages),
     )
 
 

@@ -116,7 +116,11 @@ def read_runs(folders: Sequence[Path]) -> list[StageRun]:
     if len(folders) == 1:
         return read_run(folders[0])
     return [
-        replace(stage, group=(folder / stage.group).as_posix())
+        # The folder of a single run bears the name of its stage already.
+        replace(
+            stage,
+            group=(folder.parent if stage.folder == folder else folder / stage.group).as_posix(),
+        )
         for folder in folders
         for stage in read_run(folder)
     ]
