@@ -78,7 +78,11 @@ def _shown(stage: StageRun) -> str:
     metrics = stage.metrics
     for name, value in metrics.items():
         split, _, quantity = name.partition("/")
-        if split in ("val", "test") and quantity in TITLES and quantity != "loss":
+        if (
+            split in ("val", "test")
+            and quantity in TITLES
+            and quantity not in ("classification", "loss")
+        ):
             references = [
                 f" ({words} {metrics[name + end]:.4g})"
                 for end, words in REFERENCES.items()

@@ -23,7 +23,8 @@ TITLES = {
     "contrast_l2_top1": "predicted future found, level 2",
     "top1": "top-1",
     "top5": "top-5",
-    "loss": "loss",
+    "classification": "cross-entropy of the classes, nats",
+    "loss": "loss, all terms",
 }
 REFERENCES = {"_zero": "zero flow", "_chance": "chance"}
 
