@@ -85,7 +85,7 @@ def main() -> None:
     left_out: list[str] = []
     for shape in options.shapes or [default]:
         subject = report.Subject("inference", shape, dtype, options.device)
-        # One by one on a GPU, to record each before time runs out; in turns on a CPU, so that other load affects all alike.
+        # One by one on a GPU, to record each before time runs out; in turns on a CPU, so that load affects all alike.
         groups = [names] if options.device == "cpu" else [[name] for name in names]
         for group in groups:
             # A failure, for example for lack of memory or of a compiler, must not stop the others.
