@@ -1,4 +1,4 @@
-# `make demo` and `make test` set themselves up in .venv from nothing but Python.
+# `make demo` and `make test` need only Python: they install everything else into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -8,11 +8,11 @@ STAMP := .venv/.installed
 demo: $(STAMP)
 	$(BIN)/hcml demo --run_dir runs/demo
 
-# A process for each core, each of one thread; a file's tests stay together as long as nobody is idle.
+# One single-threaded process for each core, at most 8; tests of a file stay together unless another process is idle.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-# docs/_build/index.html; a warning is an error. SPHINX='-D nb_execution_mode=off' leaves the notebooks as they are stored.
+# Builds docs/_build/index.html; a warning is an error. SPHINX='-D nb_execution_mode=off' does not run the notebooks.
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html $(SPHINX) docs docs/_build
 
@@ -22,7 +22,7 @@ bench: $(STAMP)
 	  $(BIN)/python benchmarks/$$name.py $(BENCH) || exit 1; done
 	$(BIN)/python benchmarks/targets.py
 
-# Known holes in what is installed. Asks a public service, so it is no part of the tests; see SECURITY.md.
+# Looks for known vulnerabilities in installed packages. No test, because it asks a public service; see SECURITY.md.
 audit: $(STAMP)
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --strict --skip-editable

@@ -1,6 +1,6 @@
-"""Bad input by the dozen: what a user mistypes, what a stranger packs, what a disk loses.
+"""Cases of bad input: typing errors of users, malicious files, and damage on disk.
 
-Each case is its kind, what is wrong in words, and the words of the command line, made when they are needed.
+Each case has a kind, a description of what is wrong, and a function that makes the words of the command line.
 """
 
 import os
@@ -18,8 +18,8 @@ class Case(NamedTuple):
 
     Attributes:
         kind: one of KINDS.
-        what: what is wrong, in words.
-        words: makes the words after `hcml`.
+        what: description of what is wrong.
+        words: function that makes the words after `hcml`, and the files that they need.
     """
 
     kind: str
@@ -33,7 +33,7 @@ TINY += ["--data.short_side=[32,32]", "--data.crop_size=32", "--data.batch_size=
 
 
 def cases(ground: Ground) -> list[Case]:
-    """All of them."""
+    """Return all cases."""
     found = [*_configs(ground), *_options(ground), *_lists(ground), *_other_lists(ground)]
     return [*found, *_videos(ground), *_checkpoints(ground), *_command_lines(ground)]
 

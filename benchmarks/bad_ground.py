@@ -1,4 +1,4 @@
-"""A folder with a good small dataset, a good checkpoint, and everything bad that can be made of them."""
+"""A folder with a small valid dataset, a valid checkpoint, and invalid files made from them."""
 
 import wave
 import zlib
@@ -24,17 +24,17 @@ CLIP = {
 
 
 class Payload:
-    """What, loaded without care, calls a function."""
+    """An object that calls a function when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return print, ("this was run",)
 
 
 class Ground:
-    """Where bad input is made.
+    """A folder in which bad input is made.
 
     Args:
-        folder: an empty one.
+        folder: an empty folder.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +53,7 @@ class Ground:
         return path
 
     def dataset(self, name: str, **lists: bytes | str) -> Path:
-        """Copy the good dataset, with other lists: classes, train or test; None takes one away."""
+        """Copy the valid dataset with other lists (`classes`, `train`, `test`); None removes a list."""
         root = self.folder / name
         (root / "ucfTrainTestlist").mkdir(parents=True)
         (root / "videos").symlink_to(self.ucf / "videos")
@@ -66,7 +66,7 @@ class Ground:
         return root
 
     def checkpoint(self, name: str, task: pl.LightningModule | None = None, **changed: Any) -> Path:
-        """Write what a stage would, with some of it changed; None takes it away."""
+        """Write a checkpoint like that of a stage, with some entries changed; None removes an entry."""
         task = task or self.task
         content: dict[str, Any] = {
             "state_dict": dict(task.state_dict()),
@@ -83,40 +83,40 @@ class Ground:
         return path
 
     def settings(self, name: str, **changed: Any) -> Path:
-        """A checkpoint with other settings of its task; None takes one away."""
-        # As the command line has it, which builds tasks by their names.
+        """Write a checkpoint with other settings of its task; None removes a setting."""
+        # Saved by the command line, which creates tasks by name.
         made_by = {"_instantiator": "pytorch_lightning.cli.instantiate_module"}
         settings = {**made_by, **self.task.hparams, **changed}
         kept = {k: v for k, v in settings.items() if v is not None}
         return self.checkpoint(name, hyper_parameters=kept)
 
     def attack(self) -> Path:
-        """A checkpoint that tries to run code."""
+        """Write a checkpoint that tries to run code."""
         return self.checkpoint("attack", state_dict={"model.network.fc.bias": Payload()})
 
     def of_flow(self) -> Path:
-        """A checkpoint of another stage."""
+        """Write a checkpoint of another stage."""
         return self.checkpoint("flow", FlowTask(backbone="r2d_tiny", num_classes=8))
 
     def nan(self) -> Path:
-        """A checkpoint whose weights are no numbers."""
+        """Write a checkpoint with NaN in its weights."""
         state = dict(self.task.state_dict())
         state["model.network.fc.bias"] = torch.full((8,), torch.nan)
         return self.checkpoint("nan", state_dict=state)
 
     def cut(self, path: Path, share: float = 0.5) -> Path:
-        """The first part of a file."""
+        """Write the first part of a file."""
         content = path.read_bytes()
         return self.file(f"cut{path.suffix}", content[: int(share * len(content))])
 
     def link(self, name: str, target: str | Path) -> Path:
-        """A symbolic link."""
+        """Make a symbolic link."""
         path = self.folder / name
         path.symlink_to(target)
         return path
 
     def sound(self) -> Path:
-        """A file of sound alone, under the name of a video."""
+        """Write a file with sound only, under the name of a video."""
         path = self.folder / "sound.avi"
         with wave.open(str(path), "wb") as file:
             file.setnchannels(1)
@@ -126,7 +126,7 @@ class Ground:
         return path
 
     def frames(self, name: str, *sizes: int) -> Path:
-        """A folder of frames of some sizes, pixels."""
+        """Make a folder of frames with these widths in pixels."""
         folder = self.folder / name
         folder.mkdir()
         for number, size in enumerate(sizes):
@@ -134,11 +134,11 @@ class Ground:
         return folder
 
     def bomb(self) -> Path:
-        """A frame of a few bytes whose header promises 30000 by 30000 pixels."""
+        """Write a frame of a few bytes whose header claims 30000 by 30000 pixels."""
         folder = self.frames("bomb", 32)
         content = bytearray((folder / "0.png").read_bytes())
         content[16:24] = (30000).to_bytes(4, "big") * 2
-        # The sum of the header, which some readers check.
+        # The checksum of the header, which some readers verify.
         content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
         (folder / "0.png").write_bytes(content)
         return folder

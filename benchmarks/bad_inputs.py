@@ -1,7 +1,7 @@
-"""What the program says to bad input: `python benchmarks/bad_inputs.py` writes docs/bad_inputs.md.
+"""Messages for bad input: `python benchmarks/bad_inputs.py` writes them to docs/bad_inputs.md.
 
-Every case is run in this process, as the shell would run it; what it says is written down with names of folders taken
-out. Where a library's error comes through as a traceback, the script says so and ends with status 1.
+Every case runs in this process as it would from the shell, and its message is written without the names of folders. If
+a case ends in a traceback, the script reports it and exits with status 1.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from bad_ground import Ground
 from hcml_lightning.cli import main as hcml
 
 PAGE = Path(__file__).parents[1] / "docs" / "bad_inputs.md"
-# One of them stands in every message that says what to do.
+# Every message that tells the user what to do next contains one of these.
 NEXT = re.compile(
     r"expected|give|name|choose|use |set |lower|remove|get |run |allow|save|take|link|train|there are|must|needs|"
     r"hcml \w|mend|leave|invalid choice|required|look|wait|fetch|delete|--\w|at least|one of",
@@ -40,12 +40,12 @@ A traceback is a bug: please report it.
 
 
 class Answer(NamedTuple):
-    """What came of a case.
+    """The outcome of a case.
 
     Attributes:
         case: the case.
-        status: exit status; None if an error came through.
-        said: the last that was said, without the command before it and names of folders.
+        status: exit status; None if the case raised an exception.
+        said: the last message, without the command before it and the names of folders.
     """
 
     case: Case
@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 
     @property
     def fault(self) -> str:
-        """What is wrong with the answer; empty if nothing is."""
+        """What is wrong with the answer; an empty string if nothing is."""
         if self.status is None:
             return "a traceback"
         if self.status == 0:
@@ -63,7 +63,7 @@ class Answer(NamedTuple):
 
 
 def ask(case: Case, folder: Path) -> Answer:
-    """Run a case, and keep what it says."""
+    """Run a case and return its exit status and message."""
     output, errors = io.StringIO(), io.StringIO()
     status: int | None
     told = ""
@@ -85,7 +85,7 @@ def ask(case: Case, folder: Path) -> Answer:
 
 
 def _last(text: str) -> str:
-    """The error itself, without usage, progress and hints for all commands."""
+    """Return the error itself, without usage, progress and general hints."""
     kept = [
         line
         for line in text.splitlines()
@@ -96,11 +96,11 @@ def _last(text: str) -> str:
 
 
 def normalised(text: str, folder: Path) -> str:
-    """Leave out what differs from machine to machine."""
+    """Remove what differs between machines from a message."""
     text = text.replace(str(folder), "DIR").replace(os.getcwd(), "DIR")
     text = re.sub(r"one of the package's: .*", "one of the package's: …", text)
     text = re.sub(r"Available names are: .*", "Available names are: …", text)
-    # Python 3.12 quotes the choices no longer.
+    # Python 3.12 no longer quotes the choices.
     text = re.sub(r"\(choose from ([^)]*)\)", lambda m: m[0].replace("'", ""), text)
     text = re.sub(r"0x[0-9a-f]{6,}", "0x…", text)
     text = " ".join(text.split())
@@ -108,7 +108,7 @@ def normalised(text: str, folder: Path) -> str:
 
 
 def page(answers: Sequence[Answer]) -> str:
-    """Return the page."""
+    """Return the text of docs/bad_inputs.md."""
     lines = [HEAD]
     for kind in KINDS:
         lines += [
@@ -124,13 +124,13 @@ def page(answers: Sequence[Answer]) -> str:
 
 
 def run(folder: Path, kinds: Sequence[str] = KINDS) -> list[Answer]:
-    """Make the ground and ask all cases of some kinds."""
+    """Make the files of the cases, and run all cases of some kinds."""
     ground = Ground(folder)
     return [ask(case, folder) for case in cases(ground) if case.kind in kinds]
 
 
 def main() -> int:
-    """Write the page; 1 if an answer is not as it should be."""
+    """Write the page; return 1 if any answer has a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--show", action="store_true", help="print instead of writing the page")

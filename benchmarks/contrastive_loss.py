@@ -1,7 +1,7 @@
-"""The contrastive loss beside the same formula by a matrix of all similarities, and beside PyTorch's own streaming one.
+"""Compare the contrastive loss with a matrix of all similarities and with PyTorch's own streaming loss.
 
 `python benchmarks/contrastive_loss.py --shapes 12288x4096x64` times forward and backward for P predictions, S targets
-and C channels (PxSxC). All providers get the same vectors, normalise them, and leave the targets without a gradient.
+and C channels (PxSxC). All providers get the same vectors, normalise them, and compute no gradient of the targets.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def all_similarities(predicted: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
-    """Eq. 2 as it is usually written: normalise, one product, cross-entropy."""
+    """Return Eq. 2 as usually implemented: normalise, one matrix product, cross-entropy."""
     with torch.autocast(predicted.device.type, enabled=False):
         rows = F.normalize(predicted.float(), dim=1)
         columns = F.normalize(targets.float(), dim=1)
@@ -30,7 +30,7 @@ def all_similarities(predicted: Tensor, targets: Tensor, positive: Tensor) -> Te
 
 
 def linear_cross_entropy(predicted: Tensor, targets: Tensor, positive: Tensor) -> Tensor:
-    """PyTorch's own loss without the matrix of all logits, of 2.13 and newer."""
+    """Return PyTorch's own loss without the matrix of all logits, available in 2.13 and newer."""
     rows = F.normalize(predicted.float(), dim=1) / TEMPERATURE
     columns = F.normalize(targets.float(), dim=1)
     options = torch.nn.LinearCrossEntropyOptions()
@@ -38,7 +38,7 @@ def linear_cross_entropy(predicted: Tensor, targets: Tensor, positive: Tensor) -
 
 
 def providers() -> dict[str, Loss]:
-    """All that can run here."""
+    """Return all providers that are available here."""
     found: dict[str, Loss] = {
         "ours": partial(contrastive_loss, temperature=TEMPERATURE),
         "eager": all_similarities,
@@ -50,14 +50,14 @@ def providers() -> dict[str, Loss]:
 
 
 def results(loss: Loss, predicted: Tensor, targets: Tensor, positive: Tensor) -> list[Tensor]:
-    """The loss and the gradient of the predictions."""
+    """Return the loss and the gradient of the predictions."""
     leaf = predicted.detach().requires_grad_()
     value = loss(leaf, targets, positive)
     return [value.detach(), *torch.autograd.grad(value, leaf)]
 
 
 def work(loss: Loss, predicted: Tensor, targets: Tensor, positive: Tensor) -> measure.Work:
-    """Forward and backward of one provider."""
+    """Return the forward and backward pass of one provider."""
     leaf = predicted.detach().requires_grad_()
     return measure.Work(
         lambda: loss(leaf, targets, positive), lambda value: torch.autograd.grad(value, leaf)
@@ -90,7 +90,7 @@ def benchmark(
     peaks = {name: measure.peak_mb(sets[0], subject.device) for name, sets in works.items()}
     samples = measure.measure(works, subject.device, repeats, graphs=True)
     size = subject.dtype.itemsize
-    # Logits once, and once more to multiply their exponentials with the targets.
+    # One product for the logits, and one of their exponentials with the targets, for the gradient.
     both = measure.Floor(
         (2 * predictions + targets) * channels * size, 4 * predictions * targets * channels
     )

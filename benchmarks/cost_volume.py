@@ -1,9 +1,9 @@
-"""The cost volume beside the ways in which it is usually written, and beside the nearest libraries.
+"""Compare the cost volume with its usual implementations and with the most similar libraries.
 
 `python benchmarks/cost_volume.py --device cuda --dtype bfloat16 --shapes 8x32x16x56x56` times forward and backward of
 every provider, on shapes (B, C, T, H, W); without `--shapes`, on the three levels of R2D-50. Normalisation and the
-pairing of frames are part of every provider's work. `spatial-correlation-sampler` and `localcorr` join where they are
-installed (docs/performance.md says how).
+pairing of frames are part of every provider's work. `spatial-correlation-sampler` and `localcorr` are included if they
+are installed (see docs/performance.md).
 """
 
 import importlib
@@ -22,25 +22,25 @@ from hcml_lightning.ops import cost_volume, cost_volume_reference
 
 LEVELS = ((32, 16, 56, 56), (64, 8, 28, 28), (128, 4, 14, 14))
 REACH, STRIDE, WINDOW = 6, 2, 7
-# Together the inputs should not fit into a GPU's cache, which holds 60 MB of an H200.
+# All inputs together should not fit into the cache of a GPU; that of an H200 has 60 MB.
 ROTATED_BYTES = 2e8
 
 
 def paired(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit vectors of every frame and of the frame after it, each (B·T, C, H, W)."""
+    """Return unit vectors of every frame and of the frame after it, each (B·T, C, H, W)."""
     unit = F.normalize(features, dim=1, eps=1e-6).transpose(1, 2)
     following = torch.cat([unit[:, 1:], unit[:, -1:]], dim=1)
     return unit.flatten(0, 1), following.flatten(0, 1)
 
 
 def unpaired(costs: Tensor, features: Tensor) -> Tensor:
-    """(B·T, ..., H, W) → (B, M, T, H, W)."""
+    """Convert costs: (B·T, ..., H, W) → (B, M, T, H, W)."""
     batch, _, frames, height, width = features.shape
     return costs.reshape(batch, frames, WINDOW**2, height, width).transpose(1, 2)
 
 
 def unfold(features: Tensor) -> Tensor:
-    """All displaced vectors by `F.unfold`, one product, one sum: what most code does."""
+    """Compute the costs as most code does: all displaced vectors by `F.unfold`, one product, one sum."""
     unit, following = paired(features)
     seen = F.unfold(following, WINDOW, dilation=STRIDE, padding=REACH)
     seen = seen.unflatten(1, (-1, WINDOW**2)).unflatten(3, unit.shape[2:])
@@ -48,13 +48,13 @@ def unfold(features: Tensor) -> Tensor:
 
 
 def by_library(sample: Callable[[Tensor, Tensor], Tensor], features: Tensor) -> Tensor:
-    """A library's correlation of two maps, (N, C, H, W) → (N, 7, 7, H, W) or (N, 49, H, W)."""
+    """Compute the costs by a library's correlation, (N, C, H, W) twice → (N, 7, 7, H, W) or (N, 49, H, W)."""
     unit, following = paired(features)
     return unpaired(sample(unit.contiguous(), following.contiguous()), features)
 
 
 def providers(device: str) -> dict[str, Callable[[Tensor], Tensor]]:
-    """All that can run here. Names that end in "contiguous" and ours otherwise differ in the memory format alone."""
+    """Return all providers that are available here; "ours, contiguous" differs from "ours" in memory format only."""
     found: dict[str, Callable[[Tensor], Tensor]] = {
         "ours": cost_volume,
         "ours, contiguous": cost_volume,
@@ -77,7 +77,7 @@ def providers(device: str) -> dict[str, Callable[[Tensor], Tensor]]:
 
 
 def floors(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, measure.Floor]:
-    """Features in, costs out; and backward features and gradient in, gradient out."""
+    """Return the least work: features in, costs out; backward: features and gradient in, gradient out."""
     batch, channels, frames, height, width = shape
     pixels = batch * frames * height * width * dtype.itemsize
     operations = 2 * batch * frames * height * width * channels * WINDOW**2
@@ -88,14 +88,14 @@ def floors(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, measure.Floo
 
 
 def num_sets(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> int:
-    """How many inputs take turns, so that none is found in the cache of a GPU."""
+    """Return how many inputs take turns, so that none of them is still in the cache of a GPU."""
     return (
         math.ceil(ROTATED_BYTES / floors(shape, dtype)["forward"].bytes) if device == "cuda" else 1
     )
 
 
 def work(function: Callable[[Tensor], Tensor], features: Tensor, grad: Tensor) -> measure.Work:
-    """Forward and backward of one provider on one input."""
+    """Return the forward and backward pass of one provider on one input."""
     leaf = features.detach().requires_grad_()
     return measure.Work(
         lambda: function(leaf), lambda costs: torch.autograd.grad(costs, leaf, grad)
@@ -105,7 +105,7 @@ def work(function: Callable[[Tensor], Tensor], features: Tensor, grad: Tensor) -
 def inputs(
     shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Features and a gradient of their costs."""
+    """Return random features and a random gradient of their costs."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(shape, generator=generator).to(device, dtype)
     grad = torch.randn(shape[0], WINDOW**2, *shape[2:], generator=generator).to(device, dtype)
@@ -113,14 +113,14 @@ def inputs(
 
 
 def results(function: Callable[[Tensor], Tensor], features: Tensor, grad: Tensor) -> list[Tensor]:
-    """Costs and the gradient of the features."""
+    """Return the costs and the gradient of the features."""
     leaf = features.detach().requires_grad_()
     costs = function(leaf)
     return [costs.detach(), *torch.autograd.grad(costs, leaf, grad)]
 
 
 def in_format(provider: str, tensors: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
-    """Channels last is what ours meets in the networks; the others were made for contiguous maps."""
+    """Copy tensors to channels last, as in our networks, for "ours", and to contiguous memory for the others."""
     last = provider == "ours"
     layout = torch.channels_last_3d if last else torch.contiguous_format
     return tuple(t.contiguous(memory_format=layout) for t in tensors)

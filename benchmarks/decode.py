@@ -1,8 +1,8 @@
-"""Readers of video clips side by side, each with one thread: clips of 32 frames in a CPU-second, and wrong frames.
+"""Compare readers of video clips, each with one thread: clips of 32 frames per CPU-second, and wrong frames.
 
-`python benchmarks/decode.py` adds to `results/decode.csv`. Readers that are not installed are left out (torchcodec
-needs FFmpeg of the system): `pip install torchcodec decord opencv-python-headless`. They take turns, clip by clip, so
-that neighbours on the machine disturb all of them alike. `torchcodec` is the faster of its two modes.
+`python benchmarks/decode.py` adds to `results/decode.csv`. Readers that are not installed are left out: `pip install
+torchcodec decord opencv-python-headless` (torchcodec also needs FFmpeg on the system). Readers take turns, clip by
+clip, so that other load on the machine affects all of them alike. `torchcodec` is the faster of its two modes.
 """
 
 import argparse
@@ -29,12 +29,12 @@ Reader = Callable[[str, list[int]], npt.NDArray[np.uint8]]
 
 
 def ours(path: str, numbers: list[int]) -> npt.NDArray[np.uint8]:
-    """This package."""
+    """Read with this package."""
     return read_frames(path, numbers).numpy()
 
 
 def pyav_loop(path: str, numbers: list[int]) -> npt.NDArray[np.uint8]:
-    """Everything in order, each frame converted on its own, as most loaders do."""
+    """Decode all frames in order and convert each one separately, as most loaders do."""
     with av.open(path) as container:
         container.streams.video[0].thread_count = 1
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -42,7 +42,7 @@ def pyav_loop(path: str, numbers: list[int]) -> npt.NDArray[np.uint8]:
 
 
 def torchcodec(mode: str) -> Reader:
-    """A decoder for each clip, as a dataset has to."""
+    """Return a reader that creates a decoder for each clip, as a dataset has to."""
     decoder = import_module("torchcodec.decoders").VideoDecoder
 
     def read(path: str, numbers: list[int]) -> npt.NDArray[np.uint8]:
@@ -53,7 +53,7 @@ def torchcodec(mode: str) -> Reader:
 
 
 def decord() -> Reader:
-    """A reader for each clip."""
+    """Return a reader that opens the video for each clip."""
     module = import_module("decord")
 
     def read(path: str, numbers: list[int]) -> npt.NDArray[np.uint8]:
@@ -63,7 +63,7 @@ def decord() -> Reader:
 
 
 def opencv() -> Reader:
-    """Through its FFmpeg, whose number of threads only the environment sets."""
+    """Return a reader that uses OpenCV's FFmpeg, whose number of threads only the environment sets."""
     os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = "threads;1"
     module = import_module("cv2")
 
@@ -82,7 +82,7 @@ def opencv() -> Reader:
 
 
 def readers() -> dict[str, Reader]:
-    """All that are installed."""
+    """Return the readers that are installed."""
     makers: dict[str, Callable[[], Reader]] = {
         "torchcodec_exact": lambda: torchcodec("exact"),
         "torchcodec_approximate": lambda: torchcodec("approximate"),
@@ -99,7 +99,7 @@ def readers() -> dict[str, Reader]:
 
 
 def measure(path: Path, clips: list[list[int]], turns: int) -> dict[str, tuple[float, str]]:
-    """Clips in a CPU-second, of each clip the quickest turn, and wrong frames of each reader."""
+    """Return clips per CPU-second (of each clip the fastest turn) and wrong frames for each reader."""
     truth = all_frames(path)
     found = readers()
     seconds = {name: [math.inf] * len(clips) for name in found}
@@ -121,7 +121,7 @@ def measure(path: Path, clips: list[list[int]], turns: int) -> dict[str, tuple[f
 
 
 def main() -> None:
-    """Measure, and write the rows."""
+    """Measure and record the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=14, help="of each video")
     parser.add_argument("--turns", type=int, default=3, help="of which the quickest counts")

@@ -1,7 +1,7 @@
-"""What check, prepare and training make of genuine files, good and bad, as one dataset and in their own layouts.
+"""Test check, prepare and training on genuine files, valid and broken, as one dataset and in their own layouts.
 
 Run by `robustness.py --clips FOLDER`, where FOLDER has a folder of files for each source (`ucf101`, `kinetics`, …),
-their lists under `annotations`, and broken ones under `bad`.
+their lists in `annotations`, and broken files in `bad`.
 """
 
 import io
@@ -31,7 +31,7 @@ TINY = [
 
 
 def run(*words: str) -> tuple[int, str]:
-    """Run a command, and give its exit status and all that it said."""
+    """Run a command, and return its exit status and its output."""
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -44,7 +44,7 @@ def run(*words: str) -> tuple[int, str]:
 
 
 def gather(clips: Path, root: Path, most: int) -> None:
-    """Link all files into one dataset of class folders, at most so many good ones of each source."""
+    """Link the files into one dataset of class folders: all broken ones, and at most `most` of each other source."""
     for source in SOURCES:
         files = sorted(p for p in (clips / source).rglob("*") if p.suffix in SUFFIXES)
         (root / source).mkdir(parents=True)
@@ -56,12 +56,12 @@ def gather(clips: Path, root: Path, most: int) -> None:
 
 
 def as_one(clips: Path, folder: Path, most: int = 10_000) -> Iterator[tuple[str, str]]:
-    """Yield (what was asked, what came of it) for a dataset of all files.
+    """Yield (question, outcome) for one dataset of all files.
 
     Args:
-        clips: the genuine files.
-        folder: to work in.
-        most: good files of each source.
+        clips: folder of the genuine files.
+        folder: folder to work in.
+        most: maximum number of valid files of each source.
     """
     root, copy = folder / "one", folder / "copy"
     gather(clips, root, most)
@@ -89,7 +89,7 @@ def as_one(clips: Path, folder: Path, most: int = 10_000) -> Iterator[tuple[str,
         return run("fit", "-c", "stages/baseline.yaml", *TINY, own, *words)
 
     for name, place in (("files", root), ("copy", copy)):
-        # The class of broken files has no copies.
+        # The class of broken files has no converted videos, and training would refuse an empty class.
         shutil.rmtree(copy / "bad", ignore_errors=True)
         status, _ = fit(data[0], f"--data.root={place}", "--data.on_error=skip")
         yield f"training on the {name}, exit status", str(status)
@@ -104,20 +104,20 @@ def as_one(clips: Path, folder: Path, most: int = 10_000) -> Iterator[tuple[str,
 
 
 def compare(path: Path) -> str:
-    """Read some frames as training does, and compare them with a full decode in order."""
+    """Read some frames as training does, and compare them with a complete decode in order."""
     info = probe(path)
     numbers = np.random.default_rng(0).integers(info.num_frames, size=4).tolist()
     frames = read_frames(path, numbers).numpy().astype(np.int16)
     if path.is_dir():
         return "the right pictures" if frames.std() > 5 else "WRONG pictures"
     truth = all_frames(path)
-    # FFmpeg rounds differently in another order of threads, by one grey level at most.
+    # With another order of threads FFmpeg may round differently, by at most one grey level.
     right = len(truth) == info.num_frames and np.abs(frames - truth[numbers]).max() <= 1
     return "the right pictures" if right else "WRONG pictures"
 
 
 def as_they_come(clips: Path, folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield what check says of the files under the lists of their own datasets, of which most videos are missing."""
+    """Yield what check reports with the lists of the original datasets, of which most videos are missing."""
     lists = clips / "annotations"
     root = folder / "ucf101"
     shutil.copytree(lists / "ucfTrainTestlist", root / "ucfTrainTestlist")
@@ -156,7 +156,7 @@ def as_they_come(clips: Path, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def checked(root: Path, *data: str) -> str:
-    """Check a dataset, and count the good, the missing and the broken videos."""
+    """Check a dataset, and report the numbers of good, missing and broken videos."""
     run("data", "check", *data, f"--data.root={root}")
     rows = read_manifest(root / MANIFEST_NAME).values()
     good = sum(not row.error for row in rows)

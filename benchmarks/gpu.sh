@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The GPU's tests and all its measurements, in one call of under nine minutes.
+# All tests and measurements that need a GPU, in one call of under nine minutes.
 #
 #   [OUT=folder] [WHEELS=folder] [SECONDS_LEFT=530] [COMMIT=abc1234] benchmarks/gpu.sh
 #
-# Needs PyTorch 2.11 or newer with its Triton, Lightning, torchmetrics, torchvision and pytest, and fetches nothing:
-# what is missing, and peers such as localcorr, can lie as wheels in WHEELS. Tables and log go to OUT
-# (benchmarks/results where it is not set), row by row as they are measured. What matters most comes first; a part that
-# fails, or meets its limit, stops no other. The last lines compare what was measured with what was aimed at.
+# Needs PyTorch 2.11 or newer with its Triton, Lightning, torchmetrics, torchvision and pytest, and downloads nothing:
+# missing packages, and peers such as localcorr, can be put into WHEELS as wheels. Tables and log are written to OUT
+# (by default benchmarks/results), row by row as they are measured. The most important parts come first; a part that
+# fails or reaches its time limit does not stop the others. The last lines compare measurements and targets.
 #
-# DEVICE=cpu benchmarks/gpu.sh goes through all of it with tiny shapes, the kernels in Triton's interpreter: whether
-# every part works can be seen without a GPU.
+# DEVICE=cpu benchmarks/gpu.sh runs all parts with tiny shapes and the kernels in Triton's interpreter, to check
+# without a GPU that every part works.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -64,7 +64,7 @@ run() {
 import torch, triton
 print(torch.__version__, triton.__version__, torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")
 PYTHON
-  # The newest warnings of a machine nobody has seen are no failures.
+  # On an unknown machine, new warnings must not fail the tests.
   # shellcheck disable=SC2046
   part 120 python3 -m pytest -v -m gpu -p no:cacheprovider -o filterwarnings=default --continue-on-collection-errors \
     $(python3 -c 'import xdist' 2>/dev/null && echo "-n 14 --dist worksteal") $(grep -rlE 'mark\.gpu' tests --include='test_*.py')

@@ -1,8 +1,9 @@
-"""Inference beside a plain network on the same frames and torchvision's video networks.
+"""Compare inference with that of a plain network on the same frames and of torchvision's video networks.
 
-`python benchmarks/inference.py --device cuda --dtype bfloat16 --shapes 8x3x16x224x224` times the forward pass, a clip
-of uint8 pixels to logits; "+ compiled" by `torch.compile`, "+ contiguous weights" with weights that are not in the
-format of the features. The roofline is that of the network's own operations: its share of the time is the utilisation.
+`python benchmarks/inference.py --device cuda --dtype bfloat16 --shapes 8x3x16x224x224` times the forward pass, from a
+clip of uint8 pixels to logits; "+ compiled" uses `torch.compile`, and "+ contiguous weights" has weights that are not
+in the memory format of the features. The roofline is the time for the network's operations at the measured peak rate;
+its share of the measured time is the utilisation.
 """
 
 import sys
@@ -20,7 +21,7 @@ VARIANTS = ("", " + contiguous weights", " + compiled")
 
 
 def prepared(name: str, device: str) -> nn.Module:
-    """A network with random weights, the same for all variants of a name."""
+    """Return a network with random weights, which are the same for all variants of a name."""
     torch.manual_seed(0)
     network = NETWORKS[name.split(" + ")[0]]().to(device).eval()
     keep_channels_last_(network)
@@ -30,7 +31,7 @@ def prepared(name: str, device: str) -> nn.Module:
 
 
 def work_of(name: str, subject: report.Subject, clip: Tensor) -> measure.Work:
-    """The forward pass of a network."""
+    """Return the forward pass of a network."""
     network = prepared(name, subject.device)
 
     def forward() -> Tensor:
@@ -44,7 +45,7 @@ def work_of(name: str, subject: report.Subject, clip: Tensor) -> measure.Work:
 def benchmark(
     subject: report.Subject, limits: tuple[float, float], names: list[str], repeats: int
 ) -> list[dict[str, object]]:
-    """Check that the variants of a network give what the network gives, then time all in turns."""
+    """Check that the variants of a network compute the same as the network, then time all in turns."""
     generator = torch.Generator().manual_seed(0)
     clip = torch.randint(256, subject.shape, generator=generator, dtype=torch.uint8)
     clip = clip.to(subject.device)
@@ -64,7 +65,7 @@ def benchmark(
 
 
 def operations_of(name: str, clip: Tensor) -> int:
-    """Floating point operations of a network's forward pass."""
+    """Return the number of floating point operations of a network's forward pass."""
     with torch.device("meta"):
         network = NETWORKS[name]().eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -84,10 +85,10 @@ def main() -> None:
     left_out: list[str] = []
     for shape in options.shapes or [default]:
         subject = report.Subject("inference", shape, dtype, options.device)
-        # On a GPU what was measured should be on disk when the time runs out; on a CPU neighbours disturb all alike.
+        # One by one on a GPU, to record each before time runs out; in turns on a CPU, so that load affects all alike.
         groups = [names] if options.device == "cpu" else [[name] for name in names]
         for group in groups:
-            # One that fails, for want of memory or of a compiler, stops no other.
+            # A failure, for example for lack of memory or of a compiler, must not stop the others.
             try:
                 rows = benchmark(subject, limits, group, options.repeats)
             except Exception as error:

@@ -1,9 +1,9 @@
-"""Whole clips of training, from file to uint8 (3, 32, 224, 224), in one process, and what memory they leave behind.
+"""Time the loading of training clips, from file to uint8 (3, 32, 224, 224), in one process, and look for memory leaks.
 
-`python benchmarks/loading.py` adds to `results/loading.csv`: clips in a CPU-second of this package (decode, crop,
-resize, flip) beside torchvision's v2 transforms on full-size frames, as float, as their recipes have it, and as uint8,
-after the same reader and after a plain PyAV loop; and the resident memory after 200 and after 2,000 clips. All take the
-same frames of each clip and end at a contiguous clip; of each clip the quickest of three turns counts.
+`python benchmarks/loading.py` adds to `results/loading.csv`: clips per CPU-second of this package (decode, crop,
+resize, flip), and of torchvision's v2 transforms on full-size frames, as float (as in torchvision's recipes) and as
+uint8, after our reader and after a plain PyAV loop; and the growth of resident memory from 200 to 2,000 clips. All read
+the same frames of each clip and return a contiguous clip; of each clip the fastest of three turns counts.
 """
 
 import argparse
@@ -29,7 +29,7 @@ LENGTH, STRIDE, SIZE = 32, 2, 224
 
 
 def torchvision_clip(as_float: bool) -> Callable[[Tensor], Tensor]:
-    """The views of the paper by torchvision: short side of 256 to 320, random crop, flip."""
+    """Return the views of the paper as torchvision transforms: short side of 256 to 320, random crop, flip."""
     steps: list[torch.nn.Module] = [v2.ToDtype(torch.float32, scale=True)] if as_float else []
     steps += [
         v2.RandomShortestSize(256, 320, antialias=True),
@@ -40,7 +40,7 @@ def torchvision_clip(as_float: bool) -> Callable[[Tensor], Tensor]:
 
 
 def providers(path: str) -> dict[str, Callable[[int], Tensor]]:
-    """Ways to make the clip of a given number."""
+    """Return functions that make the clip of a given number, by provider."""
     recipe = ClipRecipe(LENGTH, STRIDE, (256, 320), SIZE, flip="plain", random=True)
     dataset = VideoDataset([VideoRecord(path, 0, "video")], recipe)
     total = probe(path).num_frames
@@ -52,7 +52,7 @@ def providers(path: str) -> dict[str, Callable[[int], Tensor]]:
         return sample.video
 
     def numbers(number: int) -> list[int]:
-        """The frames that the dataset chooses."""
+        """Return the frames that the dataset chooses."""
         rng = np.random.default_rng((dataset.seed, number, 0))
         return clip_frames(total, LENGTH, STRIDE, rng)[0]
 
@@ -74,13 +74,13 @@ def providers(path: str) -> dict[str, Callable[[int], Tensor]]:
 
 
 def resident_mb() -> float:
-    """Memory of this process, MB."""
+    """Return the resident memory of this process in MB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(li for li in lines if li.startswith("VmRSS")).split()[1]) / 1024
 
 
 def main() -> None:
-    """Measure, and write the rows."""
+    """Measure and record the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clips", type=int, default=12, help="of each video and provider")
     parser.add_argument("--memory_clips", type=int, default=2000, help="after which to look")

@@ -1,9 +1,10 @@
-"""How everything here is timed and checked; `report.py` records it.
+"""Time and check the work of the benchmarks; `report.py` records it.
 
-Providers take turns in one process, so that neighbours on the machine disturb all of them alike, and medians and
-quantiles are over the turns; training steps, which would not fit beside each other, go one by one. On a CPU the time is
-that of the one thread, or wall time where there are several. On a GPU it is that of CUDA events, around replayed CUDA
-graphs where a provider can be captured, over enough input sets that the cache does not hold them.
+Providers take turns in one process, so that other load on the machine affects all of them alike, and medians and
+quantiles are over the turns; training steps run one by one, because they would not fit into memory together. On a CPU
+the time is the CPU time of a single thread, or wall time if there are several. On a GPU it is the time between CUDA
+events, around replayed CUDA graphs if a provider can be captured, over so many input sets that the cache cannot hold
+them.
 """
 
 import ctypes
@@ -27,7 +28,7 @@ class Work(NamedTuple):
 
     Attributes:
         forward: the forward pass; returns what the backward pass starts from.
-        backward: the backward pass; None where there is nothing to differentiate.
+        backward: the backward pass; None if there is nothing to differentiate.
     """
 
     forward: Callable[[], Tensor]
@@ -35,11 +36,11 @@ class Work(NamedTuple):
 
 
 class Floor(NamedTuple):
-    """The least that has to be done: each input read once, each output written once.
+    """The least possible work: each input read once, each output written once.
 
     Attributes:
-        bytes: moved through memory.
-        operations: of floating point, a multiply-add as two.
+        bytes: bytes moved through memory.
+        operations: floating point operations; a multiply-add counts as two.
     """
 
     bytes: float = 0
@@ -47,12 +48,12 @@ class Floor(NamedTuple):
 
 
 def require_close(name: str, actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    """Refuse to go on where a result is wrong.
+    """Raise an error if a result is wrong.
 
     Args:
-        name: the provider.
+        name: name of the provider.
         actual: its results.
-        expected: the same in float64.
+        expected: correct results in float64.
 
     Raises:
         ArithmeticError: if a relative error is above what the dtype allows.
@@ -66,21 +67,21 @@ def require_close(name: str, actual: Sequence[Tensor], expected: Sequence[Tensor
 def only_right(
     checks: Mapping[str, Callable[[], Sequence[Tensor]]], expected: Sequence[Tensor]
 ) -> list[str]:
-    """Names of the providers whose results are right; says which others are left out, and why.
+    """Return the names of the providers whose results are right; print which others are left out and why.
 
     Args:
-        checks: for every provider, what makes its results. One whose name begins with "ours" must be right.
-        expected: the results in float64.
+        checks: for every provider, a function that returns its results. Names of our own providers begin with "ours".
+        expected: correct results in float64.
 
     Raises:
-        ArithmeticError: if ours is wrong: then nothing is timed.
+        ArithmeticError: if one of ours is wrong; nothing is timed then. Other errors of ours are raised as well.
     """
     right = []
     for name, results in checks.items():
         try:
             require_close(name, results(), expected)
             right.append(name)
-        # Whatever the compiler of a peer raises must not end the measurement of the others.
+        # An error of a peer, for example from its compiler, must not end the measurement of the others.
         except Exception as error:
             if name.startswith("ours"):
                 raise
@@ -96,12 +97,12 @@ def measure(
     Args:
         works: for every provider, the same work on different inputs.
         device: cpu or cuda.
-        repeats: turns.
-        graphs: whether the work is captured in CUDA graphs, which leaves the time of the launches out.
+        repeats: number of turns.
+        graphs: whether to capture the work in CUDA graphs, which excludes the time of kernel launches.
 
     Returns:
-        Milliseconds for one set of inputs, by provider and by direction: forward, and where there is a backward pass
-        also backward and both.
+        Milliseconds for one set of inputs, by provider and direction: `forward` and, if there is a backward pass,
+        `backward` and `both`.
     """
     players = {
         name: _player(name, sets, graphs and device == "cuda") for name, sets in works.items()
@@ -146,7 +147,7 @@ def _player(name: str, sets: Sequence[Work], graphs: bool) -> list[Callable[[], 
     try:
         return _captured(passes)
     except RuntimeError as error:
-        # A capture that fails as it ends leaves its own stream the current one.
+        # A capture that fails at its end leaves its own stream as the current one.
         torch.cuda.set_stream(stream)
         message = str(error).splitlines()[0]
         print(f"{name} is timed with its launches: {message}", file=sys.stderr, flush=True)
@@ -173,7 +174,7 @@ def _captured(passes: Sequence[Callable[[], None]]) -> list[Callable[[], object]
 
 def _mark(device: str) -> float | torch.cuda.Event:
     if device == "cpu":
-        # The time of one thread does not count what neighbours take of the machine.
+        # With one thread, CPU time excludes what other processes use; with several, it would add them up.
         return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
     event.record()
@@ -188,13 +189,13 @@ def _intervals(marks: Sequence[float | torch.cuda.Event]) -> list[float]:
 
 
 def compiled(module: torch.nn.Module) -> Callable[..., Tensor]:
-    """Compile as if nothing had been compiled before: after some recompilations code silently runs as it is."""
+    """Compile with a fresh compiler state, because after some recompilations code silently runs uncompiled."""
     torch._dynamo.reset()
     return torch.compile(module, dynamic=False)
 
 
 def peak_mb(work: Work, device: str) -> float:
-    """Memory that a forward and a backward pass need on top of their inputs, 10⁶ bytes."""
+    """Return the memory that a forward and a backward pass need on top of their inputs, in 10⁶ bytes."""
 
     def run() -> None:
         output = work.forward()
@@ -210,7 +211,7 @@ def peak_mb(work: Work, device: str) -> float:
         run()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    # Give freed memory back, so that what is needed has to be taken anew and counts.
+    # Return freed memory to the system, so that memory needed now is allocated anew and counted.
     ctypes.CDLL(None).malloc_trim(0)
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
@@ -224,12 +225,12 @@ def _resident(which: str) -> int:
 
 
 def ceilings(device: str, dtype: torch.dtype, tensor_cores: bool = False) -> tuple[float, float]:
-    """What the machine reaches: bytes a second of a large copy, operations a second of a large matrix product.
+    """Measure the limits of the machine: bytes/s of a large copy, operations/s of a large matrix product.
 
     Args:
         device: cpu or cuda.
-        dtype: of the product.
-        tensor_cores: whether float32 may be made of three products in TF32 on a GPU, as the cost volume makes it.
+        dtype: dtype of the product.
+        tensor_cores: whether a float32 product on a GPU may consist of three TF32 products, as in the cost volume.
     """
     large = device == "cuda"
     thirds = large and tensor_cores and dtype == torch.float32
@@ -249,5 +250,5 @@ def ceilings(device: str, dtype: torch.dtype, tensor_cores: bool = False) -> tup
 
 
 def roofline_ms(floor: Floor, limits: tuple[float, float]) -> float:
-    """The larger of the times for the bytes and for the operations."""
+    """Return the time for the bytes or for the operations, whichever is larger, in ms."""
     return 1e3 * max(floor.bytes / limits[0], floor.operations / limits[1])

@@ -1,4 +1,4 @@
-"""The networks that train_step.py and inference.py time side by side, each from a clip to logits."""
+"""The networks that train_step.py and inference.py compare, each from a clip to logits."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ NUM_CLASSES = 400
 
 
 class FrameByFrame(nn.Module):
-    """A network of images on every frame of a clip: the same number of frames, no motion.
+    """An image network applied to every frame of a clip: the same number of frames, but no motion.
 
     Args:
-        images: (N, 3, H, W) → (N, K).
+        images: image network, (N, 3, H, W) → (N, K).
     """
 
     def __init__(self, images: nn.Module) -> None:
@@ -23,17 +23,17 @@ class FrameByFrame(nn.Module):
         self.images = images
 
     def forward(self, clip: Tensor) -> Tensor:
-        """(B, 3, T, H, W) → (B, K)."""
+        """Return the mean logits over frames, (B, 3, T, H, W) → (B, K)."""
         frames = clip.transpose(1, 2).flatten(0, 1)
         frames = frames.contiguous(memory_format=torch.channels_last)
         return self.images(frames).unflatten(0, (len(clip), -1)).mean(1)
 
 
 class Scaled(nn.Module):
-    """Take uint8 clips, as ours do.
+    """A network that takes uint8 clips, as ours do.
 
     Args:
-        network: takes floating point clips.
+        network: network that takes floating point clips.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -41,7 +41,7 @@ class Scaled(nn.Module):
         self.network = network
 
     def forward(self, clip: Tensor) -> Tensor:
-        """RGB in 0..255 → (B, K)."""
+        """Return the logits of a clip with RGB in 0..255, (B, 3, T, H, W) → (B, K)."""
         return self.network(clip.float() / 255)
 
 
@@ -59,7 +59,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def contiguous_(network: nn.Module) -> nn.Module:
-    """Keep the weights of convolutions in contiguous memory."""
+    """Change the memory format of all weights to contiguous."""
     for parameter in network.parameters():
         parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
     return network

@@ -1,4 +1,4 @@
-"""What the benchmarks are asked, and the rows that all of them append to the tables of results."""
+"""Command-line options of the benchmarks, and the rows that they append to the tables of results."""
 
 import argparse
 import csv
@@ -23,17 +23,17 @@ COLUMNS = (
 )
 
 
-# Stands between the name of a provider and how it was changed.
+# Separates the name of a provider from that of its variant.
 VARIANT = " + "
 
 
 class Subject(NamedTuple):
-    """What a row of the results is about.
+    """What a row of the results measures.
 
     Attributes:
-        op: what is computed.
-        shape: of its inputs.
-        dtype: of its inputs.
+        op: operation that is computed.
+        shape: shape of its inputs.
+        dtype: dtype of its inputs.
         device: cpu or cuda.
     """
 
@@ -49,11 +49,11 @@ def rows(
     peaks: Mapping[str, float],
     rooflines: Mapping[str, float],
 ) -> list[dict[str, object]]:
-    """One row of the results for each provider and each direction.
+    """Make and print one row of the results for each provider and direction.
 
     Args:
         subject: what was measured.
-        samples: what `measure` gave.
+        samples: times that `measure` returned.
         peaks: `peak_mb` of every provider.
         rooflines: `roofline_ms` of every direction.
     """
@@ -80,13 +80,13 @@ def rows(
 
 
 def record(made: Sequence[Mapping[str, object]], path: Path, packages: Sequence[str] = ()) -> None:
-    """Append rows to a table of results, with all that the numbers depend on.
+    """Append rows to a table of results, together with versions, commit and date.
 
     Args:
         made: rows with the same columns.
-        path: of the table, made where missing.
-        packages: put the machine and the versions of these into columns of their own, for rows that do not name a
-            device; without any, the versions of torch and Triton alone are recorded.
+        path: path of the table, which is created if it is missing.
+        packages: packages whose versions are recorded together with the machine, for rows that do not name a device;
+            if empty, only the versions of torch and Triton are recorded.
 
     Raises:
         ValueError: if the table has other columns.
@@ -105,7 +105,7 @@ def record(made: Sequence[Mapping[str, object]], path: Path, packages: Sequence[
 
 
 def device_name(device: str) -> str:
-    """The GPU's name, or that of the processor with the number of threads."""
+    """Return the name of the GPU, or the name of the processor and the number of threads."""
     if device == "cuda":
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
@@ -120,7 +120,7 @@ def _circumstances(packages: Sequence[str]) -> dict[str, str]:
         bound = "" if usable == cores else f", bound to {usable}"
         where = {"machine": f"{_processor()}, {cores} cores{bound}", "versions": versions}
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
-    # A copy without its history, on a machine that is lent, say, can be told.
+    # A copy without git history, for example on a borrowed machine, takes its commit from the environment.
     head = os.environ.get("COMMIT") or commit("src") or "unknown"
     return {**where, "commit": head, "date": today}
 
@@ -139,11 +139,11 @@ def _version(package: str) -> str:
 
 
 def parser(description: str, name: str) -> argparse.ArgumentParser:
-    """The options that all benchmarks have.
+    """Return a parser with the options that the benchmarks share.
 
     Args:
-        description: of the benchmark.
-        name: of its table of results.
+        description: docstring of the benchmark; its first line is shown.
+        name: name of its table of results.
     """
     options = argparse.ArgumentParser(description=description.splitlines()[0])
     options.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -159,12 +159,12 @@ def parser(description: str, name: str) -> argparse.ArgumentParser:
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """8x32x16x56x56 → (8, 32, 16, 56, 56)."""
+    """Parse a shape: 8x32x16x56x56 → (8, 32, 16, 56, 56)."""
     return tuple(int(size) for size in text.split("x"))
 
 
 def chosen(names: Iterable[str], patterns: Sequence[str] | None) -> list[str]:
-    """Those names that match a pattern, in the order of the patterns; all but the variants where there are none."""
+    """Return the names that match a pattern, in the order of the patterns; without patterns, all but the variants."""
     names = list(names)
     if patterns is None:
         return [name for name in names if VARIANT not in name]

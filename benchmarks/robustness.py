@@ -1,9 +1,9 @@
-"""What damaged files and killed processes do to check, prepare and training.
+"""Test check, prepare and training with damaged files and killed processes.
 
 `python benchmarks/robustness.py` adds to `results/robustness.csv`. Damage: 200 variants of generated videos in four
-formats, cut at random places, bytes flipped, headers changed; what each of them is to check, prepare and the reader of
-training. Kills: `hcml data check` and `prepare` are ended by SIGKILL at random moments of their work, then started
-again, and what they leave is compared byte for byte with what an undisturbed run leaves.
+formats, which are cut at a random place or have flipped bits anywhere or in the header, go through check, prepare and
+the reader of training. Kills: `hcml data check` and `prepare` are killed by SIGKILL at random moments and started
+again, and the files that they write are compared byte for byte with those of an undisturbed run.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from hcml_lightning.tools.transcode import Encoding
 
 
 def damage(content: bytes, kind: str, draw: random.Random) -> bytes:
-    """Cut a file, flip some of its bytes anywhere, or change some at its start."""
+    """Return the bytes of a file cut at a random place, or with bits flipped anywhere or in its first 600 bytes."""
     if kind == "cut":
         return content[: draw.randrange(1, len(content))]
     changed = bytearray(content)
@@ -46,7 +46,7 @@ def damage(content: bytes, kind: str, draw: random.Random) -> bytes:
 
 
 def outcome_of_frames(path: str, numbers: list[int], truth: np.ndarray) -> str:
-    """What the reader of training makes of a damaged file: an error, the right pictures, altered ones, wrong ones."""
+    """Return how training reads a damaged file: an error, another size, the right, altered or wrong pictures."""
     try:
         frames = read_frames(path, numbers).numpy()
     except VideoError:
@@ -61,7 +61,7 @@ def outcome_of_frames(path: str, numbers: list[int], truth: np.ndarray) -> str:
 
 
 def outcomes(folder: Path, variants: int, draw: random.Random) -> Iterator[tuple[str, str]]:
-    """Yield (what was asked, what came of it) for each damaged file."""
+    """Yield (question, outcome) for each damaged file and tool."""
     kinds = ("cut", "bytes", "header")
     sources = write_videos(folder, list(FORMATS), num_frames=48)
     truth = {name: all_frames(path) for name, path in sources.items()}
@@ -93,7 +93,7 @@ def outcomes(folder: Path, variants: int, draw: random.Random) -> Iterator[tuple
 
 
 def kills(tool: str, folder: Path, times: int, draw: random.Random) -> Iterator[tuple[str, str]]:
-    """Yield what was left after each kill and restart."""
+    """Yield (question, outcome) for each kill and restart."""
     root = folder / "data"
     write_synthetic(
         root, "something_v2", num_train=5, num_val=1, num_frames=24, height=96, width=128
@@ -157,7 +157,7 @@ def _files(root: Path) -> dict[str, bytes]:
 
 
 def main() -> None:
-    """Measure, and write the rows."""
+    """Test and record the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--variants", type=int, default=200, help="damaged files")
     parser.add_argument("--kills", type=int, default=20, help="of each tool")

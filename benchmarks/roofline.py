@@ -1,9 +1,9 @@
-"""A picture of how far the cost volume is from what the machine allows.
+"""Draw how close the cost volume comes to the limits of the machine.
 
 `python benchmarks/roofline.py [--results benchmarks/results/cost_volume.csv] [--output picture.png]` draws, for each
-device in the table, the last forward and backward pass of every provider: operations a second over operations for each
-byte that has to be moved, under the roof of memory. The slope of the roof is the bandwidth that was measured beside it.
-Without options it draws the picture of docs/performance.md.
+device in the table, the newest forward and backward pass of every provider: operations per second against operations
+per byte that has to be moved, below the limit of the memory. The slope of that limit is the bandwidth measured in the
+same benchmark. Without options it draws the picture of docs/performance.md.
 """
 
 import argparse
@@ -21,7 +21,7 @@ MARKERS = {"forward": "o", "backward": "^"}
 
 
 def last_rows(path: Path) -> dict[str, list[dict[str, str]]]:
-    """By device, the newest row of every provider, direction, shape and dtype."""
+    """Return the newest row of every provider, direction, shape and dtype, grouped by device."""
     newest: dict[tuple[str, ...], dict[str, str]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -35,7 +35,7 @@ def last_rows(path: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def draw(devices: dict[str, list[dict[str, str]]]) -> Figure:
-    """One panel for each device."""
+    """Draw one panel for each device."""
     figure = Figure(figsize=(7 * len(devices), 5), layout="constrained")
     panels = figure.subplots(1, len(devices), squeeze=False)[0]
     for panel, (device, rows) in zip(panels, devices.items(), strict=True):
@@ -67,14 +67,14 @@ def draw(devices: dict[str, list[dict[str, str]]]) -> Figure:
 
 
 def main() -> None:
-    """Draw the table."""
+    """Draw the picture of a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=FOLDER / "results" / "cost_volume.csv")
     parser.add_argument(
         "--output", type=Path, default=FOLDER.parent / "docs" / "_static" / "roofline.svg"
     )
     options = parser.parse_args()
-    # Text as text and no date: a picture that is the same for the same table.
+    # Text as text and no date, so that the same table gives the same file.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "hcml"}):
         metadata = {"Date": None} if options.output.suffix == ".svg" else {}
         draw(last_rows(options.results)).savefig(options.output, dpi=120, metadata=metadata)

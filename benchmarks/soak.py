@@ -1,9 +1,10 @@
-"""[faults at random → all stages, again and again → **nothing lost, nothing leaked**]
+"""[random faults → all stages, again and again → **nothing lost, nothing leaked**]
 
-Train all stages on tiny synthetic videos for an hour. Each round does it twice: with `hcml progressive`, while faults
-come at random; and undisturbed, in one process that does so in every round and whose memory, open files, threads and
-children are watched. Whatever the faults do, the run is started again until it ends, and must end with the
-very weights and numbers of the undisturbed one.
+Train all stages on tiny synthetic videos again and again, while faults happen at random.
+
+Each round trains all stages twice: with `hcml progressive` and random faults, and undisturbed in one process, which
+is the same in all rounds and whose memory, open files, threads and children are recorded. After a fault ends the run,
+it is started again until it completes, and must have exactly the weights and metrics of the undisturbed run.
 
     nice python benchmarks/soak.py --minutes 60 --seed 1 --folder /tmp/soak
 
@@ -30,7 +31,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-# Imported before any process is forked, so that each of them has it all.
+# Imported before any process is forked, so that no process has to import it itself.
 import hcml_lightning.tools.training  # noqa: F401
 from hcml_lightning.cli import main
 from hcml_lightning.data.synthetic import write_synthetic
@@ -42,7 +43,7 @@ from hcml_lightning.tools.stage_folder import Done
 from hcml_lightning.tools.stages import PAPER
 
 TINY = Path(__file__).parents[1] / "tests" / "tiny.yaml"
-# What no two runs have in common.
+# Metrics of speed, which differ between any two runs.
 OF_THE_CLOCK = ("train/clips_per_second", "train/data_wait")
 
 
@@ -50,7 +51,7 @@ class Process(NamedTuple):
     """A process of a run.
 
     Attributes:
-        pid: its number.
+        pid: its process ID.
         kind: `progressive`, `stage` or `worker`.
     """
 
@@ -59,10 +60,10 @@ class Process(NamedTuple):
 
 
 def processes(session: int) -> list[Process]:
-    """Find the living processes of a run, those included that outlived whoever started them."""
+    """Find the living processes of a run, including those that outlived their parents."""
     found = []
     for entry in Path("/proc").iterdir():
-        # A process may end while it is looked at.
+        # A process may end while it is inspected.
         with suppress(OSError, ValueError):
             pid = int(entry.name)
             state, parent, _, of_session = (
@@ -75,9 +76,9 @@ def processes(session: int) -> list[Process]:
 
 
 def fork(work: Callable[[], int], log: Path | None = None) -> int:
-    """Do work in a process of its own, and return its number.
+    """Run a function in a forked process, and return its process ID.
 
-    Forked, since importing everything anew takes longer than all stages of a network as tiny as this.
+    A fork, because importing everything again takes longer than all stages of such a tiny network.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -99,17 +100,17 @@ def fork(work: Callable[[], int], log: Path | None = None) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        # Nothing of the process that this one was forked from is to be ended twice.
+        # Skip exit handlers, which belong to the parent and would otherwise run twice.
         os._exit(status)
 
 
 class ForkedStage:
-    """What `hcml progressive` starts a stage with, in place of subprocess.Popen.
+    """A replacement for subprocess.Popen, with which `hcml progressive` starts a stage.
 
     Args:
-        command: python -m hcml_lightning, and the words for it.
-        preexec_fn: is called in the new process.
-        pass_fds: are there in any case.
+        command: `python -m hcml_lightning` and its words.
+        preexec_fn: function that is called in the new process.
+        pass_fds: not used, because a forked process inherits all file descriptors.
     """
 
     def __init__(
@@ -125,11 +126,11 @@ class ForkedStage:
         self.pid = fork(work)
 
     def wait(self) -> int:
-        """Return its status, negative where a signal ended it."""
+        """Wait for the process and return its exit status, negative if a signal ended it."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
     def send_signal(self, signum: int) -> None:
-        """Send a signal."""
+        """Send a signal to the process."""
         os.kill(self.pid, signum)
 
 
@@ -137,7 +138,7 @@ class ForkedStage:
 
 
 def kill(found: list[Process], kind: str, signum: signal.Signals) -> bool:
-    """Send a signal to one process of a kind, if there is one."""
+    """Send a signal to one process of a kind; return whether there was one."""
     pids = [process.pid for process in found if process.kind == kind]
     for pid in pids[:1]:
         with suppress(ProcessLookupError):
@@ -147,7 +148,7 @@ def kill(found: list[Process], kind: str, signum: signal.Signals) -> bool:
 
 
 def fill_disk(found: list[Process], size: int = 262_144) -> bool:
-    """Let a stage write no file beyond a size, which its next checkpoint is: as if the disk were full."""
+    """Limit the files of a stage to less than the size of a checkpoint, as if the disk were full."""
     for process in found:
         if process.kind == "stage":
             with suppress(OSError):
@@ -157,7 +158,7 @@ def fill_disk(found: list[Process], size: int = 262_144) -> bool:
 
 
 def damage(run_dir: Path, random_: random.Random, cut: bool) -> bool:
-    """Cut short, or change one byte of, the newest checkpoint of the stage that is under way."""
+    """Truncate the last checkpoint of the unfinished stage, or change one byte of it; return if there was one."""
     newest = [
         path
         for path in run_dir.glob("*/checkpoints/last.ckpt")
@@ -170,20 +171,20 @@ def damage(run_dir: Path, random_: random.Random, cut: bool) -> bool:
     if cut:
         path.write_bytes(content[: random_.randrange(len(content))])
     else:
-        # Within the weights: what lies between the parts of an archive means nothing.
+        # Within the weights, because bytes between the parts of the archive have no effect.
         content[random_.randrange(len(content) // 4, len(content) // 2)] ^= 255
         path.write_bytes(content)
     return True
 
 
 def inject(name: str, session: int, run_dir: Path, random_: random.Random) -> bool:
-    """Let one fault happen; False where there was nothing that it could happen to."""
+    """Cause one fault; return False if there was no process that it could affect."""
     found = processes(session)
     kind, _, signum = name.partition(" ")
     if name == "disk full":
         return fill_disk(found)
     if name in ("checkpoint cut", "checkpoint damaged"):
-        # Damage is met by the next start, so something must end this one: first, or it may have been recorded as done.
+        # Only the next start reads the checkpoint, so kill the stage, and kill it first, so that it cannot end as done.
         if not kill(found, "stage", signal.SIGKILL):
             return False
         damage(run_dir, random_, name.endswith("cut"))
@@ -223,18 +224,18 @@ def disturbed(
     """Run `hcml progressive` until it ends, with a fault about every `pause` seconds.
 
     Args:
-        words: for the command line.
-        run_dir: of the run.
-        log: gets what the processes say.
-        random_: where faults come from.
-        pause: seconds between two faults, on average.
-        sessions: is appended to, for each start.
+        words: words for the command line.
+        run_dir: folder of the run.
+        log: file for the output of the processes.
+        random_: source of the random faults.
+        pause: average seconds between two faults.
+        sessions: list to which the session ID of each start is appended.
 
     Returns:
-        How often each fault happened, and with which statuses the starts ended.
+        How often each fault happened, and how often the starts ended with each status.
 
     Raises:
-        RuntimeError: if a start that met no fault fails, or the run never ends.
+        RuntimeError: if a start without faults fails, or the run does not complete within 1000 starts.
     """
     faults, statuses = Counter[str](), Counter[int]()
 
@@ -267,7 +268,7 @@ def disturbed(
 
 
 def differences(expected: list[Done], run_dir: Path) -> Iterator[str]:
-    """Name what of a run differs from the undisturbed one: weights, numbers, epochs."""
+    """Yield what differs between a run and the undisturbed one: metrics, epochs, weights."""
     for record in expected:
         file = run_dir / record.stage / "done.json"
         if not file.is_file():
@@ -287,7 +288,7 @@ def differences(expected: list[Done], run_dir: Path) -> Iterator[str]:
 
 
 def leftovers(sessions: list[int], run_dir: Path, patience: float = 60.0) -> list[str]:
-    """Name what a run left behind: processes (after a while), half-written files."""
+    """Return what a run left behind: processes that are alive after `patience` seconds, and half-written files."""
     deadline = time.monotonic() + patience
     while (living := [p for s in sessions for p in processes(s)]) and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -297,7 +298,7 @@ def leftovers(sessions: list[int], run_dir: Path, patience: float = 60.0) -> lis
 
 
 def own_state() -> dict[str, float]:
-    """What this process holds: memory in MB, open files, threads, children; semaphores of the machine."""
+    """Return this process's memory in MB, open files, threads and children, and the semaphores of the machine."""
     status = Path("/proc/self/status").read_text()
     rss = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
@@ -311,12 +312,12 @@ def own_state() -> dict[str, float]:
 
 
 class Calm:
-    """A process that runs all stages undisturbed, again and again, and is looked at in between.
+    """A process that runs all stages undisturbed, again and again, and reports what it holds after each run.
 
     Args:
-        words: for the command line.
-        folder: gets the runs.
-        log: gets what it says.
+        words: words for the command line.
+        folder: folder for the runs.
+        log: file for its output.
     """
 
     def __init__(self, words: list[str], folder: Path, log: Path) -> None:
@@ -324,7 +325,7 @@ class Calm:
         read, self._orders = os.pipe()
 
         def work() -> int:
-            # Else it would wait for itself at the end.
+            # If this copy stayed open, `read` would never see the end of the pipe.
             os.close(self._orders)
             while name := os.read(read, 100).decode():
                 records = run_plan(Plan.from_words(words), PAPER, folder / name, main)
@@ -339,7 +340,7 @@ class Calm:
         os.close(write)
 
     def run(self, name: str) -> tuple[list[Done], dict[str, float]]:
-        """Run all stages in a folder of that name; return what came of them, and what the process then holds."""
+        """Run all stages in a folder of that name; return their records, and what the process then holds."""
         os.write(self._orders, name.encode())
         if os.read(self._results, 4) != b"done":
             raise RuntimeError("the undisturbed run failed; see calm.log")
@@ -347,13 +348,13 @@ class Calm:
         return [Done(**record) for record in answer["records"]], answer["state"]
 
     def end(self) -> None:
-        """Let it end."""
+        """End the process and wait for it."""
         os.close(self._orders)
         os.waitpid(self.pid, 0)
 
 
 def soak(minutes: float, seed: int, folder: Path, pause: float) -> dict[str, Any]:
-    """Run rounds until the time is over, and count."""
+    """Run rounds until the time is over, and return a summary."""
     random_, deadline = random.Random(seed), time.monotonic() + 60 * minutes
     data = folder / "videos"
     folder.mkdir(parents=True)
@@ -409,7 +410,7 @@ def soak(minutes: float, seed: int, folder: Path, pause: float) -> dict[str, Any
 
 
 def run() -> int:
-    """Read the command line, soak, and say what came of it."""
+    """Read the command line, soak, and print the summary; return 1 if anything was lost or leaked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[2])
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)

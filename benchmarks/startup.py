@@ -1,8 +1,8 @@
-"""How long a user waits before anything happens.
+"""Measure how long imports and commands take to start.
 
-`python benchmarks/startup.py` starts Python anew for every import and command, in turns, and takes of each the median:
-wall time, CPU time, which a busy machine disturbs less, and this as a share of that of `import torch`, which nothing
-that computes can do without.
+`python benchmarks/startup.py` starts a new Python for every import and command, in turns, and records the medians:
+wall time; CPU time, which other load on the machine affects less; and CPU time relative to that of `import torch`,
+which every command that computes needs.
 """
 
 import argparse
@@ -33,10 +33,10 @@ PROGRAMS = {
 
 
 def seconds(words: tuple[str, ...]) -> tuple[float, float]:
-    """Wall and CPU time of Python with these words.
+    """Return wall and CPU time in seconds of Python with these words.
 
     Raises:
-        subprocess.CalledProcessError: if it fails.
+        subprocess.CalledProcessError: if the program fails.
     """
     before, start = os.times(), time.perf_counter()
     subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
@@ -46,7 +46,7 @@ def seconds(words: tuple[str, ...]) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Start everything in turns, and write the rows."""
+    """Start all programs in turns and record the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="turns, after one to fill the cache")
     parser.add_argument("--output", type=Path, default=FOLDER / "results" / "startup.csv")

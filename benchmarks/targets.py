@@ -1,7 +1,7 @@
-"""What the tables say about the aims of the project.
+"""Compare the measurements in the tables with the performance targets of the project.
 
 `python benchmarks/targets.py [--results benchmarks/results]` reads the newest row of every provider in every table and
-prints each aim that they allow to judge, with what was measured.
+prints each target that they cover, with the measured value.
 """
 
 import argparse
@@ -17,13 +17,13 @@ Row = dict[str, str]
 
 
 class Aim(NamedTuple):
-    """A ratio or a time, and where it should lie.
+    """A performance target: a measured value and its bound.
 
     Attributes:
-        what: in words.
-        value: as measured.
-        bound: what it should reach.
-        at_least: whether it should be above the bound, or below it.
+        what: description of the value.
+        value: measured value.
+        bound: the bound.
+        at_least: whether the value should be at least the bound; otherwise at most.
     """
 
     what: str
@@ -32,7 +32,7 @@ class Aim(NamedTuple):
     at_least: bool = True
 
     def __str__(self) -> str:
-        """One line of the table."""
+        """Return one line of the output."""
         met = self.value >= self.bound if self.at_least else self.value <= self.bound
         sign = "≥" if self.at_least else "≤"
         return f"{'ok  ' if met else 'MISS'} {self.value:8.3g} {sign} {self.bound:<6g} {self.what}"
@@ -42,7 +42,7 @@ class Tables:
     """The newest rows of all tables of a folder.
 
     Args:
-        folder: of csv files.
+        folder: folder of csv files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,29 +55,29 @@ class Tables:
                         self.rows[tuple(row[name] for name in names)] = row
 
     def subjects(self, op: str) -> list[tuple[str, ...]]:
-        """All (op, shape, dtype, device) whose operator begins so."""
+        """Return all (op, shape, dtype, device) whose op begins with `op`."""
         return sorted({key[:4] for key in self.rows if key[0].startswith(op)})
 
     def ms(self, subject: tuple[str, ...], provider: str, direction: str = "both") -> float:
-        """Median of a provider; NaN where it was not measured."""
+        """Return the median time of a provider in ms; NaN if it was not measured."""
         row = self.rows.get((*subject, provider, direction))
         return float(row["median_ms"]) if row else float("nan")
 
     def number(
         self, subject: tuple[str, ...], provider: str, column: str, direction: str = "both"
     ) -> float:
-        """Another number of its row."""
+        """Return a number from another column of its row; NaN if it is missing."""
         row = self.rows.get((*subject, provider, direction), {})
         return float(row.get(column) or "nan")
 
 
 def is_gpu(subject: tuple[str, ...]) -> bool:
-    """Whether it was measured on one."""
+    """Return whether a subject was measured on a GPU."""
     return "thread" not in subject[3]
 
 
 def cost_volume(tables: Tables) -> Iterator[Aim]:
-    """The operator beside its peers, and beside what the memory allows."""
+    """Yield the targets of the cost volume: its speed and memory against peers and the roofline."""
     for subject in tables.subjects("cost_volume"):
         if subject[0] != "cost_volume":
             continue
@@ -102,7 +102,7 @@ def cost_volume(tables: Tables) -> Iterator[Aim]:
 
 
 def steps(tables: Tables) -> Iterator[Aim]:
-    """What motion costs, the share of the operator, and the utilisation."""
+    """Yield the targets of training steps: cost of motion blocks, utilisation, share of the cost volumes."""
     for subject in tables.subjects("train_step"):
         name = " ".join(subject[:3])
         for variant in ("", " + compiled"):
@@ -114,7 +114,7 @@ def steps(tables: Tables) -> Iterator[Aim]:
                 )
             )
             what = f"{name}{variant}"
-            # Of the tiny network the blocks are half of all operations.
+            # No bound for the tiny network, in which motion blocks are half of all operations.
             most = float("inf") if subject[0].endswith("tiny") else 1.25
             yield Aim(f"{what}: motion blocks over plain", blocks / plain, most, False)
             floors = [
@@ -135,7 +135,7 @@ def steps(tables: Tables) -> Iterator[Aim]:
 
 
 def losses(tables: Tables) -> Iterator[Aim]:
-    """The contrastive loss beside the usual one and PyTorch's own."""
+    """Yield the targets of the contrastive loss, against the usual implementation and PyTorch's own."""
     bounds = {"12288x4096x64": (3, 1 / 15), "12288x4096x256": (1.7, 1 / 6)}
     for subject in tables.subjects("contrastive_loss"):
         name, ours = " ".join(subject[:3]), tables.ms(subject, "ours")
@@ -151,7 +151,7 @@ def losses(tables: Tables) -> Iterator[Aim]:
 
 
 def tiling(tables: Tables) -> Iterator[Aim]:
-    """Whether a better tiling was found than the one that is chosen."""
+    """Yield the targets of the tiling: the chosen one should be almost as fast as the best that was tried."""
     for subject in tables.subjects("cost_volume tiling"):
         for direction in ("forward", "backward"):
             times = {
@@ -169,7 +169,7 @@ TOPICS: tuple[Callable[[Tables], Iterator[Aim]], ...] = (cost_volume, steps, los
 
 
 def main() -> None:
-    """Print all aims that the tables speak of."""
+    """Print all targets that the tables cover."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=FOLDER / "results")
     options = parser.parse_args()

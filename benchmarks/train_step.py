@@ -1,9 +1,9 @@
-"""Whole training steps: every stage of ours, and classification by a plain network and torchvision's video networks.
+"""Time training steps of all our stages, and of classification by a plain network and torchvision's video networks.
 
 `python benchmarks/train_step.py --device cuda --dtype bfloat16 --shapes 8x3x16x224x224` times forward, loss, backward
-and SGD on one batch of uint8 clips, without Lightning around them. "ours" is joint training with all terms of Eq. 5,
-"ours without motion blocks" its baseline. The roofline is that of the operations of both passes: its share of the time
-is the utilisation.
+and SGD on one batch of uint8 clips, without Lightning's loop. "ours" is joint training with all terms of Eq. 5, and
+"ours without motion blocks" its baseline. The roofline is the time for the operations of both passes at the measured
+peak rate; its share of the measured time is the utilisation.
 """
 
 import sys
@@ -23,7 +23,7 @@ from hcml_lightning.models.backbones import keep_channels_last_
 from hcml_lightning.models.prime_motion import MotionExtractor
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, RecognitionTask
 
-# Without dropout: compiled code may drop other features than eager code, and their losses are compared.
+# No dropout, because compiled code may drop other features than eager code, and their losses are compared.
 RECOGNITION: dict[str, Any] = {"num_classes": NUM_CLASSES, "dropout": 0.0}
 TASKS: dict[str, Callable[[str], MotionTask]] = {
     "ours": lambda b: RecognitionTask(backbone=b, **RECOGNITION),
@@ -45,10 +45,10 @@ Batch = dict[str, Any]
 
 
 class Padded(nn.Module):
-    """A convolution on channels that zeros fill up to a multiple of 8, as tensor cores take them.
+    """A convolution whose input channels are padded with zeros to a multiple of 8, as tensor cores need.
 
     Args:
-        conv: with any number of channels in.
+        conv: convolution with any number of input channels.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -56,17 +56,17 @@ class Padded(nn.Module):
         self.conv = conv
 
     def forward(self, features: Tensor) -> Tensor:
-        """As the convolution."""
+        """Return what the convolution returns."""
         lack = (0, 0, 0, 0, 0, -features.shape[1] % 8)
         weight = F.pad(self.conv.weight, lack)
         return F.conv2d(F.pad(features, lack), weight, padding=self.conv.padding)
 
 
 class Classification(nn.Module):
-    """A step of a network of others.
+    """A training step of a classification network that is not a stage of ours.
 
     Args:
-        network: (B, 3, T, H, W) → (B, K).
+        network: network of clips, (B, 3, T, H, W) → (B, K).
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -74,15 +74,15 @@ class Classification(nn.Module):
         self.network = network
 
     def forward(self, batch: Batch) -> Tensor:
-        """Cross-entropy."""
+        """Return the cross-entropy."""
         return F.cross_entropy(self.network(batch["video"]), batch["label"])
 
 
 class Stage(nn.Module):
-    """A step of ours, with what it trains in training mode and the rest frozen, as in a run.
+    """A training step of one of our stages; modules that it does not train are frozen and in eval mode, as in a run.
 
     Args:
-        task: the stage.
+        task: task of the stage.
     """
 
     def __init__(self, task: MotionTask) -> None:
@@ -93,12 +93,12 @@ class Stage(nn.Module):
             module.requires_grad_(True).train()
 
     def forward(self, batch: Batch) -> Tensor:
-        """The loss of the stage."""
+        """Return the loss of the stage."""
         return self.task.training_step(batch, 0)
 
 
 def step_of(name: str, backbone: str, device: str) -> nn.Module:
-    """A step with random weights, the same for all variants of a name."""
+    """Return a step with random weights, which are the same for all variants of a name."""
     torch.manual_seed(0)
     base = name.split(" + ")[0]
     if base in TASKS:
@@ -114,8 +114,8 @@ def step_of(name: str, backbone: str, device: str) -> nn.Module:
 
 
 def work(name: str, backbone: str, subject: report.Subject) -> measure.Work:
-    """Forward, and backward with the optimizer's step."""
-    # What `--trainer.benchmark true` sets.
+    """Return the forward pass, and the backward pass with the optimizer's step."""
+    # As set by `--trainer.benchmark true`.
     torch.backends.cudnn.benchmark = VARIANTS[3] in name
     step = step_of(name, backbone, subject.device)
     forward = measure.compiled(step) if VARIANTS[2] in name else step
@@ -136,7 +136,7 @@ def work(name: str, backbone: str, subject: report.Subject) -> measure.Work:
 
 
 def batch_of(shape: tuple[int, ...], device: str) -> Batch:
-    """Random clips and labels."""
+    """Return random clips and labels."""
     generator = torch.Generator().manual_seed(0)
     clip = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
     label = torch.randint(NUM_CLASSES, shape[:1], generator=generator)
@@ -145,7 +145,7 @@ def batch_of(shape: tuple[int, ...], device: str) -> Batch:
 
 
 def operations_of(name: str, backbone: str, shape: tuple[int, ...]) -> int:
-    """Floating point operations of both passes."""
+    """Return the number of floating point operations of both passes."""
     with torch.device("meta"):
         step = step_of(name, backbone, "meta")
         with FlopCounterMode(display=False) as counter:
@@ -154,18 +154,18 @@ def operations_of(name: str, backbone: str, shape: tuple[int, ...]) -> int:
 
 
 def checked(name: str, backbone: str, subject: report.Subject) -> measure.Work:
-    """A step; refused where it is a variant whose first loss is not that of the plain step in float32.
+    """Return a step, after comparing the first loss of a variant with that of the plain step in float32.
 
     Raises:
-        ArithmeticError: if it is not, by what its dtype allows.
+        ArithmeticError: if the losses differ by more than the dtype allows.
     """
     plain = name.split(" + ")[0]
     if name == plain:
         return work(name, backbone, subject)
     exact = _first_loss(work(plain, backbone, subject._replace(dtype=torch.float32)))
-    # After the plain one, which has its own way of choosing convolutions.
+    # Made after the plain step, because making a step sets how cuDNN chooses convolutions in the whole process.
     made = work(name, backbone, subject)
-    # Compiled code rounds to half precision in other places than eager code does.
+    # Compared with the tolerance of the dtype: compiled code rounds to half precision in other places than eager code.
     measure.require_close(name, [_first_loss(made).to(subject.dtype)], [exact])
     return made
 
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="r2d50", help="of ours")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    # Compiled code draws the same places and drops the same features: otherwise its loss could not be checked.
+    # Compiled code must draw the same random locations as eager code, or its loss could not be checked.
     torch._inductor.config.fallback_random = True
     dtype = getattr(torch, options.dtype)
     limits = measure.ceilings(options.device, dtype)
@@ -194,7 +194,7 @@ def main() -> None:
         op = f"train_step {options.backbone}"
         subject = report.Subject(op, shape, dtype, options.device)
         for name in report.chosen(names, options.providers):
-            # One that fails, for want of memory or of a compiler, stops no other.
+            # A failure, for example for lack of memory or of a compiler, must not stop the others.
             try:
                 made = checked(name, options.backbone, subject)
                 peaks = {name: measure.peak_mb(made, options.device)}

@@ -1,9 +1,9 @@
-"""Ways of cutting the maps for the Triton kernels of the cost volume, timed against each other.
+"""Compare tilings of the maps for the Triton kernels of the cost volume.
 
-`python benchmarks/tune.py --device cuda --dtype bfloat16` tries, for every level of R2D-50, other tilings than the
-one that `cost_volume_triton.tiling` chooses ("chosen"), forward and backward by themselves. What does not compile or
-gives wrong numbers is left out. All candidates are compiled first, in many processes. On a CPU it needs Triton's
-interpreter (TRITON_INTERPRET=1), and tells whether this program works, not which tiling is good.
+`python benchmarks/tune.py --device cuda --dtype bfloat16` compares, for every level of R2D-50, other tilings with the
+one that `cost_volume_triton.tiling` chooses ("chosen"), separately for forward and backward. Tilings that do not
+compile or give wrong results are left out. All candidates are compiled first, in several processes. On a CPU it needs
+Triton's interpreter (TRITON_INTERPRET=1), and only shows that this program works, not which tiling is good.
 """
 
 import itertools
@@ -28,27 +28,27 @@ AXES = {
     "forward": {"ROWS": (1, 2, 4, 8), "NY": (1, 2, 4), "UNROLL": (1, 7)},
     "backward": {"ROWS": (1, 2, 4, 8), "BC": (16, 32), "UNROLL": (1, 7)},
 }
-# Where a launch takes longer than its work there is less to find.
+# Fewer candidates for small maps, whose launch takes longer than their work.
 SMALL_AXES = {
     "forward": {"ROWS": (1, 2, 4), "NY": (2, 4)},
-    # One row of the backward kernel takes longest to compile there.
+    # Without ROWS=1, which takes longest to compile here.
     "backward": {"ROWS": (2, 4), "BC": (32, 64, 128)},
 }
 DIRECTIONS = ("forward", "backward")
 
 
 def candidates(level: int, direction: str) -> dict[str, Change]:
-    """Tilings to try at a level, by their names; the first is the one that is chosen now."""
+    """Return the changes of tilings to try at a level, by name; the first one changes nothing."""
     axes = (AXES if level == 0 else SMALL_AXES)[direction]
     changes = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     return {"chosen": {}, **{" ".join(f"{k}={v}" for k, v in c.items()): c for c in changes}}
 
 
 def changed(tiles: kernels.Tiling, direction: str, change: Change) -> kernels.Tiling:
-    """A tiling with other numbers for one direction; a row keeps the warps that it has.
+    """Return a tiling with other constants for one direction and the same number of warps per row.
 
     Raises:
-        ValueError: if a block would have more channels than the grids.
+        ValueError: if a block would have more channels than the padded features.
     """
     rows = tiles.constants["ROWS"]
     constants = {**tiles.constants, "ROWS": change.get("ROWS", rows)}
@@ -63,7 +63,7 @@ def changed(tiles: kernels.Tiling, direction: str, change: Change) -> kernels.Ti
 def launch(
     direction: str, change: Change, features: Tensor, grad: Tensor, target: Tensor
 ) -> Tensor:
-    """One pass with a changed tiling, into `target`."""
+    """Run one pass with a changed tiling, and return its result in `target`."""
     usual = kernels.tiling
     try:
         tiles = usual(features, REACH, STRIDE)
@@ -82,7 +82,7 @@ def launch(
 def drawn(
     shape: tuple[int, ...], dtype: torch.dtype, device: str, layout: torch.memory_format, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Features and the gradient of their costs in a memory format."""
+    """Return random features and a gradient of their costs in a memory format."""
     features, grad = inputs(shape, dtype, device, seed)
     return features.contiguous(memory_format=layout), grad.contiguous(memory_format=layout)
 
@@ -90,9 +90,9 @@ def drawn(
 def compile_one(
     job: tuple[tuple[int, ...], torch.dtype, torch.memory_format, str, Change],
 ) -> None:
-    """Fill Triton's cache on disk with one candidate; what fails will fail again, and be told of, when it is timed."""
+    """Compile one candidate into Triton's cache on disk; errors are ignored here and reported when it is timed."""
     shape, dtype, layout, direction, change = job
-    # Triton specialises on sizes, of which only the number of samples is none of the kernels'.
+    # Triton specialises kernels on their size arguments; the number of samples is not one, so one sample is enough.
     features, grad = drawn((1, *shape[1:]), dtype, "cuda", layout, 0)
     target = torch.empty_like(grad if direction == "forward" else features)
     try:
@@ -103,7 +103,7 @@ def compile_one(
 
 
 def compile_all(jobs: list[Any]) -> None:
-    """Compile in as many processes as there are cores."""
+    """Compile in as many processes as there are cores, at most 14."""
     cores = min(14, os.cpu_count() or 1)
     with multiprocessing.get_context("spawn").Pool(cores) as pool:
         for _ in pool.imap_unordered(compile_one, jobs):
@@ -155,7 +155,7 @@ def benchmark(
 
 
 def main() -> None:
-    """Try all candidates and record all rows."""
+    """Time all candidates and record the rows."""
     parser = report.parser(__doc__, "tune")
     parser.add_argument("--contiguous", action="store_true", help="instead of channels last")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Videos that the benchmarks of data read: texture in motion with some grain, in the formats that datasets come in."""
+"""Videos for the benchmarks of data: moving textures with some grain, in the formats of the datasets."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +12,13 @@ class Format(NamedTuple):
     """How a video is encoded.
 
     Attributes:
-        suffix: of the file.
+        suffix: suffix of the file.
         codec: name of FFmpeg's encoder.
-        width: pixels.
-        height: pixels.
-        num_frames: frames.
-        fps: frames in a second.
-        options: of the encoder.
+        width: width in pixels.
+        height: height in pixels.
+        num_frames: number of frames.
+        fps: frames per second.
+        options: options of the encoder.
     """
 
     suffix: str
@@ -48,9 +48,9 @@ def write_videos(folder: Path, names: list[str], num_frames: int | None = None) 
     """Write a video of each of the named formats.
 
     Args:
-        folder: to write to.
-        names: of `FORMATS`.
-        num_frames: frames of each; None for as many as its dataset has.
+        folder: folder to write to.
+        names: keys of `FORMATS`.
+        num_frames: number of frames of each video; None for that of its format.
     """
     paths = {}
     for name in names:
@@ -69,7 +69,7 @@ def write_videos(folder: Path, names: list[str], num_frames: int | None = None) 
 
 
 def all_frames(path: Path) -> npt.NDArray[np.uint8]:
-    """Decode everything in order, the slow and sure way, (T, H, W, 3)."""
+    """Decode all frames in order, which is slow but reliable, (T, H, W, 3)."""
     with av.open(str(path), metadata_errors="ignore") as container:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
@@ -80,9 +80,9 @@ def wrong_frames(
     """Count the frames that look more like another frame of the video, or like none.
 
     Args:
-        frames: what was read, (T, H, W, 3).
-        numbers: what was asked for, length T.
-        truth: all frames.
+        frames: frames that were read, (T, H, W, 3).
+        numbers: numbers of the frames that were requested, length T.
+        truth: all frames of the video.
     """
     small = truth[:, ::4, ::4].astype(np.int16)
     wrong = 0
@@ -119,7 +119,7 @@ def _textures() -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float64]]]
 def _noise(
     rng: np.random.Generator, height: int, width: int, power: float
 ) -> npt.NDArray[np.float64]:
-    """Texture whose amplitudes fall with frequency as those of photographs do, (H, W, 3)."""
+    """Return a texture whose amplitudes fall with frequency as in photographs, (H, W, 3)."""
     waves = np.fft.rfft2(rng.standard_normal((3, height, width)))
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     waves = waves / np.maximum(frequency, 1 / max(height, width)) ** power

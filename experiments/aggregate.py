@@ -1,6 +1,6 @@
 """[rows of csv → **groups, means and differences of rows** → tables]
 
-What the tables of RESULTS.md are put together from.
+Helpers that the tables of RESULTS.md are built with.
 """
 
 import statistics
@@ -12,7 +12,7 @@ MISSING = "not measured"
 
 
 def groups(rows: Sequence[Row], *columns: str) -> dict[tuple[str, ...], list[Row]]:
-    """Rows by what they have in some columns, in the order in which each comes first."""
+    """Group rows by their values in some columns; groups are in the order of their first rows."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         found.setdefault(tuple(row[column] for column in columns), []).append(row)
@@ -20,7 +20,7 @@ def groups(rows: Sequence[Row], *columns: str) -> dict[tuple[str, ...], list[Row
 
 
 def differences(before: Sequence[Row], after: Sequence[Row], column: str = "top1") -> list[float]:
-    """What is gained from one method to another, wherever both have the same data, network and seed."""
+    """Return the gains from one method to another, over the rows that share data, protocol, network and seed."""
     places = ("dataset", "split", "protocol", "backbone", "seed")
     first = {tuple(row[place] for place in places): float(row[column]) for row in before}
     same = [(first.get(tuple(row[place] for place in places)), row) for row in after]
@@ -28,12 +28,12 @@ def differences(before: Sequence[Row], after: Sequence[Row], column: str = "top1
 
 
 def mean(rows: Sequence[Row], column: str) -> float:
-    """Mean of a column."""
+    """Return the mean of a column."""
     return statistics.mean(float(row[column]) for row in rows)
 
 
 def spread(rows: Sequence[Row], column: str, places: int = 1) -> str:
-    """Mean and standard deviation of a column."""
+    """Format the mean and, if there are several rows, the standard deviation of a column."""
     values = [float(row[column]) for row in rows]
     if not values:
         return MISSING
@@ -42,5 +42,5 @@ def spread(rows: Sequence[Row], column: str, places: int = 1) -> str:
 
 
 def seeds(rows: Sequence[Row]) -> str:
-    """How many runs a mean is over."""
+    """Format the number of rows as a number of seeds."""
     return f"{len(rows)} seed{'s' * (len(rows) != 1)}"

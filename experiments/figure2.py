@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from hcml_lightning.storage import whole
 from protocol import ACCURACY, Protocol, accuracy_row, is_done, write_rows
 
-# The three levels together are the full method of Table 2, and none are its baseline.
+# All three levels are the full method of Table 2, and no levels are its baseline: both are measured there.
 LEVELS = {
     "level 0": ("[0]", ("flow", "recognition", "test")),
     "levels 0, 1": ("[0, 1]", ("flow", "contrast1", "recognition", "test")),
@@ -18,13 +18,13 @@ LEVELS = {
 
 
 def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
-    """Train and test with one level, and with two.
+    """Train and test with one level and with two levels.
 
     Args:
-        protocol: how and where.
-        dataset: name of its folder.
+        protocol: the settings of the runs and their folders.
+        dataset: name of the dataset's folder.
         split: fold.
-        seed: of everything random.
+        seed: seed of all random numbers.
     """
     table = protocol.results / "results.csv"
     for method, (levels, stages) in LEVELS.items():
@@ -41,13 +41,13 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
 
 
 def by_levels(rows: Sequence[dict[str, str]]) -> list[tuple[str, list[dict[str, str]]]]:
-    """The runs of utdmhad_depth27 without a level, with one, two and three; the splits and seeds that each has.
+    """Return the runs on utdmhad_depth27 with no, one, two and three levels, each with all its splits and seeds.
 
     Args:
-        rows: of results.csv.
+        rows: rows of results.csv.
 
     Returns:
-        For each number of levels where the blocks are, and the rows.
+        For each number of levels, the stages that motion blocks follow, in words, and the rows.
     """
     rows = [r for r in rows if (r["dataset"], r["protocol"]) == ("utdmhad_depth27", "cpu")]
     names = {
@@ -63,11 +63,11 @@ def by_levels(rows: Sequence[dict[str, str]]) -> list[tuple[str, list[dict[str, 
 
 
 def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
-    """Draw top-1 over the number of levels, a line for each split; nothing where nothing was measured.
+    """Draw top-1 against the number of levels, one line for each split; draw nothing if there are no runs.
 
     Args:
-        rows: of results.csv.
-        path: png to write.
+        rows: rows of results.csv.
+        path: PNG file to write.
     """
     steps = by_levels(rows)
     splits = sorted({row["split"] for _, runs in steps for row in runs})

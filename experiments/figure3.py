@@ -1,4 +1,4 @@
-"""Figure 3: flow that was learned without labels, at the three levels, beside true flow and a classical estimate."""
+"""Figure 3: flow learned without labels at the three levels, compared with true flow and a classical estimate."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -30,8 +30,8 @@ class Corpus(NamedTuple):
     Attributes:
         num_train: training videos of each of the eight classes.
         num_val: held-out videos of each class.
-        num_frames: of each video.
-        size: height and width, pixels.
+        num_frames: frames of each video.
+        size: height and width in pixels.
     """
 
     num_train: int = 100
@@ -44,12 +44,12 @@ DEFAULT = Corpus()
 
 
 def run(protocol: Protocol, seed: int, corpus: Corpus = DEFAULT) -> None:
-    """Learn and measure the flow of level 0; with seed 0, learn that of the others too and draw all three.
+    """Train and measure the flow of level 0; with seed 0, also train levels 1 and 2 and draw all three.
 
     Args:
-        protocol: how and where.
-        seed: of everything random in training; the videos are always the same.
-        corpus: the videos.
+        protocol: the settings of the runs and their folders.
+        seed: seed of all random numbers of training; the videos are always the same.
+        corpus: size of the set of videos.
     """
     root = protocol.runs / "data" / DATASET
     with exclusive(root):
@@ -57,11 +57,11 @@ def run(protocol: Protocol, seed: int, corpus: Corpus = DEFAULT) -> None:
             _make(root, corpus)
     config = protocol.config.removesuffix(".yaml") + "_synthetic.yaml"
     checkpoints = []
-    # Levels 1 and 2 are drawn alone, and there is one picture.
+    # Levels 1 and 2 are only drawn, not measured, and there is one picture, so one seed of them is enough.
     for level in LEVELS if seed == 0 else LEVELS[:1]:
         words = ["-c", config, "--flow.model.level", str(level)]
         if level > 0:
-            # The frames of level l are 2^l frames of the clip apart.
+            # Consecutive frames of level l are 2^l frames of the clip apart, so these levels need longer clips.
             words += ["--flow.data.clip_length", "8", "--flow.trainer.max_epochs", "6"]
         (done,) = protocol.run(f"flow_{level}", DATASET, 1, seed, ("flow",), words)
         checkpoints.append(done.checkpoint)
@@ -114,7 +114,7 @@ def _record(protocol: Protocol, seed: int, metrics: dict[str, float], checkpoint
 
 
 def _draw(checkpoints: list[str], path: Path) -> None:
-    """One row for each video: frame, next frame, true flow, Farnebäck's, levels 0, 1, 2."""
+    """Draw one row for each video: frame, next frame, true flow, Farnebäck's flow, flow of levels 0, 1, 2."""
     task, batch = _batch(checkpoints[0], 6)
     video = batch["video"]
     flows = [_flow(task, video)]
@@ -128,7 +128,7 @@ def _draw(checkpoints: list[str], path: Path) -> None:
     columns = [
         torch.unflatten(true, 0, (len(video), pairs))[:, middle],
         _classical(video, flows[0])[:, :, middle],
-        # Per frame of the video: level l compares frames 2^l apart on a grid of 2^l times fewer cells.
+        # Level l compares frames 2^l apart, on a grid with 2^l times fewer cells per side: no scaling is needed.
         *(flow[:, :, flow.shape[2] // 2] for flow in flows),
     ]
     size = 4 * video.shape[-1]
@@ -142,7 +142,7 @@ def _draw(checkpoints: list[str], path: Path) -> None:
 
 
 def _batch(checkpoint: str, count: int) -> tuple[FlowTask, VideoBatch]:
-    """The task, and held-out clips, evenly over the classes."""
+    """Return the task of a checkpoint, and held-out clips evenly spread over the classes."""
     known = read_checkpoint(checkpoint)["datamodule_hyper_parameters"]
     known = {key: value for key, value in known.items() if not key.startswith("_")}
     data = UCF101DataModule(**known)
@@ -152,14 +152,14 @@ def _batch(checkpoint: str, count: int) -> tuple[FlowTask, VideoBatch]:
 
 @torch.inference_mode()
 def _flow(task: FlowTask, video: Tensor) -> Tensor:
-    """Cells of the task's grid, (B, 2, T_l − 1, h, w)."""
+    """Return the flow in cells of the task's grid, (B, 2, T_l − 1, h, w)."""
     motion = task.model.network.motion_features(video, up_to=task.level)[-1]
     return task.flow_terms(task.level, motion, video).flow
 
 
 def _classical(video: Tensor, like: Tensor) -> Tensor:
-    """Farnebäck's flow of the full frames, brought to the grid and the unit of another: (B, 2, T − 1, h, w)."""
-    # Late, since the other experiments need no OpenCV.
+    """Return Farnebäck's flow of the full frames, converted to the grid and unit of `like`: (B, 2, T − 1, h, w)."""
+    # Imported here because the other experiments do not need OpenCV.
     import cv2
 
     grey = video.float().mean(dim=1).byte().numpy()

@@ -1,6 +1,6 @@
 """Figure 4: where the networks of Table 2 look (Grad-CAM++), and how much of that moves.
 
-Measured at res5, as in the paper, and at the last stage that has 7 × 7 cells or more, as res5 has at 224 × 224.
+Measured at res5, as in the paper, and at the last stage with at least 7 × 7 cells, which is res5 at 224 × 224.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from hcml_lightning.tools.grad_cam import grad_cam, moving_mass, moving_pixels
 from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
 from table2 import METHODS
 
-# Of the picture.
+# Rows of the picture.
 VIDEOS = 5
 CELLS = 7
 RES5 = 3
@@ -29,10 +29,10 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
     """Measure and draw the maps of the true class on the test videos.
 
     Args:
-        protocol: how and where.
-        dataset: name of its folder.
+        protocol: the settings of the runs and their folders.
+        dataset: name of the dataset's folder.
         split: fold.
-        seed: of the runs of Table 2.
+        seed: seed of the runs of Table 2.
     """
     table = protocol.results / "measurements.csv"
     shown: list[Tensor] = []
@@ -69,7 +69,7 @@ def _videos(checkpoint: str) -> DataLoader[VideoBatch]:
 
 
 def _fine(task: RecognitionTask, clip: Tensor) -> int:
-    """The last stage whose maps of a clip have enough cells, or the first one."""
+    """Return the last level whose maps have at least `CELLS` cells per side, or 0 if none has."""
     for level in range(RES5, 0, -1):
         with torch.no_grad():
             maps = task.model.network.appearance(clip[:1].to(task.device), level)
@@ -79,7 +79,7 @@ def _fine(task: RecognitionTask, clip: Tensor) -> int:
 
 
 def _shares(task: RecognitionTask, loader: DataLoader[VideoBatch], fine: int) -> dict[str, float]:
-    """Share of the maps' mass on moving pixels, beside the share of the pixels that move."""
+    """Return the share of the maps' mass that lies on moving pixels, and the share of pixels that move, in %."""
     found: dict[str, list[Tensor]] = {}
     for batch in loader:
         clip = batch["video"]
@@ -89,7 +89,7 @@ def _shares(task: RecognitionTask, loader: DataLoader[VideoBatch], fine: int) ->
         moving = moving_pixels(clip).float().mean(dim=(1, 2, 3))
         found.setdefault("moving pixels", []).append(moving)
     shares = {name: torch.cat(values) for name, values in found.items()}
-    # A map without any mass has no share.
+    # The share of a map without any mass is NaN.
     known = {name: float(100 * share.nanmean()) for name, share in shares.items()}
     return known | {
         "maps without mass": float(sum(share.isnan().sum() for share in shares.values()))
@@ -97,7 +97,7 @@ def _shares(task: RecognitionTask, loader: DataLoader[VideoBatch], fine: int) ->
 
 
 def _few(loader: DataLoader[VideoBatch]) -> VideoBatch:
-    """Some videos, evenly over the classes."""
+    """Return a batch of a few videos, evenly spread over the classes."""
     count = len(loader.dataset)  # type: ignore[arg-type]
     chosen = range(count // (2 * VIDEOS), count, max(1, count // VIDEOS))
     some = Subset(loader.dataset, list(chosen)[:VIDEOS])
@@ -106,7 +106,7 @@ def _few(loader: DataLoader[VideoBatch]) -> VideoBatch:
 
 
 def _over(video: Tensor, heat: Tensor) -> Tensor:
-    """The frame at 3/8 of the clip, in grey, under its map in red: (B, 3, H, W) in 0..1."""
+    """Return the frame at 3/8 of the clip in grey, with its map on top in red: (B, 3, H, W) in 0..1."""
     place = video.shape[2] * 3 // 8
     grey = video[:, :, place].float().mean(dim=1) / 255
     hot = heat[:, place]
@@ -116,7 +116,7 @@ def _over(video: Tensor, heat: Tensor) -> Tensor:
 
 
 def _draw(video: Tensor, shown: list[Tensor], path: Path) -> None:
-    """One row for each video: frame, next frame, and the maps of all methods."""
+    """Draw one row for each video: frame, next frame, and the maps of all methods."""
     place = video.shape[2] * 3 // 8
     frames = [video[:, :, place].float() / 255, video[:, :, place + 1].float() / 255]
     columns = [F.interpolate(image, scale_factor=3, mode="bilinear") for image in (*frames, *shown)]

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in four calls of under ten minutes each, which do not need each other.
+# All experiments that need a GPU, in four independent calls of under ten minutes each.
 #
 #   DATA=folder [OUT=folder] [WHEELS=folder] [SECONDS_LEFT=560] [COMMIT=abc1234] experiments/gpu.sh first|second|third|fourth
 #
 # first:  Table 2 with R2D-50 on utdmhad_depth27, three seeds; Figure 4; flow on synthetic videos.
-# second: Table 7 on utdmhad_depth27, three seeds, and Table 2 with R(2+1)D-101, one.
+# second: Table 7 on utdmhad_depth27, three seeds, and Table 2 with R(2+1)D-101, one seed.
 # third:  Table 2 with R2D-50 on ucf101_6, three seeds.
-# fourth: the same on dense clips.
-# Each wants one of the data sets in DATA. Fetches nothing: what is missing of the packages that the lines below import
-# can lie as wheels in WHEELS. Runs go side by side, as many as there are seeds and methods; what is in the tables when
-# the time is over stays. To OUT go the tables, the figures and, in one archive at the end, the logs.
-# A rehearsal: PROTOCOL=cpu SMALL=r2d_tiny LARGE=r2d_tiny EXTRA='--trainer.max_epochs=1 --trainer.limit_train_batches=1 --trainer.check_val_every_n_epoch=1'.
+# fourth: the same as third, on dense clips.
+# Each call needs one of the datasets in DATA. The script downloads nothing: packages imported below that are not
+# installed can be put into WHEELS as wheels. One process for each seed and method runs at the same time; when the time
+# is over, the rows written so far remain in the tables. OUT gets the tables, the figures and an archive of the logs.
+# To try the script quickly: PROTOCOL=cpu SMALL=r2d_tiny LARGE=r2d_tiny EXTRA='--trainer.max_epochs=1 --trainer.limit_train_batches=1 --trainer.check_val_every_n_epoch=1'.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -31,7 +31,7 @@ if [ -n "${WHEELS:-}" ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --target "$packages" "$WHEELS"/*.whl || exit
   export PYTHONPATH=$PYTHONPATH:$packages
 fi
-# A package that is missing is said before any job is started. Lightning's command line wants those of jsonargparse[signatures].
+# Report missing packages before any job starts. Lightning's command line needs those of jsonargparse[signatures].
 python3 - "$part" <<'PYTHON' || exit
 import sys
 import av, docstring_parser, einops, jsonargparse, matplotlib, pytorch_lightning.cli, torchmetrics, torchvision, typeshed_client
@@ -44,7 +44,7 @@ waiting=()
 start() { # seconds to leave for others, name of the log, backbone, words of run.py
   local seconds=$((end - SECONDS - $1)) log=$logs/$2.log backbone=$3
   shift 3
-  # A stage that is told to end does so after its next batch; in a validation that takes too long.
+  # A stage that receives SIGTERM ends after its next batch, which takes too long in a validation: kill it after 15 s.
   timeout -k 15 $((seconds > 20 ? seconds - 15 : 5)) python3 experiments/run.py --data "$data" --protocol "$protocol" --backbone "$backbone" \
     --results "$out" --runs "${RUNS:-/tmp/hcml_runs}" "$@" ${extra[@]+"${extra[@]}"} >"$log" 2>&1 &
   waiting+=($!)

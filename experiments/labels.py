@@ -1,4 +1,4 @@
-"""A copy of a dataset with a share of its labels."""
+"""Make a copy of a dataset that keeps only a share of its labels."""
 
 import os
 from pathlib import Path
@@ -9,14 +9,14 @@ from protocol import exclusive
 
 
 def with_share_of_labels(source: Path, target: Path, percent: int) -> None:
-    """Make a dataset whose training lists name a share of each class; the videos are links to those of the source.
+    """Make a dataset whose training lists name a share of each class; its videos are a link to those of the source.
 
-    The same share for every seed: what differs between seeds is the training.
+    The chosen videos are the same for every seed, so that seeds differ in the training only.
 
     Args:
         source: a dataset in the layout of UCF-101.
-        target: folder to make; left alone where it is there.
-        percent: share of each class that stays, at least one video.
+        target: folder to make; left unchanged if it exists.
+        percent: share of each class to keep, in %; at least one video is kept.
     """
     with exclusive(target):
         if not target.is_dir():

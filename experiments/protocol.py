@@ -1,7 +1,7 @@
 """[settings → **runs of the command line** → rows of csv]
 
-What all experiments share: where runs lie, how a chain of stages is started, by what `hcml progressive` does, and the
-tables that hold what came of it. A run that was cut off goes on, and one that is in the tables is left alone.
+What all experiments share: the folders of runs, the start of a chain of stages (with the code of `hcml progressive`),
+and the tables of results. An interrupted run is resumed, and a run that is in the tables is skipped.
 """
 
 import csv
@@ -41,16 +41,16 @@ KEY = ("experiment", "dataset", "split", "method", "backbone", "seed", "protocol
 
 @dataclass(frozen=True)
 class Protocol:
-    """How and where experiments run.
+    """The settings that experiments run with, and their folders.
 
     Attributes:
-        name: of the file in experiments/configs, `cpu` or `gpu`.
+        name: name of the file in experiments/configs, `cpu` or `gpu`.
         data: folder that holds the datasets, each in the layout of UCF-101.
         runs: folder for runs.
         results: folder for csv files and figures.
-        backbone: of all methods.
-        extras: further words for every stage.
-        launch: runs the command line in this process; None starts a process for each stage.
+        backbone: backbone of all methods.
+        extras: more command-line words for every stage.
+        launch: function that runs a stage, for example in this process; None starts a process for each stage.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Protocol:
         return str(FOLDER / "configs" / f"{self.name}.yaml")
 
     def root(self, dataset: str) -> Path:
-        """Folder of a dataset: a given one, or one that an experiment made."""
+        """Return the folder of a dataset: one that an experiment made, else the given one."""
         made = self.runs / "data" / dataset
         return made if made.is_dir() else self.data / dataset
 
@@ -80,18 +80,18 @@ class Protocol:
         stages: Sequence[str],
         options: Sequence[str] = (),
     ) -> list[Done]:
-        """Run stages one after the other, or what of them is not done yet.
+        """Run stages one after the other, skipping those that are done.
 
         Args:
-            name: of the folder, below that of dataset, split and seed.
-            dataset: name of its folder.
+            name: name of the folder, below the folder of the dataset, split and seed.
+            dataset: name of the dataset's folder.
             split: fold.
-            seed: of weights, order and crops.
-            stages: as in `hcml progressive --stages`.
-            options: further options, as of `hcml progressive`.
+            seed: seed of weights, order and crops.
+            stages: names of stages, as in `hcml progressive --stages`.
+            options: more options, as for `hcml progressive`.
 
         Returns:
-            What each stage came to.
+            The result of each stage.
         """
         settings = {
             "seed_everything": seed,
@@ -115,7 +115,7 @@ def accuracy_row(
     seed: int,
     runs: Sequence[Done],
 ) -> dict[str, object]:
-    """One row of results.csv out of a run that ends in a test."""
+    """Return the row of results.csv for a run whose last two stages are a training and a test."""
     training, test = runs[-2], runs[-1]
     return {
         "experiment": experiment,
@@ -134,9 +134,9 @@ def accuracy_row(
 
 
 def circumstances(protocol: Protocol) -> dict[str, object]:
-    """Where and when something was measured."""
+    """Return what is recorded about the machine, versions and date of a measurement."""
     names = ("torch", "pytorch-lightning", "av")
-    # A copy without its history, on a machine that is lent, say, can be told.
+    # A copy without git history, for example on a borrowed machine, takes its commit from the environment.
     head = os.environ.get("COMMIT") or commit("src", "experiments/configs") or "unknown"
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -149,13 +149,13 @@ def circumstances(protocol: Protocol) -> dict[str, object]:
 
 
 def is_done(path: Path, key: Mapping[str, object]) -> bool:
-    """Whether a table has a row with these values."""
+    """Return whether a table has a row with these values."""
     wanted = {name: str(value) for name, value in key.items()}
     return any(wanted.items() <= row.items() for row in read_rows(path))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table; none where there is no table."""
+    """Return the rows of a table; none if the table does not exist."""
     if not path.is_file():
         return []
     with path.open(newline="") as file:
@@ -163,7 +163,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
-    """Put rows into a table, in place of those with the same key; the file is written in one step."""
+    """Add rows to a table, replacing those with the same key; the file is replaced in one step."""
     key = [name for name in (*KEY, "quantity") if name in columns]
     with exclusive(path):
         table = {tuple(row[name] for name in key): row for row in read_rows(path)}
@@ -178,10 +178,10 @@ def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, o
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold a file or folder against other commands that would write it; they wait.
+    """Lock a file or folder for writing; other commands that would write it wait.
 
     Args:
-        path: what is to be written, there already or not.
+        path: what will be written; it need not exist yet.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as file:

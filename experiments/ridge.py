@@ -1,4 +1,4 @@
-"""The reference without learned features: a ridge classifier on differences of eight small grey frames."""
+"""The baseline without learned features: a ridge classifier on differences of eight small grey frames."""
 
 from typing import Literal
 
@@ -13,16 +13,16 @@ from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
 
 FRAMES = 8
 SIDE = 20
-# λ of Σ (w · x − y)² + λ |w|², for features of standard deviation 1 over all of them together.
+# λ of Σ (w · x − y)² + λ |w|², for features scaled by one common factor to standard deviation 1.
 PENALTY = 1000.0
 
 
 def run(protocol: Protocol, dataset: str, split: int) -> None:
-    """Fit on the training videos, and measure on the test videos.
+    """Fit the classifier on the training videos and measure it on the test videos.
 
     Args:
-        protocol: how and where.
-        dataset: name of its folder.
+        protocol: the settings of the runs and their folders.
+        dataset: name of the dataset's folder.
         split: fold.
     """
     table = protocol.results / "measurements.csv"
@@ -38,7 +38,7 @@ def run(protocol: Protocol, dataset: str, split: int) -> None:
     mean, std = known.mean(0), known.std()
     known, asked = (known - mean) / std, (asked - mean) / std
     targets = 2 * F.one_hot(label, data.num_classes).double() - 1
-    # There are fewer videos than features: w = Xᵀ (X Xᵀ + λ I)⁻¹ Y.
+    # The dual form is smaller, because there are fewer videos than features: w = Xᵀ (X Xᵀ + λ I)⁻¹ Y.
     gram = known @ known.T + PENALTY * torch.eye(len(known), dtype=torch.float64)
     scores = asked @ (known.T @ torch.linalg.solve(gram, targets))
     top1 = 100 * float((scores.argmax(1) == truth).double().mean())
@@ -47,7 +47,7 @@ def run(protocol: Protocol, dataset: str, split: int) -> None:
 
 
 def _described(data: UCF101DataModule, split: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-    """Features (videos, (FRAMES - 1) · SIDE²) and labels of a split."""
+    """Return the features (videos, (FRAMES - 1) · SIDE²) and the labels of a split."""
     rows, labels = [], []
     for record in data.records(split):
         places = np.linspace(0, probe(record.path).num_frames - 1, FRAMES).round().astype(int)

@@ -1,12 +1,12 @@
-"""All experiments, or some of them: what is in the tables is left alone, what was interrupted resumes.
+"""Run all experiments or some of them; runs in the tables are skipped, interrupted ones resume.
 
     python experiments/run.py --data DIR                                     # everything, on one dataset and split
     python experiments/run.py --data DIR table2 --methods full --seeds 0     # one row
-    python experiments/summarise.py                                         # RESULTS.md and figures out of the tables
+    python experiments/summarise.py                                         # RESULTS.md and figures from the tables
 
-DIR holds datasets in the layout of UCF-101, a folder each. Several of these commands may run side by side on different
-experiments or seeds. Options of `hcml progressive`, as in --recognition.trainer.max_epochs=120, go on to it; name other
-folders with --runs and --results then.
+DIR holds datasets in the layout of UCF-101, one folder for each. Several of these commands may run at the same time on
+different experiments or seeds. Options of `hcml progressive`, such as --recognition.trainer.max_epochs=120, are passed
+on to it; with them, choose other folders with --runs and --results.
 """
 
 import argparse
@@ -25,7 +25,7 @@ EXPERIMENTS = ("ridge", "table2", "dense", "table7", "figure2", "table1", "figur
 
 
 def main() -> None:
-    """Run what was asked for."""
+    """Run the experiments that the command line names."""
     options, words = _parser().parse_known_args()
     protocol = Protocol(
         options.protocol,

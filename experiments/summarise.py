@@ -1,4 +1,4 @@
-"""RESULTS.md and the chart of Figure 2, out of the tables: `python experiments/summarise.py`."""
+"""Make RESULTS.md and the chart of Figure 2 from the tables: `python experiments/summarise.py`."""
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
@@ -12,15 +12,15 @@ from hcml_lightning.storage import write_whole
 from hcml_lightning.tools.flops import count
 from protocol import FOLDER, read_rows
 
-# Backbone, frames, pixels of a side, and the paper's ratio.
+# Backbone, frames, height and width in pixels, and the paper's ratio of costs.
 SIZES = (("r2d50", 16, 256, "1.18 x"), ("r2plus1d101", 32, 256, "1.11 x"), ("r2d_tiny", 8, 64, ""))
 
 
 def make(folder: Path) -> str:
-    """Give the text of RESULTS.md.
+    """Return the text of RESULTS.md.
 
     Args:
-        folder: holds results.csv, measurements.csv and tried.csv, as far as they are there.
+        folder: folder of results.csv, measurements.csv and tried.csv, any of which may be missing.
     """
     accuracy = read_rows(folder / "results.csv")
     measured = read_rows(folder / "measurements.csv")
@@ -92,7 +92,7 @@ def _each_setting(
     write: Callable[[Sequence[Row]], str],
     title: Callable[[str, str], str] = tables.setting,
 ) -> str:
-    """Numbers of different networks and frames are told apart."""
+    """Write one part for each protocol and backbone."""
     settings = sorted(groups(rows, "protocol", "backbone").items())
     return "\n\n".join(
         f"With {title(protocol, backbone)}:\n\n{write(here)}"
@@ -134,7 +134,7 @@ def _provenance(rows: Iterable[Row]) -> str:
 
 
 def main() -> None:
-    """Write RESULTS.md, and the chart beside it."""
+    """Write RESULTS.md and the chart of Figure 2."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the tables")
     parser.add_argument("--output", type=Path, default=FOLDER.parent / "RESULTS.md")

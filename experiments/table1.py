@@ -1,4 +1,4 @@
-"""Table 1: how discriminative and how general the motion features of each level are, by how they were learned."""
+"""Table 1: how discriminative and general the motion features of each level are, by kind of supervision."""
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
@@ -14,13 +14,13 @@ SUPERVISION = ("action", "preliminary", "hierarchical")
 
 
 def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
-    """Probe the features of each level under each supervision.
+    """Probe the features of each level under each kind of supervision.
 
     Args:
-        protocol: how and where.
-        dataset: name of its folder.
+        protocol: the settings of the runs and their folders.
+        dataset: name of the dataset's folder.
         split: fold.
-        seed: of everything random.
+        seed: seed of all random numbers.
     """
     table = protocol.results / "measurements.csv"
     for supervision in SUPERVISION:
@@ -34,7 +34,7 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
                 continue
             source = _checkpoint(protocol, dataset, split, seed, supervision, level)
             words = ["--probe.model.level", str(level), "--probe.model.init_from", source]
-            # At level 0 both kinds of self-supervision are one, and so is the probe.
+            # At level 0 both kinds of self-supervision are the same, so they share a probe.
             how = "preliminary" if supervision == "hierarchical" and level == 0 else supervision
             name = f"probe_{how}_level_{level}"
             (probe,) = protocol.run(name, dataset, split, seed, ("probe",), words)
@@ -51,7 +51,7 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
 
 
 def _accuracy_in_training(checkpoint: str) -> float:
-    """Accuracy of the finished classifier on centred clips; that of an epoch, of augmented ones, is lower."""
+    """Return training accuracy of the trained probe on centred clips; on an epoch's augmented clips it is lower."""
     data = UCF101DataModule.load_from_checkpoint(checkpoint)
     videos = VideoDataset(data.usable_records("train"), data.recipe("val"))
     loader = DataLoader(videos, data.batch_size, collate_fn=collate)
@@ -66,16 +66,16 @@ def _accuracy_in_training(checkpoint: str) -> float:
 def _checkpoint(
     protocol: Protocol, dataset: str, split: int, seed: int, supervision: str, level: int
 ) -> str:
-    """What is to be probed; trained where that is still to be done."""
+    """Return the checkpoint to probe, after training what is not trained yet."""
     if supervision == "action":
         return protocol.run("motion", dataset, split, seed, ("motion_only",))[-1].checkpoint
     stages = ("flow", "contrast1", "contrast2")[: level + 1]
     chain = protocol.run("full", dataset, split, seed, stages)
     if supervision == "hierarchical" or level == 0:
         return chain[-1].checkpoint
-    # By reconstruction alone, in one go, for as many epochs as the chain has in all.
+    # Reconstruction alone, in a single stage with as many epochs as all stages of the chain together.
     words = ["--flow.model.level", str(level)]
     words += ["--flow.trainer.max_epochs", str(sum(stage.epochs for stage in chain))]
-    # The frames of level l are 2^l frames of the clip apart.
+    # Consecutive frames of level l are 2^l frames of the clip apart, so these levels need longer clips.
     words += ["--flow.data.clip_length", "8"]
     return protocol.run(f"flow_{level}", dataset, split, seed, ("flow",), words)[-1].checkpoint

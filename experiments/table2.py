@@ -20,16 +20,16 @@ def run(
     methods: Iterable[str] = METHODS,
     dense: bool = False,
 ) -> None:
-    """Train and test, with the same schedule for all methods.
+    """Train and test all methods with the same schedule.
 
     Args:
-        protocol: how and where.
-        dataset: name of its folder.
+        protocol: the settings of the runs and their folders.
+        dataset: name of the dataset's folder.
         split: fold.
-        seed: of everything random.
+        seed: seed of all random numbers.
         methods: some of `METHODS`.
-        dense: whether joint training and the test, too, have frames 2 apart, as the paper's, instead of some that are
-            spread over the whole video.
+        dense: whether joint training and the test also use frames 2 apart, as in the paper, instead of frames spread
+            over the whole video.
     """
     table = protocol.results / "results.csv"
     experiment, words = ("dense", ["--data.frame_stride", "2"]) if dense else ("table2", [])

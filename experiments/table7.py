@@ -1,4 +1,4 @@
-"""Table 7: fine-tuning from self-supervised pre-training, on the same and on other data, against random weights."""
+"""Table 7: fine-tuning from self-supervised pre-training on the same or other data, against random weights."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,15 @@ def run(
     percent: int = 25,
     others: Sequence[str] = (),
 ) -> None:
-    """Train by labels alone, on a share of them: from random weights, and from pre-training without any label.
+    """Train with labels alone, on a share of them, from random weights and from pre-training without labels.
 
     Args:
-        protocol: how and where.
-        dataset: name of its folder, whose training videos are all used for pre-training.
+        protocol: the settings of the runs and their folders.
+        dataset: name of the dataset's folder; pre-training uses all its training videos.
         split: fold.
-        seed: of everything random.
-        percent: share of the labels.
-        others: datasets to pre-train on instead.
+        seed: seed of all random numbers.
+        percent: share of the labels, in %.
+        others: other datasets; each is also used for pre-training, in place of `dataset`.
     """
     few = f"{dataset}_labels{percent}"
     with_share_of_labels(protocol.data / dataset, protocol.runs / "data" / few, percent)
@@ -43,7 +43,7 @@ def run(
             continue
         options = ["-c", f"{protocol.config.removesuffix('.yaml')}_finetune.yaml"]
         if source is not None:
-            # The stages of the full method of Table 2, or what of them is still to be done.
+            # The same runs as the full method of Table 2, whose finished stages are not run again.
             before = protocol.run("full", source, split, seed, PRETRAINING)
             options.append(f"--motion_only.model.init_from={before[-1].checkpoint}")
         name = method.replace(" ", "_")

@@ -1,6 +1,6 @@
 """[rows of csv → **tables and what follows from them** → RESULTS.md]
 
-Of each experiment, in Markdown: means over seeds beside the paper's numbers, and whether its claim holds here.
+For each experiment, in Markdown: means over seeds next to the paper's numbers, and whether its claim holds here.
 """
 
 import statistics
@@ -19,26 +19,26 @@ TITLES = {
     "motion": "+ motion blocks (labels only)",
     "full": "+ self-supervision (the full method)",
 }
-# Before the stage, in the names of the quantities of Figure 4.
+# Prefix of the stage in the names of the quantities of Figure 4.
 MASS = "moving mass at "
-# Accuracy in %, by dataset and split.
+# Accuracy in % for each dataset and split.
 Ridge = Mapping[tuple[str, str], float]
 FRAMES = {"cpu": "8 frames of 64 x 64", "gpu": "16 frames of 112 x 112"}
 DEVICES = {"cpu": "two CPU cores", "gpu": "one GPU"}
 
 
 def setting(protocol: str, backbone: str) -> str:
-    """What was trained, on what frames, and where."""
+    """Format the network, the frames and the device of a run."""
     return f"`{backbone}`, {FRAMES[protocol]}, {DEVICES[protocol]}"
 
 
 def network(protocol: str, backbone: str) -> str:
-    """What was trained, and where."""
+    """Format the network and the device of a run."""
     return f"`{backbone}`, {DEVICES[protocol]}"
 
 
 def table2(rows: Sequence[Row], ridge: Ridge) -> str:
-    """Accuracy of the three methods, for each dataset, and that of the reference without learned features."""
+    """Format the accuracy of the three methods on each dataset, and that of the baseline without learned features."""
     settings = groups(rows, "protocol", "backbone", "dataset", "split")
     parts = []
     for (protocol, backbone, dataset, split), here in sorted(settings.items()):
@@ -85,7 +85,7 @@ def _verdict(rows: Sequence[Row], ridge: float | None) -> str:
 
 
 def figure2(rows: Sequence[Row]) -> str:
-    """Accuracy by the number of levels, split by split, and what each level adds over all of them."""
+    """Format accuracy by number of levels for each split, and what each level adds over all splits."""
     steps = by_levels(rows)
     splits = sorted({row["split"] for _, runs in steps for row in runs})
     if not splits:
@@ -120,7 +120,7 @@ def figure2(rows: Sequence[Row]) -> str:
 
 
 def table7(rows: Sequence[Row]) -> str:
-    """Accuracy with a share of the labels, by where training starts."""
+    """Format accuracy with a share of the labels, by the weights that training starts from."""
     lines = [
         "Trained by labels alone, on a share of them; pre-training saw all training videos and no label.\n",
         "| data | start | top-1 | seeds | against random, same seeds |",
@@ -142,7 +142,7 @@ def table7(rows: Sequence[Row]) -> str:
 
 
 def table1(rows: Sequence[Row]) -> str:
-    """Efficacy score by level and by what supervises it."""
+    """Format the efficacy score by level and kind of supervision."""
     lines = [
         "Efficacy score = training / (training − test accuracy) of a probe, a light classifier on frozen P^l: of means "
         "over seeds, both accuracies of the finished probe on one centred clip of each video. Action: labels; "
@@ -166,7 +166,7 @@ def table1(rows: Sequence[Row]) -> str:
 
 
 def _efficacy(rows: Sequence[Row]) -> str:
-    """The score over the seeds of which both accuracies are known."""
+    """Format the efficacy score, with the mean gap over the seeds for which both accuracies are known."""
     found = groups(rows, "quantity")
     training, test = (found.get((name,), []) for name in ("train_top1", "top1"))
     gaps = differences(test, training, "value")
@@ -177,7 +177,7 @@ def _efficacy(rows: Sequence[Row]) -> str:
 
 
 def _higher_levels(rows: Sequence[Row]) -> str:
-    """What predicting the level below gives to the higher levels that reconstruction does not."""
+    """Format what the higher levels gain if they predict the level below instead of reconstructing frames."""
     methods = {method: runs for (method,), runs in groups(rows, "method").items()}
     told, better, levels = [], [], []
     for level in (1, 2):
@@ -210,7 +210,7 @@ def _higher_levels(rows: Sequence[Row]) -> str:
 
 
 def figure3(rows: Sequence[Row]) -> str:
-    """Errors of the flow, and its picture."""
+    """Format the errors of the flow and its picture."""
     lines = ["| | mean over seeds | seeds |", "|---|---|---|"]
     for (quantity,), runs in groups(rows, "quantity").items():
         lines.append(f"| {quantity} | {spread(runs, 'value', 3)} | {seeds(runs)} |")
@@ -227,7 +227,7 @@ def figure3(rows: Sequence[Row]) -> str:
 
 
 def figure4(rows: Sequence[Row]) -> str:
-    """Where the networks look, and the pictures of it."""
+    """Format where the networks look, and the pictures of it."""
     lines = [
         "Share of the mass of the Grad-CAM++ map (true class, test videos) that lies on moving pixels, beside the "
         "share of the pixels that move: at res5, as in the paper, and at the last layer with 7 x 7 cells or more.\n",
@@ -263,7 +263,7 @@ def figure4(rows: Sequence[Row]) -> str:
 
 
 def _looks(rows: Sequence[Row]) -> str:
-    """Whether ours looks more at what moves than the plain network, over the same seeds."""
+    """Format how much more our networks look at moving pixels than the plain one, over the same seeds."""
     told = []
     for dataset, quantity in sorted(groups(rows, "dataset", "quantity")):
         if quantity.startswith(MASS):
