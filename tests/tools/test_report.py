@@ -82,7 +82,7 @@ def test_shows_all_that_the_run_holds(run: Path, page: str):
     assert f"<b>{100 * test['metrics']['test/top1']:.1f} %</b>" in page
     for heading in ("Stages", "Curves", "Flow", "Test", "Settings", "Versions and machine"):
         assert re.search(rf"<h2[^>]*>{heading}</h2>", page), heading
-    for title in ("photometric error (Eq. 3)", "top-1", "loss", "learning rate"):
+    for title in ("photometric error (Eq. 3)", "top-1", "loss, all terms", "learning rate"):
         assert f"<figcaption>{title}</figcaption>" in page
     assert re.search(r"estimated after flow, up to [0-9.e-]+ cells", page)
     assert "estimated after recognition" in page
