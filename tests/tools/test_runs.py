@@ -125,7 +125,9 @@ def test_a_test_that_is_cut_short_counts_the_videos_of_all_devices():
 
 def test_a_resumed_run_knows_when_it_was_validated():
     told: Any = summary.StageSummary()
-    told.on_load_checkpoint(None, None, {"validated_epoch": 2})
+    trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"))
+    told.on_load_checkpoint(trainer, None, {"validated_epoch": 2, "seconds": 1000.0})
     checkpoint: dict[str, Any] = {}
-    told.on_save_checkpoint(None, None, checkpoint)
-    assert checkpoint == {"validated_epoch": 2}
+    told.on_save_checkpoint(trainer, None, checkpoint)
+    assert checkpoint["validated_epoch"] == 2
+    assert 1000 <= checkpoint["seconds"] < 2000

@@ -93,13 +93,13 @@ class ClassificationTask(MotionTask):
 
     def test_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
         """Return the mean probability over all views of each video, and log its accuracy (Sec. 4.3)."""
-        probability = mean_probability(self, batch["video"], self.views_per_forward)
-        self.log_accuracy(self.test_accuracy, probability, batch)
-        # A loader of somebody's own need not name its videos.
-        names = batch.get("video_id") or [str(i) for i in batch["index"].tolist()]
-        return {"video_id": names, "probability": probability}
+        found = self.predict_step(batch, batch_idx)
+        self.log_accuracy(self.test_accuracy, found["probability"], batch)
+        return found
 
     def predict_step(self, batch: VideoBatch, batch_idx: int) -> VideoPrediction:
         """Return the mean probability over all views of each video."""
         probability = mean_probability(self, batch["video"], self.views_per_forward)
-        return {"video_id": batch["video_id"], "probability": probability}
+        # A user's loader need not name the videos of a test.
+        names = batch.get("video_id") or [str(i) for i in batch["index"].tolist()]
+        return {"video_id": names, "probability": probability}

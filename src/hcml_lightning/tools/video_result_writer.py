@@ -36,9 +36,10 @@ class VideoResultWriter(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the likeliest class of each video on the device, so that nothing waits for it here."""
-        if isinstance(outputs, Mapping) and {"probability", "video_id"} <= outputs.keys():
+        if isinstance(outputs, Mapping) and "probability" in outputs:
             top = outputs["probability"].max(dim=1)
-            self._names += outputs["video_id"]
+            # A user's loader may give no names with a batch, and a user's task none with its results.
+            self._names += outputs.get("video_id") or batch["video_id"]
             self._columns.append((batch["index"], batch["label"], top.indices, top.values))
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
