@@ -292,3 +292,21 @@ def test_windows_overlap_by_half_unless_told_otherwise(
     assert run([*words, "--output", output]) == 0
     (entry,) = json.loads(output.read_text())["videos"]
     assert [span["start"] for span in entry["spans"]] == [0.0, 0.08, 0.16, 0.24, 0.32]
+
+
+def test_a_copy_with_another_name_is_told(
+    checkpoints: dict[str, Path],
+    videos: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        shutil.copy(videos[0], tmp_path / folder / "a.avi")
+    words = ["--ckpt_path", checkpoints["recognition"], "--output", tmp_path / "p.csv"]
+    run([*words, "--annotate", tmp_path / "drawn", tmp_path / "x", tmp_path / "y"])
+    told = f"a_2.annotated.mp4 is the copy of {tmp_path / 'y' / 'a.avi'}"
+    assert [line for line in capsys.readouterr().out.splitlines() if "is the copy" in line] == [
+        told
+    ]
+    assert len(list((tmp_path / "drawn").iterdir())) == 2

@@ -6,7 +6,7 @@ What `hcml predict` does after its options were parsed.
 import argparse
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, count, groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -146,6 +146,13 @@ def copy_paths(videos: Sequence[str], folder: Path) -> dict[str, Path]:
     return paths
 
 
+def _print_numbered(copies: Mapping[str, Path]) -> None:
+    """Print of which video each copy is that had to take another name."""
+    for video, path in copies.items():
+        if path.is_file() and path.name != f"{Path(video).stem}.annotated.mp4":
+            print(f"{printable(path.name)} is the copy of {printable(video)}")
+
+
 def predict_all(options: argparse.Namespace) -> int:
     """Recognise all videos, write the predictions, and report the videos that could not be read.
 
@@ -179,6 +186,7 @@ def predict_all(options: argparse.Namespace) -> int:
                 except VideoError as error:
                     undrawn.append(str(error))
     # Printed last, because the progress bar occupies the line until then.
+    _print_numbered(copies)
     for fault in undrawn:
         print(f"could not be annotated: {printable(fault)}")
     for fault in unread:
