@@ -236,8 +236,9 @@ def test_example_of_a_data_set_trains(
     assert main([*words, "--trainer.fast_dev_run=true"]) == 0
     # Its csv lists no tests, which all stages together say before the first of them.
     common = [word for word in words[3:] if not word.startswith("--trainer.logger")]
-    with pytest.raises(SystemExit, match=r"before anything runs: root=.*: the test split has no"):
-        main(["progressive", f"--run_dir={tmp_path / 'run'}", *common])
+    for stages in ([], ["--stages=baseline,test"]):
+        with pytest.raises(SystemExit, match=r"'test', before anything runs: .* no videos"):
+            main(["progressive", f"--run_dir={tmp_path / 'run'}", *stages, *common])
     assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 

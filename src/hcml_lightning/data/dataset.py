@@ -121,7 +121,7 @@ class VideoDataset(Dataset[Sample | None]):
         cache: FrameCache | None = None,
     ) -> None:
         self.records = PackedList(records)
-        self.labels = torch.tensor([record.label for record in records])
+        self.labels = torch.tensor([record.label for record in records], dtype=torch.int64)
         self.recipe = recipe
         self.seed = seed
         self.skip_broken = skip_broken

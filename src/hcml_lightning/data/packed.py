@@ -2,8 +2,8 @@
 
 Forked worker processes share the memory of their parent until one of them writes to it, and even reading a Python
 object writes to it, because its reference count changes. With a list of records, every worker ends up with its own
-copy, 115 MB for the 240 000 training videos of Kinetics with their manifest. Records packed into bytes have no
-reference counts.
+copy of all of them (`tests/data/test_packed.py` compares the memory). Records packed into bytes have no reference
+counts.
 """
 
 import pickle

@@ -6,7 +6,7 @@ The configs and options of a run of several stages, and the settings that each s
 import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hcml_lightning.tools.configs import (
     check_order,
@@ -18,6 +18,9 @@ from hcml_lightning.tools.configs import (
     split_words,
 )
 from hcml_lightning.tools.stages import STAGE_NAMES, TRAINING, Stage, test_of
+
+if TYPE_CHECKING:
+    from hcml_lightning.data import VideoDataModule
 
 # Settings that may change between two starts of a run without changing its result.
 HARMLESS = (
@@ -93,7 +96,7 @@ class Plan(NamedTuple):
     def check(self, names: Sequence[str]) -> None:
         """Check the settings of all stages before the first one runs, so that no mistake shows only after days.
 
-        If there are several training stages, their words are parsed and their data and tasks are built.
+        If there are several stages, their words are parsed, their data and tasks built, and the test split listed.
 
         Raises:
             SystemExit: if the words of a stage cannot be parsed; the reason has been printed.
@@ -108,41 +111,33 @@ class Plan(NamedTuple):
                     "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1 and a "
                     "--run_dir to throw away"
                 )
-        if len(stages) < 2:
+        if len(names) < 2 or not stages:
             # A single stage runs next, and reports its mistakes itself.
             return
         from hcml_lightning.tools.parsed_words import ParsedWords
 
+        planned = [TRAINING[name] for name in stages]
+        if "test" in names:
+            planned.append(test_of(planned[-1]))
         first = None
-        for name in stages:
+        for stage in planned:
             try:
-                data = ParsedWords(self.words(TRAINING[name])).try_constructors()
+                data = ParsedWords(self.words(stage)).try_constructors()
                 lists = (type(data), data.root, data.batch_size)
                 first = first or lists
-                if lists != first:
+                if stage.name == "test":
+                    _check_test_split(data)
+                elif lists != first:
                     # The first stage runs next, and lists its own data itself.
                     data.check_batch_size(len(data.records("train")))
             except SystemExit:
-                print(f"This is said of the stage '{name}'; nothing has been run.", file=sys.stderr)
+                print(
+                    f"This is said of the stage '{stage.name}'; nothing has been run.",
+                    file=sys.stderr,
+                )
                 raise
             except (ValueError, FileNotFoundError) as error:
-                raise ValueError(f"stage '{name}', before anything runs: {error}") from error
-        if "test" in names:
-            self._check_test(TRAINING[stages[-1]])
-
-    def _check_test(self, tested: Stage) -> None:
-        from hcml_lightning.tools.parsed_words import ParsedWords
-
-        data = ParsedWords(self.words(test_of(tested))).try_constructors()
-        try:
-            found = data.records("test")
-        except FileNotFoundError as error:
-            raise ValueError(f"stage 'test', before anything runs: {error}") from error
-        if not found:
-            raise ValueError(
-                f"stage 'test', before anything runs: root={data.root}: the test split has no videos; leave the test "
-                "out (--stages), or give it data with labels of its own (--test.data.root)"
-            )
+                raise ValueError(f"stage '{stage.name}', before anything runs: {error}") from error
 
     def _check_class(self, stage: Stage) -> None:
         own = read_config(stage.config)["model"]["class_path"]
@@ -187,6 +182,14 @@ class Plan(NamedTuple):
                 ranked.append((0, name, given))
         ranked.sort(key=lambda item: item[0])
         return [(name, given) for _, name, given in ranked]
+
+
+def _check_test_split(data: "VideoDataModule") -> None:
+    if not data.records("test"):
+        raise ValueError(
+            f"root={data.root}: the test split has no videos; leave the test out (--stages), or give it data with "
+            "labels of its own (--test.data.root)"
+        )
 
 
 def config_parts(content: Mapping[str, Any], sections: Sequence[str]) -> list[dict[str, Any]]:
