@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from hcml_lightning.tools.provenance import commit
+from hcml_lightning.tools.console.provenance import commit
 
 FOLDER = Path(__file__).parent
 COLUMNS = (

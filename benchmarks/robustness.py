@@ -28,10 +28,10 @@ from hcml_lightning.cli import main as hcml
 from hcml_lightning.data.decode import VideoError, read_frames
 from hcml_lightning.data.manifest import ManifestRow
 from hcml_lightning.data.synthetic import write_synthetic
-from hcml_lightning.tools.check import examine
-from hcml_lightning.tools.pool import Lost, run_each
-from hcml_lightning.tools.prepare_jobs import Job, convert
-from hcml_lightning.tools.transcode import Encoding
+from hcml_lightning.tools.datasets.check import examine
+from hcml_lightning.tools.datasets.pool import Lost, run_each
+from hcml_lightning.tools.datasets.prepare_jobs import Job, convert
+from hcml_lightning.tools.datasets.transcode import Encoding
 
 
 def damage(content: bytes, kind: str, draw: random.Random) -> bytes:

@@ -32,14 +32,14 @@ from typing import Any, NamedTuple
 import torch
 
 # Imported before any process is forked, so that no process has to import it itself.
-import hcml_lightning.tools.training  # noqa: F401
+import hcml_lightning.tools.training.motion_cli  # noqa: F401
 from hcml_lightning.cli import main
 from hcml_lightning.data.synthetic import write_synthetic
-from hcml_lightning.tools import launch
-from hcml_lightning.tools.output import write_json
-from hcml_lightning.tools.plan import Plan
-from hcml_lightning.tools.progressive import run_plan
-from hcml_lightning.tools.stage_folder import Done
+from hcml_lightning.tools.console import launch
+from hcml_lightning.tools.console.output import write_json
+from hcml_lightning.tools.recipe.plan import Plan
+from hcml_lightning.tools.recipe.progressive import run_plan
+from hcml_lightning.tools.recipe.stage_folder import Done
 from hcml_lightning.tools.stages import PAPER
 
 TINY = Path(__file__).parents[1] / "tests" / "tiny.yaml"

@@ -17,7 +17,7 @@ from hcml_lightning.storage import whole
 from hcml_lightning.tasks import FlowTask
 from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tasks.flow import at_grid
-from hcml_lightning.tools.drawing import validation_clips
+from hcml_lightning.tools.pictures.drawing import validation_clips
 from protocol import QUANTITY, Protocol, circumstances, exclusive, is_done, write_rows
 
 DATASET = "synthetic"

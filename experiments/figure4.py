@@ -15,7 +15,7 @@ from hcml_lightning.batch import VideoBatch
 from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.storage import whole
 from hcml_lightning.tasks import RecognitionTask
-from hcml_lightning.tools.grad_cam import grad_cam, moving_mass, moving_pixels
+from hcml_lightning.tools.pictures.grad_cam import grad_cam, moving_mass, moving_pixels
 from protocol import QUANTITY, Protocol, circumstances, is_done, write_rows
 from table2 import METHODS
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import torch
 
 from hcml_lightning.storage import whole
-from hcml_lightning.tools.configs import inline
-from hcml_lightning.tools.done import Done
-from hcml_lightning.tools.launch import launch_with, locked
-from hcml_lightning.tools.plan import Plan
-from hcml_lightning.tools.progressive import run_plan
-from hcml_lightning.tools.provenance import commit
-from hcml_lightning.tools.stage_folder import Launch
+from hcml_lightning.tools.console.launch import launch_with, locked
+from hcml_lightning.tools.console.provenance import commit
+from hcml_lightning.tools.recipe.done import Done
+from hcml_lightning.tools.recipe.plan import Plan
+from hcml_lightning.tools.recipe.progressive import run_plan
+from hcml_lightning.tools.recipe.stage_folder import Launch
+from hcml_lightning.tools.training.configs import inline
 
 FOLDER = Path(__file__).parent
 ACCURACY = (

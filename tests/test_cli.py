@@ -28,10 +28,10 @@ from hcml_lightning import ContrastTask, FlowTask
 from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
 from hcml_lightning.resume import LastCheckpoint
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.tools.checkpoints import check_checkpoint, no_file
-from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.screens import before, onwards
-from hcml_lightning.tools.training import MotionCLI
+from hcml_lightning.tools.console.noise import quiet
+from hcml_lightning.tools.run.checkpoints import check_checkpoint, no_file
+from hcml_lightning.tools.run.screens import before, onwards
+from hcml_lightning.tools.training.motion_cli import MotionCLI
 
 
 @pytest.fixture(scope="module")
@@ -381,8 +381,8 @@ def test_saved_config_tests_its_own_checkpoint(
 def test_command_line_wins_over_checkpoint_and_config(
     trained: Path, words: list[str], tmp_path: Path
 ):
-    from hcml_lightning.tools.noise import quiet
-    from hcml_lightning.tools.training import MotionCLI
+    from hcml_lightning.tools.console.noise import quiet
+    from hcml_lightning.tools.training.motion_cli import MotionCLI
 
     given = ["--model.lr=0.125", "-c", str(trained / "config.yaml")]
     given += [f"--trainer.logger.init_args.save_dir={tmp_path}"]
@@ -585,7 +585,7 @@ def test_a_dict_goes_to_lightning_as_it_is(trained: Path, tmp_path: Path):
 
 
 def test_the_folder_of_a_run_is_answered_with_its_checkpoint(tmp_path: Path):
-    from hcml_lightning.tools.checkpoints import no_file
+    from hcml_lightning.tools.run.checkpoints import no_file
 
     last = tmp_path / "run/flow/checkpoints/last.ckpt"
     last.parent.mkdir(parents=True)

@@ -11,11 +11,11 @@ from hcml_lightning import ContrastTask, RecognitionTask
 from hcml_lightning.cli import main
 from hcml_lightning.losses import charbonnier, contrastive_loss
 from hcml_lightning.ops import cost_volume, cost_volume_reference
-from hcml_lightning.tools.configs import CONFIGS
-from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.plan import Plan
-from hcml_lightning.tools.progressive import run_plan
+from hcml_lightning.tools.console.noise import quiet
+from hcml_lightning.tools.recipe.plan import Plan
+from hcml_lightning.tools.recipe.progressive import run_plan
 from hcml_lightning.tools.stages import PAPER, TRAINING
+from hcml_lightning.tools.training.configs import CONFIGS
 
 STAGES = sorted(path.stem for path in (CONFIGS / "stages").glob("*.yaml"))
 LAYOUTS = {
@@ -205,7 +205,7 @@ def parsed(stage: str, data: str, root: Path):
 
 
 def instantiated(words: list[str]):
-    from hcml_lightning.tools.training import MotionCLI
+    from hcml_lightning.tools.training.motion_cli import MotionCLI
 
     with quiet():
         return MotionCLI(words, run=False)

@@ -17,10 +17,10 @@ import hcml_lightning
 from hcml_lightning import RecognitionTask
 from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
 from hcml_lightning.tasks.base import MotionTask
-from hcml_lightning.tools.configs import find_config, read_config
-from hcml_lightning.tools.noise import quiet
-from hcml_lightning.tools.plan import Plan
+from hcml_lightning.tools.console.noise import quiet
+from hcml_lightning.tools.recipe.plan import Plan
 from hcml_lightning.tools.stages import PAPER, TRAINING, Stage
+from hcml_lightning.tools.training.configs import find_config, read_config
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -115,7 +115,7 @@ def own_config(word: str, folder: Path) -> str:
 
 def understand_stage(command: str, words: list[str]) -> None:
     """Parse the words of `hcml fit|validate|test` as the command line does, and stop before anything is built."""
-    from hcml_lightning.tools.training import MotionCLI
+    from hcml_lightning.tools.training.motion_cli import MotionCLI
 
     class Parsed(MotionCLI):
         def before_instantiate_classes(self) -> None:

@@ -16,9 +16,9 @@ from PIL import Image
 
 from hcml_lightning.cli import main
 from hcml_lightning.data.synthetic import write_synthetic
-from hcml_lightning.tools.parsed_words import ParsedWords
-from hcml_lightning.tools.plan import Plan
+from hcml_lightning.tools.recipe.plan import Plan
 from hcml_lightning.tools.stages import TRAINING, Stage
+from hcml_lightning.tools.training.parsed_words import ParsedWords
 
 FOLDER = Path(__file__).parents[1] / "experiments"
 sys.path.insert(0, str(FOLDER))

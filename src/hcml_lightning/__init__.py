@@ -25,8 +25,8 @@ if TYPE_CHECKING:
         ProbeTask,
         RecognitionTask,
     )
-    from hcml_lightning.tools.recognizer import Recognizer
-    from hcml_lightning.tools.runs import Run, load_run
+    from hcml_lightning.tools.prediction.recognizer import Recognizer
+    from hcml_lightning.tools.run.finished import Run, load_run
 
 __all__ = [
     "ContrastTask",
@@ -47,7 +47,11 @@ __all__ = [
     "load_run",
 ]
 # Modules of the public names whose suffix does not tell where they are defined.
-_HOMES = {"Recognizer": "tools.recognizer", "Run": "tools.runs", "load_run": "tools.runs"}
+_HOMES = {
+    "Recognizer": "tools.prediction.recognizer",
+    "Run": "tools.run.finished",
+    "load_run": "tools.run.finished",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from importlib import import_module
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ def usage() -> str:
     ]
     lines += [f"  {name:<12} {text}" for name, text in TRAINER_COMMANDS.items()]
     lines += ["", "tools:"]
-    lines += [f"  {name:<12} {text}" for name, text in TOOL_COMMANDS.items()]
+    lines += [f"  {name:<12} {tool.purpose}" for name, tool in TOOL_COMMANDS.items()]
     lines += [
         "",
         "examples:",
@@ -83,7 +82,7 @@ def main(args: "ArgsType" = None) -> int:
             raise SystemExit(128 + signal.SIGINT) from stopped
         except Exception as error:
             # Only expected errors become a message; a bug keeps its traceback.
-            from hcml_lightning.tools.trouble import explain
+            from hcml_lightning.tools.console.trouble import explain
 
             message = None if debug else explain(error)
             if message is None:
@@ -102,7 +101,7 @@ def _nobody_reads() -> bool:
 
 def _train(args: "ArgsType") -> None:
     # Imported late, because the other commands do not need Lightning.
-    from hcml_lightning.tools.training import train
+    from hcml_lightning.tools.training.motion_cli import train
 
     train(args)
 
@@ -115,7 +114,7 @@ def _run(command: str, words: list[str]) -> int:
     elif command in TRAINER_COMMANDS:
         _train(words)
     elif command in TOOL_COMMANDS:
-        return int(import_module(f"hcml_lightning.tools.{command}").main(words[1:]))
+        return TOOL_COMMANDS[command].run(words[1:])
     else:
         close = get_close_matches(command, [*TRAINER_COMMANDS, *TOOL_COMMANDS], 1)
         guess = f"; did you mean '{close[0]}'?" if close else ""

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 from hcml_lightning.data.decode import VideoError, check_video, probe, read_frames
 from hcml_lightning.data.stored_index import StoredVideo
 from hcml_lightning.data.video_index import VideoInfo
-from hcml_lightning.tools.check import examine
+from hcml_lightning.tools.datasets.check import examine
 
 NUM_FRAMES = 60
 # Frames bear their own number, as a pattern of black and white blocks that survives any codec.

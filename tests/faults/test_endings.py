@@ -17,9 +17,9 @@ from tests.conftest import TINY
 from hcml_lightning.cli import main
 from hcml_lightning.resume import LastCheckpoint
 from hcml_lightning.storage import fault_of, newest_whole, previous_of, write_checkpoint
-from hcml_lightning.tools.plan import Plan
-from hcml_lightning.tools.progressive import run_plan
-from hcml_lightning.tools.stage_folder import StageError
+from hcml_lightning.tools.recipe.plan import Plan
+from hcml_lightning.tools.recipe.progressive import run_plan
+from hcml_lightning.tools.recipe.stage_folder import StageError
 from hcml_lightning.tools.stages import PAPER
 
 # What ends each stage at its second batch, start after start, and with which status.

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from hcml_lightning.tasks import FlowTask, ProbeTask, RecognitionTask
 from hcml_lightning.tasks.base import MotionTask
-from hcml_lightning.tools.video_result_writer import VideoResultWriter
+from hcml_lightning.tools.run.video_result_writer import VideoResultWriter
 
 
 class CutOff(pl.Callback):

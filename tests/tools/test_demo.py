@@ -9,12 +9,12 @@ from tests.conftest import TINY
 
 from hcml_lightning import load_run
 from hcml_lightning.cli import main
-from hcml_lightning.tools.configs import read_config
 from hcml_lightning.tools.demo import print_results, results, run_demo
-from hcml_lightning.tools.pictures import draw_curves, draw_flow
-from hcml_lightning.tools.plan import Plan
-from hcml_lightning.tools.stage_folder import StageError
+from hcml_lightning.tools.demo_pictures import draw_curves, draw_flow
+from hcml_lightning.tools.recipe.plan import Plan
+from hcml_lightning.tools.recipe.stage_folder import StageError
 from hcml_lightning.tools.stages import TRAINING
+from hcml_lightning.tools.training.configs import read_config
 
 
 def test_three_runs_one_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,1 +1,1 @@
-"""What the command line runs: `training` has Lightning's own commands, `commands` names the modules of the others."""
+"""What the command line runs: `commands` names each command and its module; each folder serves a few of them."""

@@ -1,7 +1,29 @@
 """[arguments → **command** → what runs]
 
-The commands of `hcml`. This file imports nothing, so that `hcml --help` answers at once.
+The commands of `hcml`, and the module that runs each. Nothing heavy is imported here, so that `hcml --help` answers at
+once.
 """
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+
+class Tool(NamedTuple):
+    """A command that is not one of Lightning's.
+
+    Attributes:
+        module: its module below `hcml_lightning.tools`, with `make_parser()` and `main(words)`.
+        purpose: one line for `--help`.
+    """
+
+    module: str
+    purpose: str
+
+    def run(self, words: Sequence[str]) -> int:
+        """Run the command with the words after its name, and return its exit status."""
+        return int(import_module(f"hcml_lightning.tools.{self.module}").main(words))
+
 
 # Commands that run one stage, described by configs, with Lightning's command line.
 TRAINER_COMMANDS = {
@@ -9,15 +31,38 @@ TRAINER_COMMANDS = {
     "validate": "validation metrics of a checkpoint: -c … --ckpt_path X",
     "test": "multi-view test of a checkpoint: -c … --ckpt_path X",
 }
-# All other commands: each calls hcml_lightning.tools.<name>.main(arguments).
 TOOL_COMMANDS = {
-    "progressive": "all stages and the test in order; resumes what was interrupted",
-    "data": "check, prepare and time the videos of a dataset",
-    "predict": "the top classes of your own videos, and when, as csv or json",
-    "report": "one html page about a run: curves, flow, confusions, settings",
-    "export": "the recogniser for use without this package: .pt2, ONNX, safetensors",
-    "synthesize": "write videos of shapes in known motion",
-    "flops": "multiply-adds beside the paper's",
-    "completion": "a script that lets bash or zsh complete commands and options",
-    "demo": "the whole method on synthetic videos, in minutes on a CPU",
+    "progressive": Tool(
+        "recipe.progressive", "all stages and the test in order; resumes what was interrupted"
+    ),
+    "data": Tool("datasets.data", "check, prepare and time the videos of a dataset"),
+    "predict": Tool(
+        "prediction.predict", "the top classes of your own videos, and when, as csv or json"
+    ),
+    "report": Tool(
+        "reports.report", "one html page about a run: curves, flow, confusions, settings"
+    ),
+    "export": Tool(
+        "prediction.export", "the recogniser for use without this package: .pt2, ONNX, safetensors"
+    ),
+    "synthesize": Tool("datasets.synthesize", "write videos of shapes in known motion"),
+    "flops": Tool("flops", "multiply-adds beside the paper's"),
+    "completion": Tool(
+        "completion", "a script that lets bash or zsh complete commands and options"
+    ),
+    "demo": Tool("demo", "the whole method on synthetic videos, in minutes on a CPU"),
+}
+# The commands of `hcml data`.
+DATA_COMMANDS = {
+    "check": Tool(
+        "datasets.check",
+        "decode all videos, say what is wrong, write the manifest that later runs use",
+    ),
+    "prepare": Tool(
+        "datasets.prepare",
+        "copy a dataset for training: short side scaled down, H.264 with short GOP",
+    ),
+    "bench": Tool(
+        "datasets.bench", "time the loader of a config, and say how many cores feed a GPU"
+    ),
 }

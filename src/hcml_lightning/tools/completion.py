@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Iterable, Sequence
 from importlib import import_module
 
-from hcml_lightning.tools.commands import TOOL_COMMANDS, TRAINER_COMMANDS
-from hcml_lightning.tools.configs import CONFIGS
+from hcml_lightning.tools.commands import DATA_COMMANDS, TOOL_COMMANDS, TRAINER_COMMANDS, Tool
+from hcml_lightning.tools.training.configs import CONFIGS
 
 # Shell functions that complete the value of -c: names of recipes, and files.
 PREAMBLE = {
@@ -38,7 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def whole_parser() -> argparse.ArgumentParser:
     """Return a parser that lists the options of all commands, for shtab to read; it is not used for parsing."""
-    from hcml_lightning.tools.parsed_words import all_options
+    from hcml_lightning.tools.training.parsed_words import all_options
 
     top = argparse.ArgumentParser(prog="hcml", add_help=False)
     for name in ("-h", "--help", "--version"):
@@ -47,18 +47,15 @@ def whole_parser() -> argparse.ArgumentParser:
     options = all_options()
     for name, text in TRAINER_COMMANDS.items():
         _add(commands.add_parser(name, help=text), options)
-    for name, text in TOOL_COMMANDS.items():
-        module = import_module(f"hcml_lightning.tools.{name}")
-        if tools := getattr(module, "TOOLS", None):
-            below = commands.add_parser(name, help=text).add_subparsers()
+    for name, tool in TOOL_COMMANDS.items():
+        if name == "data":
+            below = commands.add_parser(name, help=tool.purpose).add_subparsers()
             data = {option for option in options if option.startswith("--data.")}
-            for tool, purpose in tools.items():
-                parser = import_module(f"hcml_lightning.tools.{tool}").make_parser()
-                _add(below.add_parser(tool, help=purpose), {*data, *_long_options(parser)})
+            for word, one in DATA_COMMANDS.items():
+                _add(below.add_parser(word, help=one.purpose), data | _own_options(one))
         else:
             known = options if name in PASS_ON else set()
-            own = _long_options(module.make_parser())
-            _add(commands.add_parser(name, help=text), {*known, *own})
+            _add(commands.add_parser(name, help=tool.purpose), known | _own_options(tool))
     return top
 
 
@@ -89,7 +86,8 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _long_options(parser: argparse.ArgumentParser) -> set[str]:
+def _own_options(tool: Tool) -> set[str]:
+    parser = import_module(f"hcml_lightning.tools.{tool.module}").make_parser()
     strings = [string for action in parser._actions for string in action.option_strings]
     return {string for string in strings if string.startswith("--")}
 

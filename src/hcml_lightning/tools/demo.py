@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hcml_lightning.tools.configs import inline, read_config
-from hcml_lightning.tools.done import Done
-from hcml_lightning.tools.launch import launch_with, locked
-from hcml_lightning.tools.output import print_table, write_json
-from hcml_lightning.tools.plan import Plan
-from hcml_lightning.tools.progressive import run_plan
-from hcml_lightning.tools.stage_folder import Launch, StageError
+from hcml_lightning.tools.console.launch import launch_with, locked
+from hcml_lightning.tools.console.output import print_table, write_json
+from hcml_lightning.tools.recipe.done import Done
+from hcml_lightning.tools.recipe.plan import Plan
+from hcml_lightning.tools.recipe.progressive import run_plan
+from hcml_lightning.tools.recipe.stage_folder import Launch, StageError
 from hcml_lightning.tools.stages import PAPER
+from hcml_lightning.tools.training.configs import inline, read_config
 
 RUNS = {
     "plain": ("plain R2D baseline", ("baseline", "test")),
@@ -124,7 +124,7 @@ def main(words: Sequence[str]) -> int:
     """
     options, rest = make_parser().parse_known_args(words)
     try:
-        from hcml_lightning.tools.pictures import draw_curves, draw_flow
+        from hcml_lightning.tools.demo_pictures import draw_curves, draw_flow
     except ModuleNotFoundError as error:
         sys.exit(f"hcml demo: {error}; pip install 'hcml-lightning[demo]'")
     with locked(options.run_dir) as lock:

@@ -19,10 +19,16 @@ from torchmetrics.utilities import dim_zero_cat
 
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.tasks import ClassificationTask, MotionTask, RecognitionTask
-from hcml_lightning.tools.confusion import confusion
-from hcml_lightning.tools.drawing import estimate_flow, flow_rows, heat_row, some_clips, write_mp4
-from hcml_lightning.tools.grad_cam import grad_cam
-from hcml_lightning.tools.video_results import VideoResult
+from hcml_lightning.tools.pictures.confusion import confusion
+from hcml_lightning.tools.pictures.drawing import (
+    estimate_flow,
+    flow_rows,
+    heat_row,
+    some_clips,
+    write_mp4,
+)
+from hcml_lightning.tools.pictures.grad_cam import grad_cam
+from hcml_lightning.tools.run.video_results import VideoResult
 
 
 class Picture(NamedTuple):

@@ -1,0 +1,198 @@
+"""[a dataset → **what is wrong with it, and its manifest**]
+
+`hcml data check`: decodes every frame of every video of a dataset, reports what is wrong, and writes the manifest that
+all runs on this dataset use from then on. A second check decodes only videos that are new or have changed.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import av
+from tqdm import tqdm
+
+from hcml_lightning.data.decode import VideoError, VideoInfo, check_video
+from hcml_lightning.data.manifest import (
+    COLUMNS,
+    MANIFEST_NAME,
+    ManifestRow,
+    digest_of,
+    read_manifest,
+    state_of,
+    write_manifest,
+)
+from hcml_lightning.data.stored_index import find_index, pack_index
+from hcml_lightning.data.video_file import open_video
+from hcml_lightning.tools.datasets.check_report import print_report
+from hcml_lightning.tools.datasets.journal import Journal
+from hcml_lightning.tools.datasets.listing import Listing, list_videos, raise_if_gone
+from hcml_lightning.tools.datasets.pool import Lost, run_each
+from hcml_lightning.tools.training.data_options import DataParser, data_parser
+
+# Characters. A longer index, as of an hour with uneven time stamps, would not fit into the cells of every csv reader.
+LONGEST_INDEX = 100_000
+CHANGED = (
+    "the content is not the one that was checked, though size and time are the same: copy the file again, or `touch` "
+    "it if the new content is right"
+)
+UNREAD = "could not be read to compare it with what was checked; mend that, and give --verify again"
+
+
+def examine(path: str) -> ManifestRow:
+    """Decode a whole video; return its manifest row with id, path and label left empty."""
+    size, modified = state_of(path)
+    row = ManifestRow("", "", "", size, modified)
+    if size == -1:
+        return replace(row, error="there is no such file")
+    row = replace(row, digest=digest_of(path))
+    try:
+        info = check_video(path)
+        if os.path.isdir(path):
+            return replace(row, info=info)
+        index = find_index(path)
+        note = _odd_header(path, info)
+    except VideoError as error:
+        return replace(row, error=str(error).removeprefix(path).lstrip("/: "))
+    packed = pack_index(index)
+    return replace(row, info=info, note=note, index=packed if len(packed) < LONGEST_INDEX else "")
+
+
+def _odd_header(path: str, info: VideoInfo) -> str:
+    """Describe how a header contradicts the frames: in their number, or in duration if it gives none; else empty."""
+    with open_video(path) as (container, stream):
+        promised = stream.frames
+        alone = len(container.streams) == 1
+        seconds = (container.duration or 0) / av.time_base
+    # Files with packed B-frames, of which UCF-101 and HMDB-51 have hundreds, promise one frame too many.
+    if promised and abs(promised - info.num_frames) > 1:
+        return f"the header promises {promised} frames, and there are {info.num_frames}"
+    if (
+        not promised
+        and alone
+        and info.fps
+        and seconds - info.num_frames / info.fps > 1.5 / info.fps
+    ):
+        ends = info.num_frames / info.fps
+        return f"the header promises {seconds:.2f} s, and the frames end after {ends:.2f} s"
+    return ""
+
+
+def scan(
+    listing: Listing, file: Path, num_processes: int, limit_s: float, verify: bool = False
+) -> tuple[list[ManifestRow], int]:
+    """Examine all videos that are new or changed since the manifest and the journal of an interrupted check.
+
+    Args:
+        listing: the videos.
+        file: the manifest, written at the end.
+        num_processes: processes that decode.
+        limit_s: seconds after which a video is given up.
+        verify: whether to compare the content of the unchanged videos with their recorded digests.
+
+    Returns:
+        The rows of the manifest, and the number of videos examined.
+    """
+    known = read_manifest(file) if file.is_file() else {}
+    with Journal(file.with_name(f".{file.name}.journal"), len(COLUMNS)) as journal:
+        known = known | {row.path: row for row in map(ManifestRow.from_cells, journal.rows)}
+        unknown: dict[str, ManifestRow] = {}
+        current: dict[str, ManifestRow] = {}
+        for row, path in zip(listing.rows, listing.paths, strict=True):
+            old = known.get(row.path)
+            if old is not None and (old.size, old.modified) == state_of(path):
+                current[path] = replace(old, video_id=row.video_id, label=row.label)
+            else:
+                unknown[path] = row
+        if verify:
+            current, again = verified(current, num_processes, limit_s)
+            unknown |= again
+        rows = {row.path: row for row in current.values()}
+        results = run_each(examine, unknown, num_processes, limit_s)
+        for path, result in tqdm(results, "check", len(unknown), unit=" videos", disable=None):
+            row = unknown[path]
+            if isinstance(result, Lost):
+                size, modified = state_of(path)
+                result = ManifestRow("", "", "", size, modified, error=result.reason)
+            if result.size == -1:
+                raise_if_gone(str(file.parent), row.path)
+            result = replace(result, video_id=row.video_id, path=row.path, label=row.label)
+            journal.add(result.cells())
+            rows[row.path] = result
+        ordered = [rows[row.path] for row in listing.rows]
+        write_manifest(file, ordered)
+        journal.remove()
+    return ordered, len(unknown)
+
+
+def verified(
+    rows: Mapping[str, ManifestRow], num_processes: int, limit_s: float
+) -> tuple[dict[str, ManifestRow], dict[str, ManifestRow]]:
+    """Compare the content of videos with the digests in their rows.
+
+    Args:
+        rows: the known rows, by path.
+        num_processes: processes that read.
+        limit_s: seconds after which a video is given up.
+
+    Returns:
+        The rows, with an error if the content differs or could not be read; and the rows to examine again, because
+        they have such an error from before and their content now matches.
+    """
+    kept = {path: row for path, row in rows.items() if not row.digest}
+    back: dict[str, ManifestRow] = {}
+    read = [path for path, row in rows.items() if row.digest]
+    results = run_each(digest_of, read, num_processes, limit_s)
+    for path, digest in tqdm(results, "verify", len(read), unit=" videos", disable=None):
+        row = rows[path]
+        unread = digest == "" or isinstance(digest, Lost)
+        if unread or digest != row.digest:
+            why = f" ({digest.reason})" if isinstance(digest, Lost) else ""
+            error = UNREAD + why if unread else CHANGED
+            kept[path] = replace(row, info=None, index="", note="", error=error)
+        elif row.error.startswith((CHANGED, UNREAD)):
+            back[path] = row
+        else:
+            kept[path] = row
+    return kept, back
+
+
+def make_parser() -> DataParser:
+    """Make the parser of `hcml data check`."""
+    parser = data_parser(
+        "check",
+        "Decode every frame of every video, say what is wrong, and write the manifest that all later runs use. "
+        "An interrupted check resumes; a second one looks only at what is new or has changed.",
+    )
+    parser.add_argument(
+        "--num_workers", type=int, default=os.cpu_count() or 1, help="processes that decode"
+    )
+    parser.add_argument(
+        "--limit_s", type=float, default=900.0, help="seconds after which a video is given up"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="read all files, and name those that changed in silence",
+    )
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Check the videos and lists of a dataset, print a report and write the manifest.
+
+    Returns:
+        0 if nothing is wrong, else 1.
+    """
+    parser = make_parser()
+    data, options = parser.read(words)
+    file = Path(data.root) / MANIFEST_NAME
+    try:
+        listing = list_videos(data)
+        processes = max(1, options.num_workers)
+        rows, scanned = scan(listing, file, processes, options.limit_s, options.verify)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    print_report(data, listing.splits, listing.faults, listing.links, rows)
+    print(f"\nlooked at {scanned} of {len(rows)} videos -> {file}")
+    return int(bool(listing.faults) or any(row.error for row in rows))

@@ -1,0 +1,109 @@
+"""[manifest → **summary**]
+
+The report of `hcml data check`: what the dataset holds, and what is wrong with it, by kind, with some cases of each.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from hcml_lightning.data import VideoDataModule, VideoFolderDataModule
+from hcml_lightning.data.manifest import ManifestRow
+from hcml_lightning.data.mirror import unpaired_classes
+from hcml_lightning.data.sampling import clip_span
+from hcml_lightning.tools.console.output import print_group
+
+# (kind, pattern): an error is of the first kind whose pattern occurs in its message.
+KINDS = (
+    ("missing", "there is no such file"),
+    ("empty", "is empty|holds no frames|has no frames"),
+    ("no video stream", "no video stream"),
+    ("could not be compared", "^could not be read to compare"),
+    ("not a video", "git-LFS|is text"),
+    ("cut short", "cut short: |promises"),
+    ("gave no answer", "^decoding it"),
+    ("changed in silence", "is not the one that was checked"),
+    ("damaged or cut short", ""),
+)
+
+
+def print_report(
+    data: VideoDataModule,
+    splits: Mapping[str, int],
+    faults: Sequence[str],
+    links: Sequence[str],
+    rows: Sequence[ManifestRow],
+) -> None:
+    """Print the summary of a check.
+
+    Args:
+        data: the dataset.
+        splits: number of videos of each split.
+        faults: what is wrong with its lists.
+        links: links that lead out of its folder, as "path -> target".
+        rows: its manifest.
+    """
+    parts = ", ".join(f"{count} {split}" for split, count in splits.items())
+    print(f"{data.root}: {len(rows)} videos ({parts}), {data.describe_classes()}")
+    print(f"  {describe([row for row in rows if not row.error])}")
+    if data.num_classes == 1:
+        print(
+            "  the self-supervised stages can use them; to recognise classes, there must be two or more"
+        )
+    for kind, broken in by_kind(rows).items():
+        print_group(kind, [f"{row.path}: {row.error}" for row in broken])
+    print_group("wrong in the lists", faults)
+    print_group("outside of the folder, by links that are followed", links)
+    odd = [f"{row.path}: {row.note}" for row in rows if row.note]
+    print_group("readable, but odd", odd)
+    recipe = data.recipe("val")
+    needed = clip_span(recipe.clip_length, recipe.frame_stride)
+    short = [
+        f"{row.path}: {row.info.num_frames}"
+        for row in rows
+        if row.info is not None and row.info.num_frames < needed
+    ]
+    print_group(f"with fewer frames than a clip spans, {needed}, so that some come again", short)
+    if isinstance(data, VideoFolderDataModule):
+        print_group("files that are no videos by their names, and are not used", data.other_files())
+    unpaired = [repr(name) for name in unpaired_classes(data.class_names)]
+    if data.flip != "none":
+        print_group(
+            "classes of left or right without the mirrored class; a flip makes them wrong", unpaired
+        )
+    without = Counter(row.label for row in rows if not row.error)
+    empty = [repr(name) for name in data.class_names if not without[name]]
+    print_group("classes without a single good video", empty)
+
+
+def describe(good: Sequence[ManifestRow]) -> str:
+    """Describe the readable videos in one line.
+
+    Example:
+        >>> describe([])
+        'no good videos'
+    """
+    infos = [row.info for row in good if row.info is not None]
+    if not infos:
+        return "no good videos"
+    frames = sorted(info.num_frames for info in infos)
+    # Folders of frames have none.
+    rates = sorted(info.fps for info in infos if info.fps)
+    speed = f"{rates[0]:g} to {rates[-1]:g} fps, " if rates else ""
+    sizes = Counter((info.width, info.height) for info in infos)
+    (width, height), most = sizes.most_common(1)[0]
+    others = f", and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+    return (
+        f"{len(good)} good: {sum(frames)} frames ({frames[0]} / {frames[len(frames) // 2]} / {frames[-1]} "
+        f"min/median/max), {speed}{sum(row.size for row in good) / 1e9:.2f} GB, "
+        f"{width}×{height} ({most} videos{others})"
+    )
+
+
+def by_kind(rows: Sequence[ManifestRow]) -> dict[str, list[ManifestRow]]:
+    """Group the broken videos by kind of error."""
+    found: dict[str, list[ManifestRow]] = {kind: [] for kind, _ in KINDS}
+    for row in rows:
+        if row.error:
+            found[next(kind for kind, words in KINDS if re.search(words, row.error))].append(row)
+    return found

@@ -1,0 +1,1 @@
+"""Pixels: drawn clips and flow, maps of where a network looked, confusions."""

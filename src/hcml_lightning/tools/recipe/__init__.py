@@ -1,0 +1,1 @@
+"""`hcml progressive`: all stages in order, each from the checkpoint of the one before."""

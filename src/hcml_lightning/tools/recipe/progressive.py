@@ -1,0 +1,191 @@
+"""[plan → stage → checkpoint → next stage → **test number**]
+
+`hcml progressive`: runs all stages in order, each from the checkpoint of the one before. A run that was
+interrupted, for whatever reason, resumes from its last checkpoint when it is started again.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hcml_lightning.stop_signals import Stopped
+from hcml_lightning.tools.console.launch import launch_with, locked
+from hcml_lightning.tools.console.output import format_metrics, print_table
+from hcml_lightning.tools.recipe.done import Done, done_before
+from hcml_lightning.tools.recipe.plan import INIT_FROM, Plan
+from hcml_lightning.tools.recipe.stage_folder import Launch, StageError, StageFolder
+from hcml_lightning.tools.stages import PAPER, STAGE_NAMES, TRAINING, Stage
+from hcml_lightning.tools.training.configs import CONFIGS
+
+
+def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) -> list[Done]:
+    """Run stages in order, and skip those that are done already.
+
+    A stage of the paper starts from the last of the paper's stages before it: one of `names`, or else one that is done
+    in the folder. The probe and the test evaluate the stage before them in `names`, or else the last stage of the paper
+    that is done in the folder. A stage with `from_scratch` starts from random weights. Weights that a stage's own
+    options name take precedence.
+
+    Args:
+        plan: settings of the stages.
+        names: names of the stages, in the order in which they run.
+        run_dir: folder of the run, in which each stage gets its own folder.
+        launch: runs a command of this package.
+
+    Returns:
+        One record for each stage.
+
+    Raises:
+        StageError: if a stage fails, was run with other settings, or needs the weights of a stage that was not run.
+    """
+    _check_test(names, run_dir)
+    records: list[Done] = []
+    recipe: Stage | None = None
+    for name in names:
+        if name != "test":
+            recipe = TRAINING[name]
+            previous = _source(plan, recipe, records, run_dir)
+        else:
+            previous = records[-1] if records else _done(PAPER, run_dir, name)
+            if previous is None:
+                raise StageError(
+                    "test: there is no stage before it whose weights could be tested: name it too, as in --stages "
+                    "baseline,test (what is done is not trained again)"
+                )
+            recipe = recipe or TRAINING[previous.stage]
+        records.append(StageFolder(plan, name, recipe, previous, run_dir / name).finish(launch))
+    return records
+
+
+def _check_test(names: Sequence[str], run_dir: Path) -> None:
+    """Raise, before anything is trained, if the folder of the test already holds the test of another stage."""
+    trained = [name for name in names if name != "test"]
+    before = done_before(run_dir / "test")
+    if "test" not in names or not trained or before is None:
+        return
+    tested = str(before.settings.get("from", "")).partition(" ")[0]
+    if tested and tested != trained[-1]:
+        own = run_dir / trained[-1]
+        raise StageError(
+            f"{run_dir / 'test'} is the test of '{tested}', and a run has one: leave test out of --stages, and test "
+            f"'{trained[-1]}' by hcml test -c {own / 'config.yaml'} --ckpt_path {own / 'checkpoints/last.ckpt'}; or "
+            "name another --run_dir"
+        )
+
+
+def _source(plan: Plan, stage: Stage, records: Sequence[Done], run_dir: Path) -> Done | None:
+    """Return the record of the stage whose weights `stage` starts from, None if it starts from no other stage."""
+    if stage.from_scratch or plan.names_weights(stage):
+        return None
+    judges = stage.name not in PAPER
+    below = PAPER if judges else PAPER[: PAPER.index(stage.name)]
+    if own := [record for record in records if judges or record.stage in below]:
+        return own[-1]
+    if plan.settings(stage).get(INIT_FROM) is not None:
+        return None
+    found = _done(below, run_dir, stage.name)
+    if judges and found is None:
+        raise StageError(
+            f"{stage.name}: there is no stage before it whose features could be judged: name it too, as in --stages "
+            f"flow,{stage.name}, or give --{stage.name}.model.init_from"
+        )
+    return found
+
+
+def _done(names: Sequence[str], run_dir: Path, wanted_by: str) -> Done | None:
+    """Return the record of the last of some stages that is done in the folder of the run, None if none is."""
+    for name in reversed(names):
+        if name in TRAINING and (record := done_before(run_dir / name)) is not None:
+            print(f"{wanted_by}: starts from {name}, done before", flush=True)
+            return record
+    return None
+
+
+def stage_rows(records: Sequence[Done]) -> list[list[str]]:
+    """Return a table of stages: name, epochs, wall time, metrics."""
+    rows = [["stage", "epochs", "seconds", "last validation"]]
+    for record in records:
+        shown = {
+            name: value
+            for name, value in record.metrics.items()
+            if name.startswith(("val/", "test/"))
+            and not name.endswith(("/loss", "flow_magnitude", "smoothness", "chance"))
+        }
+        epochs = str(record.epochs) if record.epochs else ""
+        rows.append([record.stage, epochs, f"{record.seconds:.0f}", format_metrics(shown)])
+    return rows
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of `hcml progressive`."""
+    parser = argparse.ArgumentParser(
+        prog="hcml progressive",
+        usage="hcml progressive --run_dir DIR -c configs/data/DATA.yaml [-c EXTRA.yaml] [options of hcml fit]",
+        description="Run all stages and the test, each stage from the checkpoint of the one before. Started again, "
+        "it skips what is done and resumes what was interrupted from its last checkpoint.",
+        epilog="Options and configs hold for all stages. An option whose first part is the name of a stage, and what "
+        "stands under that name in a config, holds for this stage and its test: --flow.trainer.max_epochs 10. "
+        f"Configs lie in {CONFIGS.resolve()}.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--run_dir", type=Path, required=True, help="folder of the run")
+    parser.add_argument(
+        "--stages",
+        default=",".join(PAPER),
+        help=f"which, with commas between them, of {', '.join(STAGE_NAMES)} (default: %(default)s)",
+    )
+    return parser
+
+
+def _check_one_task() -> None:
+    # SLURM sets SLURM_PROCID in batch scripts too, and not only in the tasks of `srun`.
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if tasks != "1" and "SLURM_PROCID" in os.environ:
+        raise ValueError(
+            f"SLURM was asked for {tasks} tasks, but `hcml progressive` starts the processes of one node by itself: "
+            "ask for one task (--nodes=1 --ntasks=1) with all GPUs, or, for more nodes, start the stages one by one "
+            "with `srun hcml fit`, as docs/distributed.md shows"
+        )
+
+
+def main(words: Sequence[str]) -> int:
+    """Run all stages and the test, each from the checkpoint of the stage before.
+
+    Raises:
+        StageError: if a stage fails; the message names the stage and the reason.
+        Stopped: if a signal ended a stage; its exit status is that of `status_of`, usually 128 + signal.
+        ValueError: if SLURM was asked for more than one task.
+    """
+    parser = make_parser()
+    options, rest = parser.parse_known_args(words)
+    names = options.stages.split(",")
+    if unknown := [name for name in names if name not in STAGE_NAMES]:
+        parser.error(f"--stages: no stage {unknown[0]!r}; there are {', '.join(STAGE_NAMES)}")
+    if twice := [name for name in names if names.count(name) > 1]:
+        parser.error(
+            f"--stages: '{twice[0]}' stands there twice, and has one folder in a run; take another --run_dir for the "
+            "second"
+        )
+    of_paper = [PAPER.index(name) for name in names if name in PAPER[:-1]]
+    if of_paper != sorted(of_paper):
+        parser.error(
+            f"--stages: each starts from the one before: {', '.join(PAPER)}, in this order"
+        )
+    plan = Plan.from_words(rest)
+    _check_one_task()
+    plan.check(names)
+    try:
+        with locked(options.run_dir) as lock:
+            records = run_plan(plan, names, options.run_dir, launch_with(lock))
+    except StageError as error:
+        if error.status == 1:
+            raise
+        # The exit status tells whoever sent the signal that the run ended because of it.
+        print(f"hcml progressive: {error}", file=sys.stderr)
+        raise Stopped(error.status - 128) from error
+    print_table(stage_rows(records))
+    if names[-1] == "test":
+        print(f"\ntest: {format_metrics(records[-1].metrics)}   ({options.run_dir}/test/test.json)")
+    return 0

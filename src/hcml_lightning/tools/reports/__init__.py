@@ -1,0 +1,1 @@
+"""`hcml report`: one page about one or several runs."""

@@ -1,0 +1,109 @@
+"""[run → **its folder**]
+
+Writes what a run keeps beside its checkpoints: config.yaml, curves, and the id of its W&B run.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
+
+from hcml_lightning.storage import folder_of_run, write_whole
+from hcml_lightning.tools.run.wandb_runs import RUN_ID, note_run, without_run
+
+
+class RunConfigCallback(SaveConfigCallback):
+    """Write one config.yaml into the folder of every run, and log it with every logger.
+
+    The folder that Lightning would choose is shared by all runs of a W&B logger, so that the second run
+    fails because of the first one's config: https://github.com/Lightning-AI/pytorch-lightning/issues/7679.
+
+    Args:
+        parser: the parser that read the config.
+        config: the config.
+        run_id: id of the W&B run, if it was chosen for this run alone: then it is left out of the config.
+        kwargs: the remaining arguments of SaveConfigCallback.
+    """
+
+    def __init__(
+        self,
+        parser: LightningArgumentParser,
+        config: Any,
+        run_id: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(parser, config, **{**kwargs, "save_to_log_dir": False})
+        self.run_id = run_id
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the file and log the config; called on rank 0 only."""
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        # Another run of this config must not overwrite or resume this one.
+        config["checkpoint"]["dirpath"] = config["ckpt_path"] = None
+        if self.run_id is not None:
+            config["trainer"]["logger"] = without_run(config["trainer"]["logger"], self.run_id)
+        text = yaml.safe_dump(config, sort_keys=False)
+        for logger in trainer.loggers:
+            # Under one key, so that no name clashes with a parameter of a sweep.
+            logger.log_hyperparams({"cli": config})
+        folder = run_folder(trainer)
+        if folder is None and trainer.loggers:
+            # Lightning will write the checkpoints there.
+            folder = _folder_of(trainer.loggers[0], trainer)
+        write_whole((folder or Path(trainer.default_root_dir)) / "config.yaml", text.encode())
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Remove the empty folder of a run that failed before it began, so that the next run gets its number."""
+        for logger in trainer.loggers:
+            folder = _folder_of(logger, trainer) if isinstance(logger, CSVLogger) else None
+            if folder is not None and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+class WandbNote(pl.Callback):
+    """Save the id of the W&B run in the folder of the run, so that a resumed run continues the same W&B run."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the id, now that the W&B run exists and the folder is known."""
+        ids = [x.version for x in trainer.loggers if isinstance(x, WandbLogger)]
+        folder = run_folder(trainer)
+        if trainer.is_global_zero and folder is not None and ids and ids[0] is not None:
+            note_run(folder, ids[0])
+
+
+def run_folder(trainer: pl.Trainer) -> Path | None:
+    """Return the folder of a run: that of its checkpoints or the one above; None if it keeps no checkpoints."""
+    checkpoint = trainer.checkpoint_callback
+    # With fast_dev_run, a run has no folder of its own and must not write into that of another run.
+    tries = getattr(trainer, "fast_dev_run", False)
+    if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is not None and not tries:
+        return folder_of_run(Path(checkpoint.dirpath))
+    return None
+
+
+def keep_curves(trainer: pl.Trainer) -> None:
+    """Add a CSVLogger to a run with other loggers, so that it also writes metrics.csv into its own folder."""
+    if not trainer.loggers or any(isinstance(x, CSVLogger) for x in trainer.loggers):
+        return
+    first = trainer.loggers[0]
+    folder = run_folder(trainer)
+    if folder is None and isinstance(first, WandbLogger):
+        run_id = str(first.version or os.environ[RUN_ID])
+        folder = Path(first.save_dir or trainer.default_root_dir, str(first.name), run_id)
+    folder = folder or _folder_of(first, trainer)
+    trainer.loggers = [*trainer.loggers, CSVLogger(folder.parent, folder.name)]
+
+
+def _folder_of(logger: Logger, trainer: pl.Trainer) -> Path:
+    version = logger.version
+    run = f"version_{version}" if isinstance(version, int) else str(version)
+    return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), run)

@@ -1,0 +1,201 @@
+"""What is no bug is said in words; what may be one keeps its traceback."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch._utils import ExceptionWrapper
+
+from hcml_lightning.callbacks import CollapseError
+from hcml_lightning.cli import main
+from hcml_lightning.data.decode import VideoError, probe
+from hcml_lightning.data.frame_cache import FrameCache
+from hcml_lightning.tasks import RecognitionTask
+from hcml_lightning.tools.console.output import format_metrics
+from hcml_lightning.tools.console.trouble import explain
+from hcml_lightning.tools.training.configs import read_config
+
+CUDA = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 139 GiB"
+CPU = "[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"
+
+
+def raised(call: Callable[[], Any]) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        call()
+    return caught.value
+
+
+def wrapped(error: BaseException) -> None:
+    try:
+        raise error
+    except type(error) as cause:
+        raise RuntimeError("what the library says") from cause
+
+
+def from_worker(call: Callable[[], Any]) -> None:
+    """As a DataLoader does it: raise again in this process what a worker raised, with its traceback as text."""
+    try:
+        call()
+    except Exception:
+        where = "in DataLoader worker process 0"
+        ExceptionWrapper(sys.exc_info(), where=where).reraise()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: read_config("nowhere.yaml"), "no config 'nowhere.yaml'"),
+        (lambda: read_config("{a: b: c}"), "is no YAML"),
+        (lambda: wrapped(raised(lambda: read_config("nowhere.yaml"))), "no config 'nowhere.yaml'"),
+        (lambda: from_worker(lambda: probe("nowhere.mp4")), "nowhere.mp4"),
+        (lambda: wrapped(CollapseError("all point in one direction")), "all point in one"),
+        (lambda: wrapped(PermissionError(errno.EACCES, "Permission denied", "a")), "denied: 'a'"),
+        (lambda: wrapped(MisconfigurationException("devices=-3")), "devices=-3"),
+        (lambda: wrapped(ModuleNotFoundError("install `tensorboard`")), "install `tensorboard`"),
+        (lambda: torch.nn.BatchNorm2d(2)(torch.ones(1, 2, 1, 1)), "--data.batch_size"),
+    ],
+)
+def test_expected_trouble_becomes_a_message(call: Callable[[], Any], said: str):
+    message = explain(raised(call))
+    assert message is not None
+    assert said in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        # Of the same type as what is refused, in the same package, but not by a `raise`.
+        lambda: format_metrics({"val/top1": "much"}),  # type: ignore[dict-item]
+        lambda: from_worker(lambda: format_metrics({"val/top1": "much"})),  # type: ignore[dict-item]
+        lambda: wrapped(ZeroDivisionError("division by zero")),
+        lambda: wrapped(ValueError("of a library")),
+        lambda: wrapped(raised(lambda: import_module("nowhere"))),
+        lambda: wrapped(OSError(errno.ECHILD, "No child processes")),
+    ],
+)
+def test_a_bug_is_not_hidden(call: Callable[[], Any]):
+    assert explain(raised(call)) is None
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(CUDA), RuntimeError(CPU)])
+def test_too_little_memory_names_what_to_lower(error: Exception):
+    message = explain(raised(lambda: wrapped(error)))
+    assert message is not None
+    for name in ("batch_size", "clip_length", "recompute", "views_per_forward"):
+        assert name in message
+    assert str(error)[:30] in message
+    assert message.count("\n") < 24
+
+
+@pytest.fixture
+def words(synthetic_root: Callable[[str], Path]) -> list[str]:
+    words = ["fit", "-c", "stages/baseline.yaml", "-c", "data/synthetic.yaml", "--data.flip=none"]
+    words += [f"--data.root={synthetic_root('ucf101')}", "--data.true_flow=false"]
+    words += ["--data.num_workers=0", "--data.batch_size=2", "--trainer.accelerator=cpu"]
+    return [*words, "--trainer.fast_dev_run=true"]
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def step(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(RecognitionTask, "training_step", step)
+
+
+def test_a_step_without_memory_ends_in_one_screen(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    fail_with(monkeypatch, torch.OutOfMemoryError(CUDA))
+    with pytest.raises(SystemExit, match=r"hcml fit: The GPU has not enough memory"):
+        main(words)
+
+
+def test_a_bug_in_a_step_comes_out_as_it_is(words: list[str], monkeypatch: pytest.MonkeyPatch):
+    fail_with(monkeypatch, ZeroDivisionError("division by zero"))
+    with pytest.raises(ZeroDivisionError):
+        main(words)
+
+
+@pytest.mark.parametrize("by_option", [True, False])
+def test_every_traceback_can_be_had(by_option: bool, monkeypatch: pytest.MonkeyPatch):
+    wrong = ["fit", "-c", "nowhere.yaml"]
+    with pytest.raises(SystemExit, match="no config 'nowhere"):
+        main(wrong)
+    if not by_option:
+        monkeypatch.setenv("HCML_DEBUG", "1")
+    with pytest.raises(FileNotFoundError, match="no config 'nowhere"):
+        main([*wrong, "--debug"] if by_option else wrong)
+
+
+def test_a_video_error_keeps_its_words_through_a_worker():
+    error = raised(lambda: from_worker(lambda: probe("nowhere.mp4")))
+    assert isinstance(error, VideoError)
+    assert "Original Traceback" in str(error)
+    assert explain(error) == str(raised(lambda: probe("nowhere.mp4")))
+
+
+def test_a_cache_that_is_too_small_says_so(synthetic_root: Callable[[str], Path]):
+    video = next(synthetic_root("ucf101").rglob("*.avi"))
+    message = explain(raised(lambda: FrameCache(limit=1).probe(str(video))))
+    assert message is not None
+    assert "--data.cache false" in message
+
+
+def test_an_interrupted_command_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hcml_lightning.cli._run", interrupted)
+    monkeypatch.setattr("sys.argv", ["hcml", "predict", "a.mp4"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "hcml predict: interrupted\n"
+    # Who calls it is interrupted too.
+    with pytest.raises(KeyboardInterrupt):
+        main(["predict", "a.mp4"])
+    monkeypatch.setenv("HCML_DEBUG", "1")
+    with pytest.raises(KeyboardInterrupt):
+        main()
+
+
+@pytest.mark.parametrize("words", [["--help"], ["completion", "bash"]])
+def test_output_that_nobody_reads_ends_a_command(words: list[str]):
+    read, write = os.pipe()
+    # Before the command starts: one that is quicker than this test would have written all of it.
+    os.close(read)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "hcml_lightning", *words],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(write)
+    assert ended.stderr == f"hcml {words[0]}: nobody reads on, stopped\n"
+    assert ended.returncode == 141
+
+
+def test_an_interrupt_that_lightning_has_caught_is_one(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """It ends the process with status 1, and ignores the interrupts that follow."""
+    before = signal.getsignal(signal.SIGINT)
+    fail_with(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        main(words)
+    assert signal.getsignal(signal.SIGINT) == before

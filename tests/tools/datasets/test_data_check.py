@@ -1,0 +1,390 @@
+"""`hcml data check` finds what is wrong, scans nothing twice, and goes on where it was cut off."""
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import pytest
+
+from hcml_lightning.cli import main
+from hcml_lightning.data.manifest import MANIFEST_NAME, ManifestRow, digest_of, read_manifest
+from hcml_lightning.data.video_file import VideoError
+from hcml_lightning.data.video_index import index_video
+from hcml_lightning.tools.datasets import check as check_tool
+from hcml_lightning.tools.datasets.check import UNREAD
+from hcml_lightning.tools.datasets.check_report import by_kind
+from hcml_lightning.tools.datasets.journal import Journal
+from hcml_lightning.tools.datasets.pool import Lost, run_each
+
+CLASSES = {
+    "ucf101": "UCF101DataModule",
+    "kinetics": "KineticsDataModule",
+    "something_v1": "SomethingDataModule",
+    "something_v2": "SomethingDataModule",
+    "folder": "VideoFolderDataModule",
+}
+
+
+def words(layout: str, root: Path) -> list[str]:
+    version = [f"--data.version={layout[-1]}"] if layout.startswith("something") else []
+    return ["--data", CLASSES[layout], f"--data.root={root}", "--data.flip=mirror", *version]
+
+
+def check(layout: str, root: Path, *more: str) -> int:
+    return main(["data", "check", *words(layout, root), "--num_workers=1", *more])
+
+
+@pytest.mark.parametrize("layout", CLASSES)
+def test_a_sound_dataset_is_scanned_once(layout_copy, layout, capsys):
+    root = layout_copy(layout)
+    assert check(layout, root) == 0
+    said = capsys.readouterr().out
+    assert "16 videos (8 train, 8 val), 8 classes" in said
+    assert "16 good: 192 frames (12 / 12 / 12 min/median/max)" in said
+    assert "looked at 16 of 16 videos" in said
+    rows = read_manifest(root / MANIFEST_NAME)
+    assert len(rows) == 16
+    assert all(r.info.num_frames == 12 and r.label and r.size > 0 for r in rows.values())
+    before = (root / MANIFEST_NAME).read_bytes()
+    assert check(layout, root) == 0
+    assert "looked at 0 of 16 videos" in capsys.readouterr().out
+    assert (root / MANIFEST_NAME).read_bytes() == before
+    assert not list(root.glob(".hcml*"))
+
+
+def test_every_kind_of_fault_is_named(layout_copy, capsys):
+    root = layout_copy("ucf101")
+    videos = sorted((root / "videos").rglob("*.avi"))
+    videos[0].write_bytes(videos[0].read_bytes()[:-3000])
+    videos[1].write_bytes(b"")
+    videos[2].write_text("version https://git-lfs.github.com/spec/v1\n")
+    videos[3].unlink()
+    lists = root / "ucfTrainTestlist"
+    train = (lists / "trainlist01.txt").read_text().splitlines()
+    test = (lists / "testlist01.txt").read_text().splitlines()
+    more = [train[-1], f"{test[-1]} 8", "sneeze/v_sneeze_g01_c01.avi 9"]
+    (lists / "trainlist01.txt").write_text("\n".join([*train, *more]))
+    names = (lists / "classInd.txt").read_text().replace("counterclockwise", "around")
+    (lists / "classInd.txt").write_text(names + "9 sneezing\n")
+    for line in (lists / "trainlist01.txt", lists / "testlist01.txt"):
+        line.write_text(line.read_text().replace("counterclockwise", "around"))
+    (root / "videos" / "counterclockwise").rename(root / "videos" / "around")
+    for video in (root / "videos" / "around").iterdir():
+        video.rename(str(video).replace("counterclockwise", "around"))
+    assert check("ucf101", root) == 1
+    said = capsys.readouterr().out
+    for kind in ("1 missing", "1 empty", "1 not a video", "1 cut short"):
+        assert f"  {kind}:\n" in said
+    assert "'sneeze', which is not in classInd.txt" in said
+    assert "the id 'v_out_g02_c01' more than once" in said
+    assert "is in training and in validation" in said
+    assert "1 classes of left or right without the mirrored class" in said
+    assert "'clockwise'" in said
+    assert "'sneezing'" in said
+    errors = {r.path for r in read_manifest(root / MANIFEST_NAME).values() if r.error}
+    assert len(errors) == 4
+
+
+def test_only_what_changed_is_scanned_again(layout_copy, capsys):
+    root = layout_copy("something_v1")
+    assert check("something_v1", root) == 0
+    folder = next((root / "20bn-something-something-v1").glob("3"))
+    (folder / "00012.jpg").unlink()
+    video = next((root / "20bn-something-something-v1").glob("5"))
+    (video / "00003.jpg").write_bytes(b"no picture")
+    capsys.readouterr()
+    assert check("something_v1", root) == 1
+    said = capsys.readouterr().out
+    assert "looked at 2 of 16 videos" in said
+    assert "00003.jpg: the image is damaged" in said
+    rows = read_manifest(root / MANIFEST_NAME)
+    assert rows["20bn-something-something-v1/3"].info.num_frames == 11
+
+
+@pytest.mark.parametrize(
+    ("layout", "pattern"), [("something_v2", "3.webm"), ("something_v1", "3/00004.jpg")]
+)
+def test_content_that_changed_in_silence_is_named(layout_copy, layout, pattern, capsys):
+    root = layout_copy(layout)
+    assert check(layout, root) == 0
+    sound = (root / MANIFEST_NAME).read_bytes()
+    file = next(root.rglob(pattern))
+    stat, whole = file.stat(), file.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    file.write_bytes(damaged)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert check(layout, root) == 0
+    assert "looked at 0 of 16" in capsys.readouterr().out
+    for more in (["--verify"], [], ["--verify"]):
+        assert check(layout, root, *more) == 1
+        said = capsys.readouterr().out
+        assert "1 changed in silence:" in said
+        assert "the content is not the one that was checked" in said
+    (row,) = [row for row in read_manifest(root / MANIFEST_NAME).values() if row.error]
+    assert Path(pattern).parts[0] in row.path
+    assert row.stored() is None
+    file.write_bytes(whole)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert check(layout, root, "--verify") == 0
+    assert "looked at 1 of 16" in capsys.readouterr().out
+    assert (root / MANIFEST_NAME).read_bytes() == sound
+
+
+@pytest.mark.parametrize(
+    ("lost", "why"), [("", ""), (Lost("no answer in 1 s"), " (no answer in 1 s)")]
+)
+def test_a_file_that_cannot_be_compared_is_not_called_changed(
+    layout_copy, lost, why, capsys, monkeypatch
+):
+    root = layout_copy("something_v2")
+    assert check("something_v2", root) == 0
+    sound = (root / MANIFEST_NAME).read_bytes()
+    with monkeypatch.context() as cut:
+        cut.setattr(check_tool, "run_each", lambda _, paths, *__: ((p, lost) for p in paths))
+        assert check("something_v2", root, "--verify") == 1
+    said = capsys.readouterr().out
+    assert f"{UNREAD}{why}" in said
+    assert "16 could not be compared:" in said
+    assert "is not the one that was checked" not in said
+    assert check("something_v2", root, "--verify") == 0
+    assert (root / MANIFEST_NAME).read_bytes() == sound
+
+
+def test_a_file_that_may_not_be_read_is_named(layout_copy, monkeypatch):
+    # The superuser may read everything, so the refusal is played.
+    root = layout_copy("ucf101")
+    video = next((root / "videos").rglob("*.avi"))
+    assert digest_of(str(video)) != digest_of(str(video.parent / "none.avi")) == ""
+    error = av.error.PermissionError(13, "Permission denied", str(video))
+
+    def refuse(*_args, **_more):
+        raise error
+
+    monkeypatch.setattr(av, "open", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(VideoError, match=r"\.avi: the file cannot be read \(Permission denied\)"):
+        index_video(str(video))
+
+
+def test_a_wrong_count_in_the_header_is_odd_but_readable(layout_copy, capsys):
+    root = layout_copy("ucf101")
+    video = next((root / "videos").rglob("*.avi"))
+    content = video.read_bytes()
+    place = content.index(b"strh") + 8 + 32
+    assert content[place : place + 4] == (12).to_bytes(4, "little")
+    video.write_bytes(content[:place] + (5).to_bytes(4, "little") + content[place + 4 :])
+    assert check("ucf101", root) == 0
+    assert "the header promises 5 frames, and there are 12" in capsys.readouterr().out
+
+
+def test_a_webm_that_lost_its_last_frames_is_odd(layout_copy, capsys):
+    root = layout_copy("something_v2")
+    video = next(root.rglob("*.webm"))
+    content = video.read_bytes()
+    # The end of the last cluster; twelve frames of 25 a second are not long enough to call it broken.
+    video.write_bytes(content[: len(content) * 3 // 4])
+    check("something_v2", root)
+    assert re.search(r"the header promises 0\.48 s|cut short", capsys.readouterr().out)
+
+
+def test_a_killed_check_goes_on_and_ends_the_same(layout_copy, tmp_path):
+    root = layout_copy("something_v2")
+    assert check("something_v2", root) == 0
+    expected = (root / MANIFEST_NAME).read_bytes()
+    (root / MANIFEST_NAME).unlink()
+    command = [
+        sys.executable,
+        "-m",
+        "hcml_lightning",
+        "data",
+        "check",
+        *words("something_v2", root),
+    ]
+    journal = root / f".{MANIFEST_NAME}.journal"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 100):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if journal.exists():
+        # As if the last row had been cut by the end of the process.
+        content = journal.read_bytes()
+        journal.write_bytes(content[: len(content) - random.Random(0).randrange(1, 40)])
+    assert check("something_v2", root) == 0
+    assert (root / MANIFEST_NAME).read_bytes() == expected
+    assert not journal.exists()
+
+
+def test_what_a_folder_of_own_videos_lacks_is_said(layout_copy, capsys):
+    root = layout_copy("ucf101") / "videos"
+    keep, *others = sorted(path for path in root.iterdir() if path.is_dir())
+    for folder in others:
+        shutil.rmtree(folder)
+    for path in keep.iterdir():
+        if path.suffix not in (".avi", ".mp4"):
+            path.unlink()
+    (keep / "notes.txt").touch()
+    words = ["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]
+    assert main([*words, "--data.clip_length=1000"]) == 0
+    said = capsys.readouterr().out
+    assert "(2 train, 2 val), 1 class\n" in said.replace("(1 train, 1 val)", "(2 train, 2 val)")
+    assert "to recognise classes, there must be two or more" in said
+    assert "with fewer frames than a clip spans, 1999, so that some come again" in said
+    assert (
+        f"1 files that are no videos by their names, and are not used:\n    {keep}/notes.txt"
+        in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nowhere", "there is no such folder"),
+        ("empty", "it holds neither videos nor folders of classes"),
+        ("frames", "it holds neither videos nor folders of classes"),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(tmp_path, given, message, capsys):
+    (tmp_path / "empty").mkdir()
+    # A single video, of frames, is no folder of videos.
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "frames/1.jpg").touch()
+    with pytest.raises(SystemExit):
+        main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={tmp_path}/{given}"])
+    assert f"root={tmp_path}/{given}: {message}; expected" in capsys.readouterr().err
+
+
+def test_videos_without_labels_are_checked_too(layout_copy, capsys):
+    root = layout_copy("folder") / "train" / "up"
+    for path in root.glob("*.npz"):
+        path.unlink()
+    assert main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]) == 0
+    # Nor is the manifest something that lies there unused.
+    assert main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]) == 0
+    said = capsys.readouterr().out
+    assert "1 videos (1 train, 0 val), without labels" in said
+    assert "not used" not in said
+
+
+def test_a_list_that_is_missing_is_named(tmp_path, capsys):
+    (tmp_path / "ucfTrainTestlist").mkdir()
+    (tmp_path / "ucfTrainTestlist" / "classInd.txt").write_text("1 a\n")
+    with pytest.raises(SystemExit) as stopped:
+        check("ucf101", tmp_path)
+    assert stopped.value.code == 2
+    assert "the list of the train split is missing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "which data?"),
+        (["-c", "none.yaml"], "no config 'none.yaml'"),
+        (["--data=UCF101DataModule", "--data.root=none"], "root=none: there is no such folder"),
+        (["--data=UCF101DataModule", "--data.rot=x"], "rot"),
+    ],
+)
+def test_mistakes_are_named(given, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "check", *given])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_tools_are_named(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "chek"])
+    assert "no tool 'chek'" in capsys.readouterr().err
+
+
+class TestJournal:
+    def test_half_a_row_is_none(self, tmp_path):
+        file = tmp_path / "journal"
+        with Journal(file, 2) as journal:
+            journal.add(["a", "1\n2"])
+            journal.add(['"b', ""])
+        whole = file.read_bytes()
+        file.write_bytes(whole + b"c,3")
+        with Journal(file, 2) as journal:
+            assert journal.rows == [["a", "1\n2"], ['"b', ""]]
+            journal.add(["d", "4"])
+        with Journal(file, 2) as journal:
+            assert journal.rows[2:] == [["d", "4"]]
+
+    def test_it_belongs_to_one_process_at_a_time(self, tmp_path):
+        with (
+            Journal(tmp_path / "journal", 2),
+            pytest.raises(BlockingIOError, match="is in use"),
+            Journal(tmp_path / "journal", 2),
+        ):
+            pass
+
+
+def test_kinds_of_errors():
+    rows = [ManifestRow("a", "a", "", error="decoding it took longer than 5 s")]
+    assert by_kind(rows)["gave no answer"] == rows
+
+
+def test_processes_that_die_or_hang_cost_one_item():
+    # abs, os._exit and time.sleep are functions of one argument in modules that any process has.
+    assert dict(run_each(abs, [-1, -2, -3], 2)) == {-1: 1, -2: 2, -3: 3}
+    ((_, lost),) = run_each(os._exit, [3], 1)
+    assert lost == Lost("decoding it ended the process (3)")
+    ((_, lost),) = run_each(time.sleep, [60], 1, limit_s=0.2)
+    assert lost == Lost("decoding it took longer than 0 s")
+    with pytest.raises(ValueError, match="non-negative"):
+        list(run_each(time.sleep, [-1], 1))
+
+
+def test_a_header_may_be_one_frame_off(layout_copy, capsys):
+    root = layout_copy("ucf101")
+    videos = sorted((root / "videos").rglob("*.avi"))
+    for video, count in zip(videos, (11, 10), strict=False):
+        content = video.read_bytes()
+        place = content.index(b"strh") + 8 + 32
+        video.write_bytes(content[:place] + count.to_bytes(4, "little") + content[place + 4 :])
+    assert check("ucf101", root) == 0
+    said = capsys.readouterr().out
+    assert "the header promises 10 frames, and there are 12" in said
+    assert "the header promises 11" not in said
+
+
+def test_other_content_of_the_same_size_is_looked_at(layout_copy, capsys):
+    root = layout_copy("ucf101")
+    assert check("ucf101", root) == 0
+    video = next((root / "videos").rglob("*.avi"))
+    size = video.stat().st_size
+    video.write_bytes(b"no video" + bytes(size - 8))
+    capsys.readouterr()
+    assert check("ucf101", root) == 1
+    assert "looked at 1 of 16 videos" in capsys.readouterr().out
+
+
+def test_a_fault_in_a_list_alone_is_a_fault(layout_copy):
+    root = layout_copy("ucf101")
+    path = root / "ucfTrainTestlist" / "trainlist01.txt"
+    path.write_text(path.read_text().rstrip() + "\nsneeze/v_sneeze_g01_c01.avi 9\n")
+    assert check("ucf101", root) == 1
+
+
+def test_what_the_lists_say_of_a_known_video_is_taken_from_them(layout_copy, capsys):
+    root = layout_copy("something_v1")
+    assert check("something_v1", root) == 0
+    path = root / "something-something-v1-train.csv"
+    lines = path.read_text().splitlines()
+    number, label = lines[0].split(";")
+    other = next(line.split(";")[1] for line in lines if line.split(";")[1] != label)
+    path.write_text("\n".join([f"{number};{other}", *lines[1:]]))
+    capsys.readouterr()
+    check("something_v1", root)
+    assert "looked at 0 of 16 videos" in capsys.readouterr().out
+    row = read_manifest(root / MANIFEST_NAME)[f"20bn-something-something-v1/{number}"]
+    assert row.label == other

@@ -1,0 +1,171 @@
+"""Exported programs compute what the network does, on batches of other sizes, and where this package is not."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.export import passes
+
+from hcml_lightning import MotionNetwork, Recognizer
+from hcml_lightning.cli import main
+from hcml_lightning.data.decode import probe, read_frames
+from hcml_lightning.data.sampling import clip_frames
+from hcml_lightning.data.transforms import apply_view, even_views
+from hcml_lightning.tools.prediction import exporting as tool
+from hcml_lightning.tools.prediction.export import FORMATS
+
+onnxruntime = pytest.importorskip("onnxruntime")
+safetensors = pytest.importorskip("safetensors")
+pytest.importorskip("onnxscript")
+
+# PyTorch 2.11 warns of its own reader and of its own names.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def recognizer(checkpoints: dict[str, Path]) -> Recognizer:
+    return Recognizer.from_checkpoint(checkpoints["recognition"])
+
+
+@pytest.fixture(scope="module")
+def exported(
+    checkpoints: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A folder as one has it who follows the page."""
+    folder = tmp_path_factory.mktemp("mine")
+    words = ["export", f"--ckpt_path={checkpoints['recognition']}"]
+    assert main([*words, f"--output={folder / 'exported'}"]) == 0
+    return folder
+
+
+def clips(batch: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(7)
+    shape = (batch, 3, 4, 32, 32)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def test_files_are_whole_and_alone(exported: Path):
+    names = ["recognizer.onnx", "recognizer.pt2", "recognizer.safetensors"]
+    assert sorted(path.name for path in (exported / "exported").iterdir()) == names
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_programs_compute_what_the_network_does(exported: Path, recognizer: Recognizer, batch: int):
+    given = clips(batch)
+    with torch.no_grad():
+        expected = recognizer.network(given)
+        loaded = torch.export.load(exported / "exported" / "recognizer.pt2")
+        assert (loaded.module()(given) - expected).abs().max() <= 1e-4
+    session = onnxruntime.InferenceSession(exported / "exported" / "recognizer.onnx")
+    assert session.get_inputs()[0].shape == ["batch", 3, 4, 32, 32]
+    assert session.get_inputs()[0].type == "tensor(uint8)"
+    [logits] = session.run(["logits"], {"clip": given.numpy()})
+    assert (torch.from_numpy(logits) - expected).abs().max() <= 1e-4
+    assert expected.std() > 1e-3
+
+
+def test_programs_know_names_and_preprocessing(exported: Path, recognizer: Recognizer):
+    files = {tool.METADATA: ""}
+    program = torch.export.load(exported / "exported" / "recognizer.pt2", extra_files=files)
+    session = onnxruntime.InferenceSession(exported / "exported" / "recognizer.onnx")
+    with safetensors.safe_open(exported / "exported" / "recognizer.safetensors", "pt") as file:
+        texts = [
+            files[tool.METADATA],
+            session.get_modelmeta().custom_metadata_map[tool.METADATA],
+            file.metadata()[tool.METADATA],
+        ]
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert texts[0] == texts[1] == texts[2]
+    about = json.loads(texts[0])
+    assert about["class_names"] == list(recognizer.class_names)
+    assert about["preprocessing"]["frame_stride"] == recognizer.recipe.frame_stride
+    assert about["preprocessing"]["clips"] == 2
+    network = MotionNetwork(**about["architecture"])
+    network.load_state_dict(weights)
+    for name, value in recognizer.network.state_dict().items():
+        assert torch.equal(value, network.state_dict()[name]), name
+    # Nothing in the program stays behind on the device that it was made on.
+    moved = passes.move_to_device_pass(program, "meta").module()
+    assert moved(clips(2).to("meta")).device.type == "meta"
+
+
+def test_the_page_without_this_package(
+    exported: Path,
+    recognizer: Recognizer,
+    checkpoints: dict[str, Path],
+    repository: Path,
+    synthetic_root: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Run the code of docs/export.md in its order; what is before the package is named, without it."""
+    blocks = re.findall(r"```python\n(.*?)```", (repository / "docs/export.md").read_text(), re.S)
+    without = [block for block in blocks if "hcml_lightning import" not in block]
+    shutil.copy(next((synthetic_root("ucf101") / "videos" / "in").glob("*.avi")), exported)
+    next(exported.glob("*.avi")).rename(exported / "video.avi")
+    script = ["import sys; sys.modules['hcml_lightning'] = None", *without]
+    script += ["torch.save([clip, logits, torch.from_numpy(onnx_logits)], 'seen.pt')"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(script)], cwd=exported, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    clip, *found = torch.load(exported / "seen.pt")
+    assert clip.shape == (1, 3, 4, 32, 32)
+    with torch.no_grad():
+        expected = recognizer.network(clip)
+    for logits in found:
+        assert (logits - expected).abs().max() <= 1e-4
+    assert recognizer.class_names[int(expected.argmax())] in done.stdout
+    recipe, video = recognizer.recipe, str(exported / "video.avi")
+    info = probe(video)
+    (numbers,) = clip_frames(info.num_frames, recipe.clip_length, recipe.frame_stride)
+    (view,) = even_views(info.height, info.width, recipe.short_side[0], recipe.crop_size)
+    assert torch.equal(clip[0], apply_view(read_frames(video, numbers), view))
+    shutil.copy(checkpoints["recognition"], exported / "last.ckpt")
+    monkeypatch.chdir(exported)
+    names: dict[str, object] = {}
+    for block in (b for b in blocks if b not in without or "safe_open" in b):
+        exec(block, names)
+    assert isinstance(names["network"], MotionNetwork)
+
+
+def test_what_differs_is_not_given_away(
+    recognizer: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(
+        tool.WRITERS, "pt2", lambda *given: lambda clip: recognizer.network(clip) + 1e-3
+    )
+    monkeypatch.setattr(tool, "export_program", lambda recognizer: None)
+    with pytest.raises(tool.ExportError, match=r"differs from the network by 1\.0e-03"):
+        tool.export(recognizer, tmp_path, ["pt2"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_the_packages(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(tool.PACKAGES, "onnx", ("no_such_package",))
+    with pytest.raises(SystemExit, match=r"pip install 'hcml-lightning\[export\]'"):
+        main(["export", f"--ckpt_path={checkpoints['recognition']}", "--output=nowhere"])
+    assert not Path("nowhere").exists()
+
+
+def test_every_format_that_can_be_asked_for_has_a_writer():
+    assert tuple(tool.WRITERS) == FORMATS
+
+
+def test_a_folder_that_is_named_as_a_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        main(["export", "--ckpt_path", "no.ckpt", "--output", str(tmp_path / "net.onnx")])
+    assert "give its name, and the format by --formats onnx" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -1,0 +1,554 @@
+"""All stages in order; what is done is skipped, what was cut off goes on."""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from tests.conftest import TINY
+
+from hcml_lightning import load_run
+from hcml_lightning.cli import main
+from hcml_lightning.tools.recipe.plan import Plan
+from hcml_lightning.tools.recipe.progressive import run_plan, stage_rows
+from hcml_lightning.tools.recipe.stage_folder import StageError, StageFolder
+from hcml_lightning.tools.run.curves import read_points
+from hcml_lightning.tools.stages import PAPER, TRAINING
+
+
+@pytest.fixture
+def words(synthetic_root: Callable[[str], Path]) -> list[str]:
+    words = [*TINY, f"--data.root={synthetic_root('ucf101')}", "--trainer.max_epochs=1"]
+    return [*words, "--flow.data.true_flow=true"]
+
+
+class Recorder:
+    """Runs commands in this process, and can fail at one of them."""
+
+    def __init__(self, fail_at: str = "") -> None:
+        self.calls: list[list[str]] = []
+        self.fail_at = fail_at
+
+    def __call__(self, words: list[str]) -> int:
+        self.calls.append(words)
+        if self.fail_at and any(self.fail_at in word for word in words):
+            return 3
+        return main(words)
+
+
+def test_all_stages_hand_over_and_are_done_once(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    plan, run_dir = Plan.from_words(words), tmp_path / "run"
+    failing = Recorder(fail_at="3_contrast_level2")
+    with pytest.raises(StageError, match=r"stage 'contrast2' did not end \(exit status 3\)"):
+        run_plan(plan, PAPER, run_dir, failing)
+    assert [call[0] for call in failing.calls] == ["fit", "fit", "fit"]
+
+    launch = Recorder()
+    records = run_plan(plan, PAPER, run_dir, launch)
+    assert [record.stage for record in records] == list(PAPER)
+    # Nobody has to start the next stage.
+    assert "\nnext " not in capsys.readouterr().out
+    assert [call[0] for call in launch.calls] == ["fit", "fit", "test"]
+    before = run_dir / "contrast1" / "checkpoints" / "last.ckpt"
+    assert f"--model.init_from={before}" in launch.calls[0]
+    assert set(records[-1].metrics) >= {"test/top1", "test/top5"}
+    assert records[0].metrics["val/epe_zero"] > 0
+    # What a contrastive stage leaves alone, it leaves alone.
+    flow, contrast = (torch.load(r.checkpoint, weights_only=True) for r in records[:2])
+    name = "model.network.conv1.weight"
+    assert torch.equal(flow["state_dict"][name], contrast["state_dict"][name])
+
+    again = Recorder()
+    assert run_plan(plan, PAPER, run_dir, again) == records
+    assert again.calls == []
+    rows = stage_rows(records)
+    assert [row[0] for row in rows] == ["stage", *PAPER]
+    assert "test/top1" in rows[-1][-1]
+
+    changed = Plan.from_words([*words, "--contrast1.model.temperature", "0.5"])
+    with pytest.raises(StageError, match=r"stage 'contrast1'.*model\.temperature: None -> 0\.5"):
+        run_plan(changed, PAPER, run_dir, again)
+    # Another flow below makes what stands on it another thing too.
+    done = run_dir / "flow" / "done.json"
+    done.write_text(json.dumps({**json.loads(done.read_text()), "checkpoint_sha256": "0" * 64}))
+    with pytest.raises(StageError, match=r"stage 'contrast1'.*from: flow"):
+        run_plan(plan, PAPER, run_dir, again)
+    assert again.calls == []
+
+
+def test_the_config_of_a_stage_begins_another_run_and_leaves_that_one_alone(
+    words: list[str], tmp_path: Path
+):
+    run_dir = tmp_path / "run"
+    stage = run_dir / "recognition"
+    run_plan(Plan.from_words(words), ["recognition"], run_dir, Recorder())
+    before = {path: path.read_bytes() for path in stage.rglob("*") if path.is_file()}
+    curves = read_points(stage)
+    last = stage / "checkpoints/last.ckpt"
+    assert main(["fit", "-c", str(stage / "config.yaml"), "--model.lr=0.5"]) == 0
+    assert main(["test", "-c", str(stage / "config.yaml"), f"--ckpt_path={last}"]) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted(path.parent.name for path in stage.glob("version_*/config.yaml")) == [
+        "version_1",
+        "version_2",
+    ]
+    # The curves of another run are not those of this one.
+    assert read_points(stage) == curves
+
+
+def test_checkpoints_of_another_run_are_not_replaced(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = tmp_path / "one/checkpoints"
+    fit = ["fit", "-c", "stages/baseline.yaml", *(w for w in words if not w.startswith("--flow."))]
+    fit += [f"--checkpoint.dirpath={folder}", f"--trainer.logger.init_args.save_dir={tmp_path}"]
+    assert main(fit) == 0
+    content = (folder / "last.ckpt").read_bytes()
+    with pytest.raises(SystemExit, match=r"last\.ckpt is of another run.*--ckpt_path last"):
+        main(fit)
+    # Nor by one that goes on from elsewhere, or that has no logger and so no folder of its own.
+    elsewhere = shutil.copy(folder / "last.ckpt", tmp_path / "copy.ckpt")
+    with pytest.raises(SystemExit, match=r"last\.ckpt is of another run"):
+        main([*fit, f"--ckpt_path={elsewhere}", "--trainer.max_epochs=2"])
+    alone = [word for word in fit if "dirpath" not in word and "save_dir" not in word]
+    alone += ["--trainer.logger=false", f"--trainer.default_root_dir={tmp_path / 'one'}"]
+    with pytest.raises(SystemExit, match=r"another run.*leave out --trainer\.logger false"):
+        main(alone)
+    # What writes none may look.
+    assert main([*alone, "--trainer.fast_dev_run=true"]) == 0
+    assert (folder / "last.ckpt").read_bytes() == content
+
+
+def test_what_failed_before_it_learned_may_be_begun_otherwise(words: list[str], tmp_path: Path):
+    failing = Recorder(fail_at="1_flow")
+    with pytest.raises(StageError):
+        run_plan(Plan.from_words(words), ["flow"], tmp_path, failing)
+    assert (tmp_path / "flow/settings.json").is_file()
+    changed = Plan.from_words([*words, "--data.on_error=skip"])
+    (record,) = run_plan(changed, ["flow"], tmp_path, Recorder())
+    assert record.settings["data.on_error"] == "skip"
+
+
+def test_a_mistyped_stage_is_named_before_anything_runs(words: list[str], tmp_path: Path):
+    wrong = ["--recogntion.trainer.max_epochs", "3"]
+    with pytest.raises(SystemExit, match=r"did you mean '--recognition\.trainer\.max_epochs'"):
+        main(["progressive", "--run_dir", str(tmp_path / "run"), *words, *wrong])
+
+
+def test_data_that_was_forgotten_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["progressive", "--run_dir", str(tmp_path / "run"), "-c", "tiny.yaml"])
+    assert "no --data; name the data: -c configs/data/" in capsys.readouterr().err
+
+
+def test_a_stage_that_ended_unrecorded_is_not_run_again(words: list[str], tmp_path: Path):
+    plan, run_dir = Plan.from_words(words), tmp_path / "run"
+    records = run_plan(plan, ["flow"], run_dir, Recorder())
+    content = Path(records[0].checkpoint).read_bytes()
+    assert records[0].checkpoint_sha256 == hashlib.sha256(content).hexdigest()
+    (run_dir / "flow" / "done.json").unlink()
+    launch = Recorder()
+    assert run_plan(plan, ["flow"], run_dir, launch) == records
+    assert launch.calls == []
+
+
+def test_a_stage_whose_end_broke_before_it_was_recorded_ends_once_more(
+    words: list[str], tmp_path: Path
+):
+    plan, run_dir = Plan.from_words([*words, "--trainer.max_epochs=2"]), tmp_path / "run"
+    (expected,) = run_plan(plan, ["flow"], run_dir, Recorder())
+    last = run_dir / "flow" / "checkpoints" / "last.ckpt"
+    weights = torch.load(last, weights_only=True)["state_dict"]
+    (run_dir / "flow" / "done.json").unlink()
+    last.write_bytes(last.read_bytes()[:1000])
+    launch = Recorder()
+    (found,) = run_plan(plan, ["flow"], run_dir, launch)
+    assert f"--ckpt_path={last.with_name('last.previous.ckpt')}" in launch.calls[0]
+    again = torch.load(last, weights_only=True)["state_dict"]
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+    assert found.epochs == expected.epochs
+
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    with pytest.raises(
+        StageError,
+        match=r"'contrast1' cannot begin: .*not what the stage left.* Delete .*done\.json",
+    ):
+        run_plan(plan, ["flow", "contrast1"], run_dir, launch)
+
+
+def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    for name in ("flow", "contrast1"):
+        checkpoint = tmp_path / f"{name}.ckpt"
+        torch.save({}, checkpoint)
+        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        record = {"stage": name, "checkpoint": str(checkpoint), "checkpoint_sha256": digest}
+        record |= {"epochs": 1, "seconds": 1.0, "metrics": {}, "settings": {}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "done.json").write_text(json.dumps(record))
+    words = ["-c", "data/ucf101.yaml", "--baseline.trainer.max_epochs=1"]
+    given = [*words, "--recognition.model.init_from=mine.ckpt"]
+
+    def start(stage: str, words: list[str]) -> tuple[str, list[str]]:
+        launch = Recorder(fail_at="--checkpoint.dirpath")
+        with pytest.raises(StageError, match="did not end"):
+            run_plan(Plan.from_words(words), [stage], tmp_path, launch)
+        note = json.loads((tmp_path / stage / "settings.json").read_text())
+        return note["settings"].get("from", ""), [w for w in launch.calls[0] if "init_from" in w]
+
+    assert start("recognition", words) == (
+        f"contrast1 {digest[:12]}",
+        [f"--model.init_from={tmp_path}/contrast1.ckpt"],
+    )
+    assert "recognition: starts from contrast1, done before\n" in capsys.readouterr().out
+    assert start("probe", words) == (
+        f"contrast1 {digest[:12]}",
+        [f"--model.init_from={tmp_path}/contrast1.ckpt"],
+    )
+    assert start("test", words)[0] == f"contrast1 {digest[:12]}"
+    said = capsys.readouterr().out
+    for name in ("probe", "test"):
+        assert f"{name}: starts from contrast1, done before\n" in said
+    # What is compared with the paper's row of stages starts from nothing, or from what is given.
+    assert start("baseline", words) == ("", [])
+    assert start("motion_only", words) == ("", [])
+    (tmp_path / "recognition" / "settings.json").unlink()
+    assert start("recognition", given) == ("", ["--model.init_from=mine.ckpt"])
+    assert "starts from" not in capsys.readouterr().out
+
+
+def test_what_learns_by_labels_alone_gets_no_weights_of_the_stages_before_it(tmp_path: Path):
+    """Nor does what follows get its weights, but for the test and the probe."""
+    run_dir = tmp_path / "run"
+
+    def train(words: list[str]) -> int:
+        folder = next(w.partition("=")[2] for w in words if "checkpoint.dirpath" in w)
+        checkpoint = Path(folder) / "last.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        torch.save({"of": folder}, checkpoint)
+        result = {"checkpoint": str(checkpoint), "epochs": 1, "metrics": {}}
+        (checkpoint.parents[1] / f"{words[0]}.json").write_text(json.dumps(result))
+        started = [w for w in words if "init_from" in w or "ckpt_path" in w]
+        starts.append(started[-1].replace(f"{run_dir}/", "") if started else "")
+        return 0
+
+    starts: list[str] = []
+    words = ["-c", "data/ucf101.yaml"]
+    names = ["flow", "motion_only", "contrast1", "baseline", "probe", "test"]
+    run_plan(Plan.from_words(words), names, run_dir, train)
+    flow, baseline = "flow/checkpoints/last.ckpt", "baseline/checkpoints/last.ckpt"
+    assert starts == [
+        "",
+        "",
+        f"--model.init_from={flow}",
+        "",
+        f"--model.init_from={baseline}",
+        "--ckpt_path=probe/checkpoints/last.ckpt",
+    ]
+
+    starts.clear()
+    shutil.rmtree(run_dir)
+    words += ["--model.init_from=all.ckpt", "--contrast2.model.init_from=mine.ckpt"]
+    words += ["--motion_only.model.init_from=labels.ckpt"]
+    names = ["flow", "contrast1", "contrast2", "motion_only", "baseline", "test"]
+    run_plan(Plan.from_words(words), names, run_dir, train)
+    assert starts == [
+        "--model.init_from=all.ckpt",
+        f"--model.init_from={flow}",
+        "--model.init_from=mine.ckpt",
+        "--model.init_from=labels.ckpt",
+        "--model.init_from=all.ckpt",
+        f"--ckpt_path={baseline}",
+    ]
+
+
+def test_there_is_no_test_without_training(words: list[str], tmp_path: Path):
+    with pytest.raises(StageError, match="no stage before it"):
+        run_plan(Plan.from_words(words), ["test"], tmp_path, Recorder())
+
+
+def test_there_is_no_probe_of_nothing(words: list[str], tmp_path: Path):
+    launch = Recorder(fail_at="--checkpoint.dirpath")
+    with pytest.raises(StageError, match=r"no stage before it .*--stages flow,probe"):
+        run_plan(Plan.from_words(words), ["probe"], tmp_path, launch)
+    given = Plan.from_words([*words, "--probe.model.init_from=mine.ckpt"])
+    with pytest.raises(StageError, match="did not end"):
+        run_plan(given, ["probe"], tmp_path, launch)
+    assert "--probe" not in " ".join(launch.calls[0])
+
+
+def test_a_stage_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["progressive", "--run_dir", "x", "--stages", "flow,walk"])
+    assert "no stage 'walk'" in capsys.readouterr().err
+
+
+def test_it_is_one_task_of_slurm(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    with pytest.raises(SystemExit, match=r"SLURM was asked for 8 tasks.*srun hcml fit"):
+        main(["progressive", "--run_dir", str(tmp_path / "run"), *words])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_in_the_last_stage_shows_before_the_first(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    wrong = ["--recognition.model.flow_wieght", "3"]
+    with pytest.raises(SystemExit):
+        main(["progressive", "--run_dir", str(tmp_path / "run"), *words, *wrong])
+    said = capsys.readouterr().err
+    assert "RecognitionTask has no option 'flow_wieght'; did you mean 'flow_weight'?" in said
+    assert "of the stage 'recognition'; nothing has been run" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_moved_or_copied_goes_on_with_its_own_weights(
+    words: list[str], tmp_path: Path
+):
+    plan = Plan.from_words(words)
+    run_plan(plan, ["flow"], tmp_path / "run", main)
+    for name in ("copy", "moved"):
+        shutil.copytree(tmp_path / "run", tmp_path / name)
+    # Whatever has become of the other.
+    other = tmp_path / "run/flow/checkpoints/last.ckpt"
+    torch.save({"state_dict": {}}, other)
+
+    def source(run_dir: Path) -> list[str]:
+        launch = Recorder(fail_at="--checkpoint.dirpath")
+        with pytest.raises(StageError):
+            run_plan(plan, ["flow", "contrast1"], run_dir, launch)
+        return [word for call in launch.calls for word in call if "init_from" in word]
+
+    expected = [f"--model.init_from={tmp_path}/copy/flow/checkpoints/last.ckpt"]
+    assert source(tmp_path / "copy") == expected
+    assert (
+        load_run(tmp_path / "copy/flow").checkpoint == tmp_path / "copy/flow/checkpoints/last.ckpt"
+    )
+    with pytest.raises(StageError, match="its content is not what the stage left"):
+        run_plan(plan, ["flow", "contrast1"], tmp_path / "run", Recorder())
+    shutil.rmtree(tmp_path / "run")
+    expected = [f"--model.init_from={tmp_path}/moved/flow/checkpoints/last.ckpt"]
+    assert source(tmp_path / "moved") == expected
+    # One whose record was lost finds its weights too.
+    (tmp_path / "moved/flow/done.json").unlink()
+    assert source(tmp_path / "moved") == expected
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ("baseline,test,motion_only,test", "'test' stands there twice"),
+        ("recognition,flow", "each starts from the one before"),
+    ],
+)
+def test_stages_that_cannot_follow_each_other_are_refused(
+    stages: str, message: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        main(["progressive", "--run_dir", str(tmp_path / "run"), "--stages", stages, *words])
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stages", ["flow", "flow,contrast1"])
+def test_the_config_of_one_stage_is_not_for_all(stages: str, words: list[str], tmp_path: Path):
+    begin = ["progressive", "--run_dir", str(tmp_path / "run"), "--stages", stages]
+    with pytest.raises(SystemExit, match="would be a RecognitionTask and not a FlowTask"):
+        main([*begin, "-c", "stages/4_recognition.yaml", *words])
+    for given in ("ContrastTask", "hcml_lightning.ContrastTask", "{class_path: ContrastTask}"):
+        with pytest.raises(SystemExit, match="ContrastTask and not a FlowTask"):
+            main([*begin, *words, f"--flow.model={given}"])
+
+
+def test_what_changes_no_result_may_change(words: list[str], tmp_path: Path):
+    root = next(word for word in words if word.startswith("--data.root="))
+    plan = Plan.from_words(words)
+    (record,) = run_plan(plan, ["baseline"], tmp_path / "run", main)
+    other = [f"{root}/" if word == root else word for word in words]
+    other += ["--trainer.log_every_n_steps=5", "--trainer.logger=CSVLogger"]
+    other += ["--save_every_n_steps=7", "--save_every_n_epochs=2"]
+    # One that was begun before this was harmless has it in its notes.
+    noted = tmp_path / "run/baseline/settings.json"
+    note = json.loads(noted.read_text())
+    note["settings"]["trainer.log_every_n_steps"] = 1
+    noted.write_text(json.dumps(note))
+    (again,) = run_plan(Plan.from_words(other), ["baseline"], tmp_path / "run", Recorder())
+    assert again == record
+
+
+@pytest.fixture
+def raw(layout_copy: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Path]:
+    """Videos without labels, and some with."""
+    labelled = layout_copy("folder")
+    (tmp_path / "raw").mkdir()
+    for number, path in enumerate(sorted(labelled.rglob("*.mp4"))):
+        shutil.copy(path, tmp_path / "raw" / f"{number}.mp4")
+    return tmp_path / "raw", labelled
+
+
+def test_what_a_later_stage_refuses_shows_before_the_first(raw: tuple[Path, Path], tmp_path: Path):
+    own = ["-c", "data/video_folder.yaml", *TINY[2:], f"--data.root={raw[0]}"]
+    begin = ["progressive", "--run_dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match=r"'recognition', before anything runs: num_classes must"):
+        main([*begin, *own])
+    own.append("--recognition.data.root=nowhere")
+    with pytest.raises(SystemExit, match=r"'recognition', before .*nowhere: there is no such fol"):
+        main([*begin, *own])
+    few = [f"--recognition.data.root={raw[1]}", "--recognition.data.batch_size=99"]
+    with pytest.raises(SystemExit, match=r"'recognition', before .*needs 99 training videos, but"):
+        main([*begin, *own, *few])
+    wrong = ["--contrast2.model.dropout=1.5", f"--recognition.data.root={raw[1]}"]
+    with pytest.raises(SystemExit, match="'contrast2', before anything runs: dropout must be"):
+        main([*begin, *own, *wrong])
+    assert not (tmp_path / "run").exists()
+
+
+def test_motion_of_raw_videos_serves_to_recognise_others(raw: tuple[Path, Path], tmp_path: Path):
+    words = ["-c", "data/video_folder.yaml", *TINY[2:], f"--data.root={raw[0]}"]
+    words += [f"--recognition.data.root={raw[1]}", "--trainer.max_epochs=1"]
+    *_, last = run_plan(Plan.from_words(words), PAPER, tmp_path / "run", main)
+    assert last.metrics["test/top1"] >= 0
+    learned = torch.load(tmp_path / "run/contrast2/checkpoints/last.ckpt", weights_only=True)
+    assert learned["class_names"] == ["unlabelled"]
+    recognises = torch.load(tmp_path / "run/recognition/checkpoints/last.ckpt", weights_only=True)
+    assert recognises["class_names"] == sorted(p.name for p in (raw[1] / "train").iterdir())
+
+
+@pytest.mark.parametrize("whole_group", [False, True])
+def test_killed_run_goes_on_from_its_last_epoch(
+    whole_group: bool, words: list[str], tmp_path: Path
+):
+    run_dir, epochs = tmp_path / "run", 8
+    last = run_dir / "flow" / "checkpoints" / "last.ckpt"
+    command = [sys.executable, "-m", "hcml_lightning", "progressive", "--run_dir", str(run_dir)]
+    command += ["--stages", "flow", *words, "--trainer.max_epochs", str(epochs)]
+    with (tmp_path / "first.log").open("w") as log:
+        process = subprocess.Popen(command, start_new_session=True, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while not last.is_file() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if whole_group:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        assert process.wait() == -signal.SIGKILL, (tmp_path / "first.log").read_text()
+
+    # The second start waits for what the first one left behind, so read after it.
+    second = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert second.returncode == 0, second.stderr
+    assert f"flow: resumes from {last}" in second.stdout
+    seen = [epochs_in(run_dir / "flow" / f"version_{i}" / "metrics.csv") for i in (0, 1)]
+    assert max(seen[1]) == epochs - 1
+    assert 0 < min(seen[1]) < epochs
+    record = json.loads((run_dir / "flow" / "done.json").read_text())
+    assert record["epochs"] == epochs
+    assert not (run_dir / "flow" / "checkpoints" / "last-v1.ckpt").exists()
+
+
+def epochs_in(file: Path) -> set[int]:
+    if not file.is_file():
+        return set()
+    with file.open(newline="") as lines:
+        return {int(row["epoch"]) for row in csv.DictReader(lines) if row.get("val/photometric")}
+
+
+def test_another_test_needs_no_other_training(tmp_path: Path):
+    def ends(words: list[str]) -> int:
+        checkpoint = tmp_path / "recognition" / "checkpoints" / "last.ckpt"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({}, checkpoint)
+        result = {"checkpoint": str(checkpoint), "epochs": 1, "metrics": {}}
+        name = "test" if words[0] == "test" else "recognition"
+        (tmp_path / name / f"{words[0]}.json").write_text(json.dumps(result))
+        return 0
+
+    words = ["-c", "data/ucf101.yaml", "--trainer.limit_test_batches=3", "--data.test_clips=2"]
+    run_plan(Plan.from_words(words), ["recognition", "test"], tmp_path, ends)
+    again = [*words, "--trainer.limit_test_batches=null", "--data.test_clips=5"]
+    again += ["--data.test_crops=1", "--data.test_crop_size=32", "--model.views_per_forward=2"]
+    run_plan(Plan.from_words(again), ["recognition"], tmp_path, Recorder())
+    with pytest.raises(StageError, match=r"'test' .* other settings \(data.test_clips: 2 -> 5"):
+        run_plan(Plan.from_words(again), ["recognition", "test"], tmp_path, Recorder())
+    shutil.rmtree(tmp_path / "test")
+    run_plan(Plan.from_words(again), ["recognition", "test"], tmp_path, ends)
+
+
+def test_words_that_are_no_yaml_and_roots_that_are_numbers_go_through(
+    words: list[str],
+    synthetic_root: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("2024", "2024-01-01"):
+        (tmp_path / name).symlink_to(synthetic_root("ucf101"))
+    given = [word for word in words if not word.startswith("--data.root")]
+    given += ["--checkpoint.filename={epoch}-{step}", "--data.root=2024", "--model.lr=1e-3"]
+    stages = ["baseline", "test"]
+    records = run_plan(Plan.from_words(given), stages, tmp_path / "run", Recorder())
+    assert list((tmp_path / "run/baseline/checkpoints").glob("0-*.ckpt"))
+    again = [*given[:-1], "--model.lr=0.001"]
+    assert run_plan(Plan.from_words(again), stages, tmp_path / "run", Recorder()) == records
+    dated = [*given, "--data.root=2024-01-01"]
+    assert run_plan(Plan.from_words(dated), ["baseline"], tmp_path / "dated", Recorder())
+
+
+class OwnLogger(CSVLogger):
+    """Takes no name."""
+
+    def __init__(self, save_dir: str) -> None:
+        super().__init__(save_dir, "own")
+
+
+def test_a_logger_gets_the_options_that_it_has(words: list[str], tmp_path: Path):
+    logger = f"--trainer.logger={__name__}.OwnLogger"
+    plan = Plan.from_words([*words, logger])
+    launch = Recorder()
+    run_plan(plan, ["baseline"], tmp_path / "run", launch)
+    assert not any("logger.init_args.name" in word for word in launch.calls[0])
+    assert (tmp_path / "run/own/version_0/metrics.csv").is_file()
+
+
+def test_a_run_has_one_test_and_says_so_before_it_trains(words: list[str], tmp_path: Path):
+    plan, launch = Plan.from_words(words), Recorder()
+    run_plan(plan, ["baseline", "test"], tmp_path, launch)
+    launch.calls.clear()
+    with pytest.raises(
+        StageError, match=r"the test of 'baseline'.*hcml test -c .*/motion_only/config"
+    ):
+        run_plan(plan, ["motion_only", "test"], tmp_path, launch)
+    assert launch.calls == []
+
+
+def test_stages_that_would_leave_no_weights_are_refused(words: list[str]):
+    plan = Plan.from_words([*words, "--trainer.fast_dev_run=true"])
+    with pytest.raises(ValueError, match=r"fast_dev_run keeps no weights.*max_epochs 1"):
+        plan.check(["flow", "contrast1"])
+
+
+def test_a_stage_counts_the_time_of_all_its_starts(words: list[str], tmp_path: Path):
+    plan = Plan.from_words(words)
+    stage = StageFolder(plan, "flow", TRAINING["flow"], None, tmp_path)
+    stage.last.parent.mkdir()
+    stage.last.touch()
+    os.utime(stage.last, (1005, 1005))
+    before = {"settings": stage.settings, "started": 1000, "spent": 100}
+    (tmp_path / "settings.json").write_text(json.dumps(before))
+    stage._note_start()
+    assert json.loads((tmp_path / "settings.json").read_text())["spent"] == 105

@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from hcml_lightning.tools.training.configs import (
+    check_order,
+    find_config,
+    order_words,
+    read_config,
+    typed_num_classes,
+)
+
+
+def test_recipes_are_found_without_the_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("configs/stages/1_flow.yaml", "stages/1_flow.yaml"):
+        assert read_config(name)["model"]["class_path"] == "FlowTask"
+
+
+def test_a_file_here_comes_before_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo.yaml").write_text("model: {}")
+    assert find_config("demo.yaml") == Path("demo.yaml")
+
+
+def test_a_missing_config_is_named_with_what_there_is():
+    with pytest.raises(FileNotFoundError, match=r"no config 'x.yaml'.*stages/1_flow\.yaml"):
+        find_config("x.yaml")
+    with pytest.raises(FileNotFoundError, match=r"did you mean 'data/ucf101\.yaml'"):
+        find_config("configs/data/ucf_101.yml")
+
+
+def test_a_config_must_be_a_mapping(tmp_path: Path):
+    (tmp_path / "list.yaml").write_text("[1, 2]")
+    with pytest.raises(ValueError, match=r"list\.yaml: expected a mapping"):
+        read_config(tmp_path / "list.yaml")
+
+
+def test_options_come_last_and_classes_first(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("data: {init_args: {batch_size: 3}}")
+    (tmp_path / "b.yaml").write_text("data: {class_path: UCF101DataModule}")
+    a, b = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
+    words = order_words(["--model.lr", "1", "-c", a, f"--config={b}"])
+    classes = "{data: {class_path: UCF101DataModule}}"
+    assert words == ["--config", classes, "--config", a, "--config", b, "--model.lr", "1"]
+
+
+def test_a_config_option_needs_a_value():
+    with pytest.raises(ValueError, match="expected the path of a config"):
+        order_words(["-c"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model.num_classes=7"],
+        ["--model.init_args.num_classes", "7"],
+        ["--model", "{class_path: FlowTask, init_args: {num_classes: 7}}"],
+        ["--model.init_args={num_classes: 7}"],
+        ["-c", "{model: {init_args: {num_classes: 7}}}"],
+        ["-c", "{model.init_args.num_classes: 7}"],
+        ["--model.num_classes=8", "--model", "{init_args: {num_classes: 7}}"],
+    ],
+)
+def test_a_number_of_classes_is_found_however_it_is_spelt(words: list[str]):
+    assert typed_num_classes(words) == 7
+
+
+def test_no_number_of_classes_is_read_into_other_words():
+    assert (
+        typed_num_classes(["--data.num_classes=7", "--model={lr: 1", "--seed_everything=1"]) is None
+    )
+    assert typed_num_classes(["--model={num_classes: 7"]) is None
+
+
+def test_extras_before_a_stage_would_be_lost(tmp_path):
+    (tmp_path / "extra.yaml").write_text("trainer: {max_epochs: 1}")
+    (tmp_path / "stage.yaml").write_text("model: {class_path: X}\ntrainer: {max_epochs: 9}")
+    with pytest.raises(ValueError, match="max_epochs"):
+        check_order([str(tmp_path / "extra.yaml"), str(tmp_path / "stage.yaml")])
