@@ -21,7 +21,7 @@ TINY = ["-c", "data/ucf101.yaml", "-c", str(REPOSITORY / "tests" / "tiny.yaml")]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # What takes longest comes first, so that no process ends with it while the others have nothing left.
+    # The longest tests come first, so that no process is left with them when the others have nothing to do.
     items.sort(key=lambda item: item.path.name not in ("test_notebooks.py", "test_experiments.py"))
 
 
@@ -32,7 +32,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real videos beside the repository; no test needs them, a few look at them where they are."""
+    """Real videos beside the repository; tests that use them are skipped where they are missing."""
     path = REPOSITORY.parent / "shared" / "data"
     if not path.is_dir():
         pytest.skip(f"no real videos at {path}")

@@ -1,4 +1,4 @@
-"""Tensors of any shape, dtype, memory layout and size of numbers, for tests of properties."""
+"""Tensors of random shapes, dtypes, memory layouts and magnitudes, for property tests."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-# The same examples in every run, and none kept on disk; a busy machine is no failure.
+# The same examples in every run, and none kept on disk; without a deadline, since a machine may be busy.
 few = settings(max_examples=15, deadline=None, derandomize=True, database=None)
 fewer = settings(few, max_examples=4)
 
@@ -26,9 +26,9 @@ def sizes(*bounds: int) -> st.SearchStrategy[tuple[int, ...]]:
 
 
 def laid_out(values: Tensor, layout: str) -> Tensor:
-    """The same numbers at other addresses: `expanded` repeats the first sample without copying it."""
+    """The same numbers in another memory layout; only `expanded` repeats the first sample, without copying it."""
     if layout == "reversed":
-        # Axes in the opposite order in memory, which channels last is a case of.
+        # Axes in the opposite order in memory, similar to channels last.
         order = tuple(reversed(range(values.ndim)))
         return values.permute(order).contiguous().permute(order)
     if layout == "gaps":

@@ -11,7 +11,7 @@ TOLERANCE = {
     torch.bfloat16: 1e-2,
 }
 
-# What is smaller than this counts as zero, and its error as absolute: tests work with values around one.
+# Errors are relative to at least this scale: tests work with values around one.
 SMALLEST_SCALE = 1e-3
 
 

@@ -1,4 +1,4 @@
-"""What the program says to bad input: a message with a next step, never a traceback, and what the page says."""
+"""Bad input gets the message that docs/bad_inputs.md shows, with a next step, and never a traceback."""
 
 import importlib
 import sys
@@ -15,7 +15,7 @@ def bad_inputs(repository: Path) -> Any:
     return importlib.import_module("bad_inputs")
 
 
-# One test, since the cases are run once for all of it.
+# One test, so that the cases run only once.
 def test_every_bad_input_gets_the_message_of_the_page(
     bad_inputs: Any, repository: Path, tmp_path: Path
 ):
@@ -30,7 +30,9 @@ def test_every_bad_input_gets_the_message_of_the_page(
     assert written == now, "python benchmarks/bad_inputs.py writes it anew\n" + "\n".join(changed)
 
 
-def test_a_fault_is_noticed(bad_inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tracebacks_and_messages_without_a_next_step_are_faults(
+    bad_inputs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def crash() -> list[str]:
         raise KeyError("a bug")
 

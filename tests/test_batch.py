@@ -4,7 +4,7 @@ import torch
 from hcml_lightning.batch import VideoBatch, check_batch, middle_view
 
 
-def test_the_middle_view_stands_for_all_of_them() -> None:
+def test_middle_view_replaces_the_video_in_a_copy_of_the_batch() -> None:
     views = torch.arange(2 * 3).view(2, 3, 1, 1, 1, 1).expand(2, 3, 3, 4, 5, 6)
     labels = torch.zeros(2, dtype=torch.int64)
     batch: VideoBatch = {"video": views, "label": labels, "index": labels, "video_id": ["a", "b"]}
@@ -19,7 +19,7 @@ def test_the_middle_view_stands_for_all_of_them() -> None:
     ("clips", "crops", "clip", "crop"),
     [(10, 3, 5, 1), (5, 3, 2, 1), (2, 3, 1, 1), (1, 3, 0, 1), (10, 1, 5, 0), (1, 1, 0, 0)],
 )
-def test_of_three_crops_the_middle_view_is_the_centre(
+def test_middle_view_is_the_centre_crop_of_the_middle_clip(
     clips: int, crops: int, clip: int, crop: int
 ) -> None:
     # As a dataset stacks them: the crops of a clip beside each other.
@@ -41,14 +41,14 @@ def test_of_three_crops_the_middle_view_is_the_centre(
         ({}, ValueError, "gives nothing, without 'video'"),
     ],
 )
-def test_a_batch_of_another_kind_is_named(
+def test_batch_without_the_needed_entries_is_named(
     batch: object, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         check_batch(batch, ("video", "index"))
 
 
-def test_clips_that_are_nearly_black_are_warned_of() -> None:
+def test_clips_of_floats_up_to_1_warn() -> None:
     check_batch({"video": torch.ones(1, dtype=torch.uint8)}, ["video"])
     check_batch({"video": torch.full((1,), 255.0)}, ["video"])
     check_batch({"video": torch.zeros(1)}, ["video"])

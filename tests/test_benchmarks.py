@@ -1,4 +1,4 @@
-"""Every benchmark runs, checks what it times, and records what it says it records."""
+"""Every benchmark runs, checks what it times, and records all its columns."""
 
 import csv
 import importlib
@@ -29,7 +29,7 @@ def _benchmarks(monkeypatch: pytest.MonkeyPatch, repository: Path) -> None:
         ("inference", "1x3x4x32x32", ["ours", "resnet50"], ["forward"]),
     ],
 )
-def test_records_checked_rows(
+def test_benchmark_records_its_rows(
     name: str,
     shape: str,
     patterns: list[str],
@@ -51,12 +51,12 @@ def test_records_checked_rows(
         assert 0 < float(row["q20_ms"]) <= float(row["median_ms"]) <= float(row["q80_ms"])
 
 
-def test_what_is_wrong_is_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_provider_with_wrong_results_is_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
     measure = importlib.import_module("measure")
     right, wrong = [torch.ones(3)], [torch.tensor([1.0, 1.0, torch.nan])]
 
     class CompilerError(Exception):
-        """As Triton's, of which no other class tells that it is one."""
+        """Like Triton's, which has no base class of its own to be recognised by."""
 
     def breaks() -> list[torch.Tensor]:
         raise CompilerError("out of resources")
@@ -70,13 +70,13 @@ def test_what_is_wrong_is_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
         measure.only_right({"ours": lambda: wrong}, [torch.ones(3).double()])
 
 
-def test_memory_is_what_a_pass_needs_at_once() -> None:
+def test_peak_memory_is_what_a_pass_needs_at_once() -> None:
     measure = importlib.import_module("measure")
     work = measure.Work(lambda: torch.ones(1 << 24) + torch.ones(1 << 24))
     assert measure.peak_mb(work, "cpu") == pytest.approx(3 * (1 << 26) / 1e6, rel=0.1)
 
 
-def test_draws_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_roofline_draws_recorded_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table, picture = tmp_path / "cost_volume.csv", tmp_path / "roofline.png"
     numbers = "1,1,1,1,0.1,2.11.0,3.6.0,abc,2026-01-01"
     rows = [f"cost_volume,{d},1x4x2x9x8,float32,cpu,ours,{numbers}" for d in ("forward", "both")]
@@ -87,7 +87,7 @@ def test_draws_what_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_aims_are_judged_by_the_newest_rows(
+def test_targets_are_judged_by_the_newest_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     subject = "cost_volume,both,8x32x16x56x56,bfloat16,a GPU"
@@ -123,7 +123,9 @@ def test_other_tilings_give_the_same_numbers(direction: str) -> None:
     torch.testing.assert_close(results[1], results[0])
 
 
-def test_times_what_a_user_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_startup_records_seconds_and_ratio_to_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     startup = importlib.import_module("startup")
     program = ("-c", "sum(range(10**6))")
     monkeypatch.setattr(startup, "PROGRAMS", {startup.TORCH: program, "python": ("-c", "pass")})
@@ -136,7 +138,7 @@ def test_times_what_a_user_waits_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(float(row["seconds"]) > 0 for row in rows)
 
 
-def test_a_soak_begins_in_no_folder_of_another(
+def test_soak_refuses_an_existing_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     soak = importlib.import_module("soak")

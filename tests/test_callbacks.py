@@ -1,4 +1,4 @@
-"""Freezing, apart from any stage."""
+"""Freezing and the check for collapse, apart from any stage."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +23,7 @@ class TwoLayers(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        # A batch norm takes a bias before it away again, and its gradient would be rounding alone.
+        # A batch norm cancels a bias before it, whose gradient would be nothing but rounding.
         self.low = nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4))
         self.high = nn.Sequential(nn.Linear(4, 4, bias=False), nn.BatchNorm1d(4))
 
@@ -48,7 +48,7 @@ def fit(task: pl.LightningModule, callback: TrainOnly, tmp_path: Any) -> None:
     trainer.fit(task, data, data)
 
 
-def test_parameters_and_buffers_of_the_rest_stay_bit_equal(tmp_path: Any) -> None:
+def test_parameters_and_buffers_outside_train_only_stay_bit_equal(tmp_path: Any) -> None:
     task = TwoLayers()
     before = {k: v.clone() for k, v in task.state_dict().items()}
     fit(task, TrainOnly([task.high]), tmp_path)
@@ -59,7 +59,7 @@ def test_parameters_and_buffers_of_the_rest_stay_bit_equal(tmp_path: Any) -> Non
     assert not any(p.requires_grad for p in task.low.parameters())
 
 
-def test_a_module_that_names_nothing_is_refused(tmp_path: Any) -> None:
+def test_task_that_names_no_trained_modules_is_refused(tmp_path: Any) -> None:
     with pytest.raises(
         TypeError, match=r"TwoLayers does not say what it trains.*TrainOnly\(\[\.\.\.\]\)"
     ):
@@ -67,7 +67,7 @@ def test_a_module_that_names_nothing_is_refused(tmp_path: Any) -> None:
 
 
 class Fading(TwoLayers):
-    """Logs a spread that ends at nothing, or at no number."""
+    """Logs a spread that falls to almost zero, or becomes NaN."""
 
     last = 0.01
 
@@ -83,7 +83,7 @@ def test_a_collapse_stops_training_and_names_level_and_remedy(tmp_path: Any) -> 
     assert task.trainer.current_epoch == 1
 
 
-def test_features_that_are_no_numbers_are_not_said_to_have_collapsed(tmp_path: Any) -> None:
+def test_nan_spread_is_reported_as_not_finite_and_not_as_a_collapse(tmp_path: Any) -> None:
     task = Fading()
     task.last = float("nan")
     task.configure_callbacks = lambda: [StopOnCollapse()]
@@ -92,9 +92,7 @@ def test_features_that_are_no_numbers_are_not_said_to_have_collapsed(tmp_path: A
     assert "collapse" not in str(stopped.value)
 
 
-def test_weights_that_are_only_tried_out_have_not_collapsed(tmp_path: Any) -> None:
-    """A look before the start is at untrained features."""
-
+def test_sanity_check_of_untrained_features_reports_no_collapse(tmp_path: Any) -> None:
     class Late(Fading):
         def validation_step(self, batch: Any, _: int) -> None:
             self.log("val/spread_l1", torch.tensor(0.0 if self.trainer.sanity_checking else 0.8))
@@ -105,7 +103,7 @@ def test_weights_that_are_only_tried_out_have_not_collapsed(tmp_path: Any) -> No
     assert task.trainer.current_epoch == 2
 
 
-def test_who_calls_train_does_not_wake_what_is_frozen(tmp_path: Any) -> None:
+def test_calling_train_does_not_change_frozen_modules(tmp_path: Any) -> None:
     class Waking(pl.Callback):
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             pl_module.train()
@@ -118,7 +116,7 @@ def test_who_calls_train_does_not_wake_what_is_frozen(tmp_path: Any) -> None:
         assert torch.equal(value, before[key]), key
 
 
-def test_weights_that_are_only_measured_may_have_collapsed() -> None:
+def test_validation_alone_reports_no_collapse() -> None:
     trainer: Any = SimpleNamespace(
         sanity_checking=False,
         state=SimpleNamespace(fn="validate"),

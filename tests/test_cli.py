@@ -1,4 +1,4 @@
-"""The command line: what it says, what it refuses, what it writes."""
+"""The command line: what it prints, what it refuses, what it writes."""
 
 import csv
 import functools
@@ -41,14 +41,14 @@ def words(synthetic_root: Callable[[str], Path]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a baseline that was trained for one epoch."""
+    """The folder of a baseline that was trained for one epoch."""
     folder = tmp_path_factory.mktemp("trained")
     save = [f"--trainer.logger.init_args.save_dir={folder}", "--trainer.max_epochs=1"]
     assert main(["fit", "-c", "configs/stages/baseline.yaml", *words, *save]) == 0
     return folder / "baseline" / "version_0"
 
 
-def test_a_run_takes_threads_for_its_workers_and_gives_them_back(words, monkeypatch):
+def test_run_leaves_threads_to_its_workers_and_takes_them_back(words, monkeypatch):
     numbers = [3]
     monkeypatch.setattr(torch, "get_num_threads", lambda: numbers[-1])
     monkeypatch.setattr(torch, "set_num_threads", numbers.append)
@@ -57,7 +57,7 @@ def test_a_run_takes_threads_for_its_workers_and_gives_them_back(words, monkeypa
     assert numbers == [3, 2, 3]
 
 
-def test_the_time_is_that_of_all_starts(words, trained, tmp_path):
+def test_seconds_of_a_run_add_up_over_its_starts(words, trained, tmp_path):
     stored = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
     assert 0 < stored["seconds"] < 1000
     (tmp_path / "checkpoints").mkdir()
@@ -71,7 +71,7 @@ def test_the_time_is_that_of_all_starts(words, trained, tmp_path):
         assert 1000 < json.loads(record.read_text())["seconds"] < 2000
 
 
-def test_help_names_every_command_at_once():
+def test_help_names_every_command_without_importing_torch():
     answer = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "hcml_lightning", "--help"],
         capture_output=True,
@@ -83,12 +83,12 @@ def test_help_names_every_command_at_once():
     assert " torch" not in answer.stderr
 
 
-def test_version(capsys: pytest.CaptureFixture[str]):
+def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]):
     assert main(["--version"]) == 0
     assert hcml_lightning.__version__ in capsys.readouterr().out
 
 
-def test_unknown_command(capsys: pytest.CaptureFixture[str]):
+def test_unknown_command_is_named(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stopped:
         main(["train"])
     assert stopped.value.code == 2
@@ -96,14 +96,14 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.mark.parametrize("command", TOOL_COMMANDS)
-def test_every_tool_explains_itself(command: str, capsys: pytest.CaptureFixture[str]):
+def test_every_tool_has_help(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
     assert stopped.value.code == 0
     assert f"hcml {command}" in capsys.readouterr().out
 
 
-def test_the_commands_of_a_stage_take_both_words_for_help(capsys: pytest.CaptureFixture[str]):
+def test_commands_of_a_stage_accept_both_options_for_help(capsys: pytest.CaptureFixture[str]):
     said = []
     for word in ("-h", "--help"):
         with pytest.raises(SystemExit) as stopped:
@@ -114,7 +114,7 @@ def test_the_commands_of_a_stage_take_both_words_for_help(capsys: pytest.Capture
     assert "--ckpt_path" in said[0]
 
 
-def test_public_names_are_there():
+def test_public_names_exist():
     for name in hcml_lightning.__all__:
         assert getattr(hcml_lightning, name) is not None
     assert set(dir(hcml_lightning)) == set(hcml_lightning.__all__)
@@ -157,7 +157,7 @@ def test_public_names_are_there():
         (["--model.init_from=README.md"], "README.md cannot be read as a checkpoint"),
     ],
 )
-def test_a_mistake_is_named_in_few_lines(
+def test_wrong_option_is_named_in_few_lines(
     wrong: list[str],
     message: str,
     words: list[str],
@@ -179,13 +179,13 @@ def test_random_weights_are_not_evaluated(command: str, words: list[str]):
     words = [command, "-c", "configs/stages/baseline.yaml", *words, "--trainer.logger=false"]
     with pytest.raises(SystemExit, match="the weights would be random"):
         main(words)
-    # Lightning would look for one, find none, warn, and go on.
+    # Lightning itself would look for one, find none, warn and continue.
     with pytest.raises(SystemExit, match="there is no file 'last'"):
         main([*words, "--ckpt_path=last"])
 
 
 def test_last_checkpoint_is_of_the_last_epoch(words: list[str], tmp_path: Path):
-    """Also where the watched metric does not improve, and where there was no validation."""
+    """Even if the monitored metric does not improve, and the last epoch had no validation."""
     words = ["fit", "-c", "configs/stages/baseline.yaml", *words, "--trainer.logger=false"]
     words += ["--model.lr=0", "--trainer.max_epochs=3", "--trainer.check_val_every_n_epoch=2"]
     assert main([*words, f"--checkpoint.dirpath={tmp_path}/checkpoints"]) == 0
@@ -195,7 +195,7 @@ def test_last_checkpoint_is_of_the_last_epoch(words: list[str], tmp_path: Path):
     assert record["checkpoint"] == f"{tmp_path}/checkpoints/last.ckpt"
 
 
-def test_a_stage_says_where_its_weights_come_from(
+def test_stage_prints_where_its_weights_come_from(
     words: list[str], trained: Path, capsys: pytest.CaptureFixture[str]
 ):
     stage = ["fit", "-c", "configs/stages/probe.yaml", *words, "--trainer.fast_dev_run=true"]
@@ -221,7 +221,7 @@ def test_run_leaves_config_checkpoint_metrics_and_summary(trained: Path):
     assert len(checkpoint["class_names"]) == 8
 
 
-def test_summary_tells_what_trains_and_what_comes_next(
+def test_summary_shows_what_trains_and_the_next_stage(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     save = [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.max_epochs=1"]
@@ -257,7 +257,7 @@ def test_summary_tells_what_trains_and_what_comes_next(
         ),
     ],
 )
-def test_what_comes_next_are_the_levels_that_there_are(
+def test_suggested_next_command_follows_the_chosen_levels(
     make: Callable[..., MotionTask], levels: tuple[int, ...], command: str
 ):
     task = make(backbone="r2d_tiny", levels=levels)
@@ -293,7 +293,7 @@ def test_what_comes_next_are_the_levels_that_there_are(
         ),
     ],
 )
-def test_the_summary_counts_in_what_ends_the_run(
+def test_summary_counts_in_the_unit_that_ends_the_run(
     end: list[str],
     schedule: str,
     epoch: str,
@@ -310,13 +310,13 @@ def test_the_summary_counts_in_what_ends_the_run(
     assert f"\n{epoch}" in said
 
 
-def test_the_summary_claims_nothing_of_another_schedule():
+def test_summary_does_not_describe_another_schedule():
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     screen = before(trainer, FlowTask(backbone="r2d_tiny"))
     assert dict(screen)["learning rate"].endswith("sgd; with a schedule of its own")
 
 
-def test_an_epoch_without_validation_repeats_no_numbers_of_the_last(
+def test_epoch_line_without_validation_repeats_no_earlier_metrics(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     save = [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.max_epochs=3"]
@@ -334,7 +334,7 @@ def test_an_epoch_without_validation_repeats_no_numbers_of_the_last(
     assert "val/ after epoch 2" in (folder / "report.html").read_text()
 
 
-def test_an_epoch_tells_its_own_accuracy(
+def test_epoch_line_shows_the_accuracy_of_its_own_epoch(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     save = [f"--trainer.logger.init_args.save_dir={tmp_path}", "--trainer.max_epochs=3"]
@@ -361,7 +361,7 @@ def test_saved_config_tests_its_own_checkpoint(
     assert main([*words, f"--trainer.logger.init_args.save_dir={tmp_path}"]) == 0
     record = json.loads((tmp_path / "test.json").read_text())
     assert set(record["metrics"]) >= {"test/top1", "test/top5"}
-    # Nor those of the training that the checkpoint holds.
+    # Metrics of the training, which the checkpoint holds, are not repeated.
     assert {name.partition("/")[0] for name in record["metrics"]} == {"test"}
     said = capsys.readouterr().out
     assert "epochs" not in said
@@ -450,7 +450,7 @@ def test_checkpoint_of_other_data_or_settings_is_refused(
         ({"model.backbone.weight": torch.zeros(1)}, "does not fit this model; missing"),
     ],
 )
-def test_weights_that_match_nothing_are_no_start(
+def test_init_from_with_foreign_weights_is_refused(
     state: dict[str, torch.Tensor], message: str, words: list[str], tmp_path: Path
 ):
     torch.save({"state_dict": state}, tmp_path / "other.ckpt")
@@ -468,7 +468,7 @@ def test_a_root_without_the_data_is_named(data: str, tmp_path: Path):
     assert str(stopped.value.code).count("\n") < 20
 
 
-def test_resuming_goes_on_after_the_last_epoch(
+def test_resuming_continues_after_the_last_epoch(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     words = ["fit", "-c", str(trained / "config.yaml"), "--trainer.max_epochs=2"]
@@ -477,12 +477,12 @@ def test_resuming_goes_on_after_the_last_epoch(
     said = capsys.readouterr().out
     assert "epoch 2/2" in said
     assert "epoch 1/2" not in said
-    # Whoever runs this config begins another run.
+    # Running this config begins another run.
     (config,) = tmp_path.rglob("config.yaml")
     assert yaml.safe_load(config.read_text())["ckpt_path"] is None
 
 
-def test_resuming_what_had_ended_says_so(
+def test_resuming_a_finished_run_says_so(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     last = trained / "checkpoints" / "last.ckpt"
@@ -495,14 +495,14 @@ def test_resuming_what_had_ended_says_so(
     assert record["checkpoint"] == str(last)
 
 
-def test_one_command_is_right_at_the_first_start_and_at_every_requeue(
+def test_one_command_starts_a_job_and_resumes_it_at_every_requeue(
     words: list[str],
     trained: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """As `docs/distributed.md` prints it."""
+    """The command is the one of `docs/distributed.md`."""
     last, source = tmp_path / "baseline" / "checkpoints" / "last.ckpt", trained / "checkpoints"
     command = ["fit", "-c", "configs/stages/baseline.yaml", *words, "--trainer.max_epochs=3"]
     command += [f"--trainer.logger.save_dir={tmp_path}", f"--checkpoint.dirpath={last.parent}"]
@@ -524,11 +524,11 @@ def test_one_command_is_right_at_the_first_start_and_at_every_requeue(
     assert main(command) == 0
     said = capsys.readouterr().out
     assert f"go on from {last}" in said
-    # Of the whole run, and not of what is left.
+    # The schedule is that of the whole run, not of what is left.
     assert "warm-up 2 of 3 epochs" in said
     assert [f"epoch {n}/3" in said for n in (1, 2, 3)] == [False, False, True]
     assert json.loads((tmp_path / "baseline" / "fit.json").read_text())["epochs"] == 3
-    # Nothing whole is left to go on from: it begins anew, and does not stumble over the broken ones.
+    # No whole checkpoint is left to resume from: it begins anew in spite of the broken ones.
     for path in last.parent.glob("last*.ckpt"):
         path.write_bytes(b"cut short")
     assert main([*command, "--trainer.max_epochs=1"]) == 0
@@ -549,7 +549,7 @@ def test_one_command_is_right_at_the_first_start_and_at_every_requeue(
         ),
     ],
 )
-def test_who_starts_the_processes_under_slurm(
+def test_cluster_environment_matches_the_launcher_under_slurm(
     tasks: str,
     started_by: dict[str, str],
     expected: type,
@@ -570,21 +570,21 @@ def test_who_starts_the_processes_under_slurm(
     assert not getattr(found, "auto_requeue", False)
 
 
-def test_what_last_is_the_last_of_must_be_said(words: list[str], tmp_path: Path):
-    """Else every start would find nothing in a new folder, and begin anew."""
+def test_ckpt_path_last_requires_a_checkpoint_folder(words: list[str], tmp_path: Path):
+    """Otherwise every start would look in a new folder, find nothing and begin anew."""
     command = ["fit", "-c", "configs/stages/1_flow.yaml", *words, "--ckpt_path=last"]
     with pytest.raises(SystemExit, match=r"--ckpt_path last.*--checkpoint\.dirpath"):
         main([*command, f"--trainer.logger.save_dir={tmp_path}", "--trainer.fast_dev_run=true"])
 
 
-def test_a_dict_goes_to_lightning_as_it_is(trained: Path, tmp_path: Path):
+def test_main_accepts_a_dict_in_place_of_words(trained: Path, tmp_path: Path):
     config = yaml.safe_load((trained / "config.yaml").read_text())
     config["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path)
     config["trainer"]["fast_dev_run"] = True
     assert main({"subcommand": "fit", "fit": config}) == 0
 
 
-def test_the_folder_of_a_run_is_answered_with_its_checkpoint(tmp_path: Path):
+def test_folder_given_as_a_checkpoint_suggests_the_one_in_it(tmp_path: Path):
     from hcml_lightning.tools.run.checkpoints import no_file
 
     last = tmp_path / "run/flow/checkpoints/last.ckpt"
@@ -597,8 +597,8 @@ def test_the_folder_of_a_run_is_answered_with_its_checkpoint(tmp_path: Path):
     assert no_file(tmp_path) == f"'{tmp_path}' is a folder; name a .ckpt in it"
 
 
-def test_a_run_keeps_its_place_beside_checkpoints_of_ones_own(words: list[str], tmp_path: Path):
-    """A second ModelCheckpoint writes where it is told, and the run where it is told."""
+def test_run_keeps_its_folder_beside_a_users_own_model_checkpoint(words: list[str], tmp_path: Path):
+    """A second ModelCheckpoint and the run each write to the folder that they are given."""
     own = tmp_path / "own.yaml"
     arguments = {"dirpath": str(tmp_path / "every"), "save_top_k": -1}
     callback = {"class_path": "pytorch_lightning.callbacks.ModelCheckpoint", "init_args": arguments}
@@ -613,7 +613,7 @@ def test_a_run_keeps_its_place_beside_checkpoints_of_ones_own(words: list[str], 
     assert not list((tmp_path / "every").glob("last*"))
 
 
-def test_a_version_that_was_chosen_is_not_used_twice(words: list[str], tmp_path: Path):
+def test_chosen_version_of_another_run_is_refused(words: list[str], tmp_path: Path):
     fit = ["fit", "-c", "stages/baseline.yaml", *words, "--trainer.max_epochs=1"]
     fit += [f"--trainer.logger.save_dir={tmp_path}", "--trainer.logger.version=mine"]
     assert main(fit) == 0
@@ -624,7 +624,7 @@ def test_a_version_that_was_chosen_is_not_used_twice(words: list[str], tmp_path:
     assert last.read_bytes() == content
 
 
-def test_a_few_batches_to_try_leave_no_trace_in_a_run(words: list[str], tmp_path: Path):
+def test_fast_dev_run_leaves_no_trace_in_a_run(words: list[str], tmp_path: Path):
     fit = ["fit", "-c", "stages/baseline.yaml", *words, "--trainer.max_epochs=1"]
     fit.append(f"--checkpoint.dirpath={tmp_path / 'checkpoints'}")
     assert main(fit) == 0
@@ -638,10 +638,10 @@ def test_a_few_batches_to_try_leave_no_trace_in_a_run(words: list[str], tmp_path
     assert after == before
 
 
-def test_compiled_steps_come_to_the_same(
+def test_compiled_fit_gives_the_same_weights_and_metrics(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    # Traced into graphs that run as they are: the compiler's own code takes minutes to make, and rounds otherwise.
+    # Traced graphs run eagerly here: generating code takes minutes, and that code rounds differently.
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
     torch._dynamo.reset()
     frames = torch._dynamo.utils.counters["frames"]
@@ -661,13 +661,13 @@ def test_compiled_steps_come_to_the_same(
     torch._dynamo.reset()
 
 
-def test_steps_that_compute_anew_are_not_compiled(words: list[str]):
+def test_compile_together_with_recompute_is_refused(words: list[str]):
     fit = ["fit", "-c", "stages/baseline.yaml", *words, "--compile=true", "--model.recompute=true"]
     with pytest.raises(SystemExit, match=r"--compile and --model\.recompute do not go together"):
         main(fit)
 
 
-def test_folders_of_checkpoints_of_any_name_are_folders_of_runs(words: list[str], tmp_path: Path):
+def test_load_run_accepts_checkpoint_folders_of_any_name(words: list[str], tmp_path: Path):
     for name in ("first", "second"):
         fit = ["fit", "-c", "stages/baseline.yaml", *words, "--trainer.logger=false"]
         fit.append("--trainer.max_epochs=1")
@@ -678,7 +678,7 @@ def test_folders_of_checkpoints_of_any_name_are_folders_of_runs(words: list[str]
         assert run.config["trainer"]["max_epochs"] == 1
 
 
-def test_a_start_without_videos_names_their_folder_and_leaves_none(
+def test_start_without_videos_names_their_folder_and_leaves_no_run(
     words: list[str], layout_copy: Callable[[str], Path], tmp_path: Path
 ):
     root = layout_copy("ucf101")
@@ -690,7 +690,7 @@ def test_a_start_without_videos_names_their_folder_and_leaves_none(
     assert list((tmp_path / "runs").rglob("version_*")) == []
 
 
-def test_the_newest_run_is_the_one_that_is_suggested(tmp_path: Path):
+def test_checkpoint_of_the_newest_run_is_suggested(tmp_path: Path):
     for number in range(2):
         path = tmp_path / f"version_{number}" / "checkpoints" / "last.ckpt"
         path.parent.mkdir(parents=True)
@@ -703,7 +703,7 @@ def test_the_newest_run_is_the_one_that_is_suggested(tmp_path: Path):
     ("level", "resumed", "message"),
     [(2, False, "with level 2, and this run has 1"), (1, True, "without the state of training")],
 )
-def test_a_checkpoint_that_does_not_go_with_the_run_is_named(
+def test_checkpoint_of_another_level_or_without_state_is_refused(
     level: int, resumed: bool, message: str, tmp_path: Path
 ):
     task = ContrastTask(backbone="r2d_tiny", num_classes=2, level=1)
@@ -714,7 +714,7 @@ def test_a_checkpoint_that_does_not_go_with_the_run_is_named(
         check_checkpoint(tmp_path / "x.ckpt", task, ["a", "b"], to_resume=resumed)
 
 
-def test_the_mode_of_the_best_checkpoint_is_that_of_its_metric(
+def test_best_checkpoint_is_the_one_with_the_largest_top1(
     synthetic_root: Callable[[str], Path],
 ):
     words = ["-c", "configs/stages/baseline.yaml", *TINY, f"--data.root={synthetic_root('ucf101')}"]

@@ -26,7 +26,7 @@ LAYOUTS = {
     "ucf101": "ucf101",
     "video_folder": "folder",
 }
-# So small that what is left is the wiring.
+# So small that only the wiring is tested.
 SMALL = [
     "--model.backbone=r2d_tiny",
     "--data.clip_length=4",
@@ -40,7 +40,7 @@ SMALL = [
 ]
 
 
-def test_the_tests_know_every_data_config():
+def test_layouts_cover_every_data_config():
     assert sorted(LAYOUTS) == sorted(path.stem for path in (CONFIGS / "data").glob("*.yaml"))
 
 
@@ -57,7 +57,7 @@ def test_stage_runs_on_data(
     words = ["fit", "-c", f"configs/stages/{stage}.yaml", "-c", f"configs/data/{data}.yaml"]
     words += [f"--data.root={root}", f"--trainer.default_root_dir={tmp_path}", *SMALL]
     if not data.startswith("something"):
-        # A flip would make 'left' of the synthetic 'right', and the data says so.
+        # A flip would turn the synthetic 'left' into 'right', of which the data warns.
         words.append("--data.flip=none")
     assert main([*words, "--trainer.fast_dev_run=true"]) == 0
     said = capsys.readouterr().out
@@ -98,7 +98,7 @@ def test_schedules_are_those_of_the_paper(
 
 
 def test_defaults_are_the_numbers_of_the_paper():
-    """Sec. 3.3, Sec. 4.1 and B.2; whoever gives nothing gets these."""
+    """Those of Sec. 3.3, Sec. 4.1 and B.2."""
     joint = RecognitionTask(backbone="r2d50")
     assert joint.hparams["flow_weight"] == 15
     assert joint.hparams["contrast_weights"] == (0.25, 0.25)
@@ -115,7 +115,7 @@ def default(function: Callable[..., object], name: str) -> object:
     return inspect.signature(function).parameters[name].default
 
 
-def test_options_give_a_stage_its_own_schedule_back(
+def test_options_override_the_schedule_of_a_data_config(
     synthetic_root: Callable[[str], Path],
 ):
     root = synthetic_root("something_v2")
@@ -147,7 +147,7 @@ def test_clips_and_views_are_those_of_the_paper(
 
 
 @pytest.mark.parametrize("sweep", sorted(path.name for path in (CONFIGS / "sweeps").glob("*.yaml")))
-def test_sweep_asks_for_settings_that_exist(
+def test_sweep_names_existing_settings(
     sweep: str, synthetic_root: Callable[[str], Path], tmp_path: Path
 ):
     content = yaml.safe_load((CONFIGS / "sweeps" / sweep).read_text())
@@ -171,7 +171,7 @@ def test_sweep_asks_for_settings_that_exist(
     assert goal == "maximize"
 
 
-def test_no_sweep_of_the_contrast_makes_its_metric_easier():
+def test_contrast_sweeps_vary_nothing_that_makes_their_metric_easier():
     """Fewer targets (S = B·N·T) or nearer ones are easier to find, whatever is learned."""
     easier = {"num_locations", "max_offset", "levels", "level", "batch_size", "clip_length"}
     for path in (CONFIGS / "sweeps").glob("*.yaml"):

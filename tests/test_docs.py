@@ -1,4 +1,4 @@
-"""What README and docs tell readers to type is possible, and what they show runs."""
+"""Commands in the README and the docs are valid, and the examples run."""
 
 import argparse
 import ast
@@ -24,7 +24,7 @@ from hcml_lightning.tools.training.configs import find_config, read_config
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-# A run's own config is that of its stage and some data.
+# The config that a run writes is that of its stage and of some data.
 STAGE_OF_FOLDER = {
     "flow": "1_flow",
     "contrast1": "2_contrast_level1",
@@ -52,7 +52,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 
 def one_by_one(words: list[str]) -> list[list[str]]:
-    """Commands of a line, without variables before them and arrows after them."""
+    """Split a line into its commands, without the variables that are set before them."""
     found: list[list[str]] = [[]]
     for word in words:
         if word in ("&&", "|", ";"):
@@ -71,7 +71,7 @@ HCML = [
 ]
 
 
-def test_there_are_commands_to_look_at():
+def test_pages_contain_commands():
     assert len(HCML) > 30
     assert {words[0] for _, words in HCML} >= {"fit", "test", "progressive", "data", "predict"}
 
@@ -79,7 +79,7 @@ def test_there_are_commands_to_look_at():
 @pytest.mark.parametrize(
     ("page", "words"), HCML, ids=[f"{page}-{' '.join(w)[:60]}" for page, w in HCML]
 )
-def test_command_is_understood(
+def test_command_is_parsed(
     page: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.syspath_prepend(str(REPOSITORY / "docs" / "examples"))
@@ -103,7 +103,7 @@ def test_command_is_understood(
 
 
 def own_config(word: str, folder: Path) -> str:
-    """Put a config in the place of one that only a run would have written."""
+    """Write a config in place of one that only a run would have written."""
     match = re.fullmatch(r"runs/(\w+)/version_\d+/config\.yaml", word)
     if match is None:
         return word
@@ -162,7 +162,7 @@ def understand_tool(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert stopped.type is Understood or stopped.value.code == 0
 
 
-def test_other_commands_name_what_there_is():
+def test_other_commands_name_existing_targets_and_files():
     targets = set(re.findall(r"^(\w+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
     for page, words in ALL:
         command = words[0]
@@ -180,7 +180,7 @@ def test_other_commands_name_what_there_is():
             assert Path(command).name in ("pip", "gpu.sh"), f"{page}: {command} is not looked at"
 
 
-def test_names_in_the_text_are_there():
+def test_commands_configs_and_links_in_the_text_exist():
     known = {*TRAINER_COMMANDS, *TOOL_COMMANDS, "COMMAND", "--help", "--version"}
     for page in PAGES:
         text = page.read_text()
@@ -194,8 +194,8 @@ def test_names_in_the_text_are_there():
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")])
-def test_python_on_a_page_names_what_there_is(page: Path):
-    """Its imports work, and constructors of this package take the arguments that it gives them."""
+def test_python_on_a_page_uses_existing_names_and_arguments(page: Path):
+    """Imports from this package work, and its constructors take the arguments that are given."""
     import inspect
 
     for block in blocks(page, "python"):
@@ -234,7 +234,7 @@ def test_example_of_a_data_set_trains(
     words += ["--data.short_side=[32, 32]", "--data.crop_size=32", "--data.test_crop_size=32"]
     words += ["--data.flip=none", "--trainer.accelerator=cpu", "--trainer.logger=false"]
     assert main([*words, "--trainer.fast_dev_run=true"]) == 0
-    # Its csv lists no tests, which all stages together say before the first of them.
+    # Its csv lists no test videos, which is reported before the first stage runs.
     common = [word for word in words[3:] if not word.startswith("--trainer.logger")]
     for stages in ([], ["--stages=baseline,test"]):
         with pytest.raises(SystemExit, match=r"'test', before anything runs: .* no videos"):
@@ -245,14 +245,14 @@ def test_example_of_a_data_set_trains(
 def test_example_of_a_backbone_learns(monkeypatch: pytest.MonkeyPatch):
     from hcml_lightning.models import backbones
 
-    # A copy, since the example puts a row into it.
+    # A copy, since the example adds a row to it.
     monkeypatch.setattr(backbones, "BACKBONES", dict(backbones.BACKBONES))
     monkeypatch.syspath_prepend(str(REPOSITORY / "docs" / "examples"))
     before, after = importlib.import_module("small_backbone").first_step()
     assert after < before
 
 
-def test_departures_are_all_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_page_of_departures_lists_every_remark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.syspath_prepend(str(REPOSITORY / "docs"))
     departures = importlib.import_module("departures")
     found = list(departures.remarks(REPOSITORY))
@@ -264,7 +264,7 @@ def test_departures_are_all_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         text=True,
         check=True,
     )
-    # Without the link to configs/ that lies in the package.
+    # Without the package's link to configs/.
     lines = [line.split(":", 2)[:2] for line in grep.stdout.splitlines()]
     places = {(file, int(number)) for file, number in lines if "lightning/configs" not in file}
     assert {(remark.file, remark.line) for remark in found} == places
@@ -283,7 +283,7 @@ def test_versions_agree():
     assert f"## [{version}]" in (REPOSITORY / "CHANGELOG.md").read_text()
 
 
-def test_defaults_beside_the_papers_symbols_are_those_of_the_code():
+def test_defaults_beside_the_symbols_of_the_paper_match_the_code():
     page = (REPOSITORY / "docs/configuration.md").read_text()
     rows = re.findall(r"^\|[^|]+\|[^|]+\| `--model\.(\w+)` \| ([\d.]+)", page, re.MULTILINE)
     taken = {

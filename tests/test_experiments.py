@@ -1,4 +1,4 @@
-"""Every experiment, as small as it can be, and what becomes of its numbers."""
+"""Every experiment, as small as it can be, and the tables and pages made of its results."""
 
 import csv
 import re
@@ -57,7 +57,7 @@ def protocol(tmp_path_factory: pytest.TempPathFactory) -> Protocol:
     )
 
 
-def test_further_options_reach_every_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_further_options_reach_the_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[Protocol] = []
     monkeypatch.setattr(table2, "run", lambda protocol, *_, **__: asked.append(protocol))
     words = ["run.py", "--data", str(tmp_path), "table2", "--seeds", "0", "--flow.model.lr=1"]
@@ -74,7 +74,7 @@ def test_without_a_name_all_experiments_run(tmp_path: Path, monkeypatch: pytest.
     assert asked == list(run.EXPERIMENTS)
 
 
-def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPatch):
+def test_every_table_and_figure_is_made(protocol: Protocol, monkeypatch: pytest.MonkeyPatch):
     where = (protocol, "tiny", 1, 0)
     ridge.run(protocol, "tiny", 1)
     table2.run(*where)
@@ -108,7 +108,7 @@ def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPa
         with Image.open(protocol.results / "figures" / name) as picture:
             assert len(picture.convert("RGB").getcolors(2**24) or []) > 10
 
-    # What is in the tables is left alone.
+    # What is already in the tables is not run again.
     before = results.read_bytes()
 
     def refuse(*_: object, **__: object) -> None:
@@ -123,7 +123,9 @@ def test_every_table_and_figure(protocol: Protocol, monkeypatch: pytest.MonkeyPa
     assert f"A ridge classifier on frame differences has {ridge_top1:.1f}" in text
 
 
-def test_a_choice_is_measured_again_with_one_option(protocol: Protocol, tmp_path: Path):
+def test_option_of_an_experiment_reaches_the_settings_of_its_stage(
+    protocol: Protocol, tmp_path: Path
+):
     words = (*SMALL, "--flow.model.smoothness_weight", "0.07")
     changed = replace(protocol, runs=tmp_path / "runs", results=tmp_path / "out", extras=words)
     figure3.run(changed, 1, figure3.Corpus(1, 1, 10, 32))
@@ -132,11 +134,11 @@ def test_a_choice_is_measured_again_with_one_option(protocol: Protocol, tmp_path
     assert '"model.smoothness_weight": 0.07' in stage.read_text()
     measured = read_rows(changed.results / "measurements.csv")
     assert {(row["experiment"], row["seed"]) for row in measured} == {("figure3", "1")}
-    # There is one picture, of seed 0.
+    # Only seed 0 gets a picture.
     assert not (changed.results / "figures").exists()
 
 
-def test_a_share_of_the_labels_takes_from_every_class(protocol: Protocol, tmp_path: Path):
+def test_share_of_the_labels_takes_videos_of_every_class(protocol: Protocol, tmp_path: Path):
     with_share_of_labels(protocol.data / "tiny", tmp_path / "few", 25)
     lists = tmp_path / "few/ucfTrainTestlist"
     names = (lists / "trainlist01.txt").read_text().split("\n")[:-1]
@@ -145,7 +147,9 @@ def test_a_share_of_the_labels_takes_from_every_class(protocol: Protocol, tmp_pa
     assert (lists / "testlist01.txt").read_text() == full
 
 
-def test_commands_side_by_side_make_a_share_of_the_labels_once(protocol: Protocol, tmp_path: Path):
+def test_parallel_commands_may_make_the_same_share_of_the_labels(
+    protocol: Protocol, tmp_path: Path
+):
     start = Barrier(8)
 
     def make(_: int) -> None:
@@ -167,7 +171,7 @@ def test_a_row_replaces_the_one_that_it_repeats(tmp_path: Path):
         assert [r["top1"] for r in csv.DictReader(file)] == ["3", "2"]
 
 
-def test_the_report_gives_mean_and_deviation_and_says_what_is_missing(tmp_path: Path):
+def test_report_gives_mean_and_deviation_and_says_what_is_missing(tmp_path: Path):
     common = dict.fromkeys(ACCURACY, "x") | {
         **{"experiment": "table2", "dataset": "utdmhad_depth27", "split": 1, "top5": 90},
         **{
@@ -187,7 +191,7 @@ def test_the_report_gives_mean_and_deviation_and_says_what_is_missing(tmp_path: 
     assert "not measured" in text
 
 
-def test_the_page_is_made_of_the_tables_that_lie_beside_it(repository: Path):
+def test_results_page_matches_the_stored_tables(repository: Path):
     written = (repository / "RESULTS.md").read_text(encoding="utf-8")
     assert written == summarise.make(FOLDER), "python experiments/summarise.py writes it anew"
 
@@ -207,7 +211,7 @@ def test_methods_are_compared_over_the_seeds_that_both_have(tmp_path: Path):
     assert "| few, split 1 | self-supervised | 60.0 | 1 seed | +10.0 |" in text
 
 
-def test_other_frames_are_told_apart(tmp_path: Path):
+def test_protocols_are_reported_separately(tmp_path: Path):
     common = dict.fromkeys(QUANTITY, "x") | {
         **{"experiment": "figure4", "dataset": "mine", "split": 1, "seed": 0},
         **{"backbone": "r2d_tiny", "quantity": "moving mass at res5"},
@@ -222,7 +226,7 @@ def test_other_frames_are_told_apart(tmp_path: Path):
 
 
 @pytest.mark.parametrize("what", ["table1", "figure4"])
-def test_splits_are_told_apart(tmp_path: Path, what: str):
+def test_splits_are_reported_separately(tmp_path: Path, what: str):
     methods = {"table1": "action level 0", "figure4": "motion"}
     quantities = {"table1": "top1", "figure4": "moving mass at res5"}
     common = dict.fromkeys(QUANTITY, "x") | {
@@ -235,14 +239,14 @@ def test_splits_are_told_apart(tmp_path: Path, what: str):
     text = summarise.make(tmp_path)
     assert "| mine, split 1 |" in text
     assert "| mine, split 2 |" in text
-    # Nobody drew a picture of these.
+    # There is no picture of these.
     assert "figure4_mine" not in text
 
 
-def test_the_commands_of_the_page_have_settings_that_exist(
+def test_commands_of_the_readme_have_existing_settings(
     synthetic_root: Callable[[str], Path],
 ):
-    """What the shell makes of them, and what each stage makes of that; none is run."""
+    """The shell expands them and every stage parses the result; none is run."""
     blocks = re.findall(r"```sh\n(.*?)```", (FOLDER / "README.md").read_text(), re.DOTALL)
     script = "\n".join(
         ['python() { echo "$@"; }', "pip() { :; }; mkdir() { :; }; cp() { :; }", *blocks]
@@ -262,14 +266,14 @@ def test_the_commands_of_the_page_have_settings_that_exist(
     # There are eight videos.
     shared.append("--data.batch_size=8")
     plans = [Plan.from_words([*shared, *words]) for words in given]
-    # Most options are of one stage, so that the others are what they are without it.
+    # Most options concern a single stage, so the words of the other stages repeat and are parsed once.
     for words in {tuple(plan.words(stage)) for plan in plans for stage in TRAINING.values()}:
         ParsedWords(list(words)).try_constructors()
 
 
 @pytest.mark.parametrize("stage", [*TRAINING.values()], ids=lambda stage: stage.name)
 @pytest.mark.parametrize("name", ["cpu", "gpu"])
-def test_the_settings_of_both_protocols_are_known(
+def test_configs_of_both_protocols_are_parsed_by_every_stage(
     name: str, stage: Stage, capsys: pytest.CaptureFixture[str]
 ):
     overlays = sorted((FOLDER / "configs").glob(f"{name}*.yaml"))

@@ -1,4 +1,4 @@
-"""The recipe of B.2."""
+"""The optimiser and the schedule of B.2."""
 
 import math
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ def test_schedule_is_linear_then_half_a_cosine() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0)
 
 
-def test_schedule_goes_on_after_a_resume() -> None:
+def test_schedule_continues_after_a_resume() -> None:
     rates: list[float] = []
     state: tuple[dict[str, Any], dict[str, Any]] | None = None
     for start, stop in ((0, 5), (5, 10)):
@@ -62,7 +62,7 @@ def test_norms_and_biases_may_be_left_out_of_weight_decay() -> None:
     assert [(len(g["params"]), g["weight_decay"]) for g in split] == [(1, 0.1), (3, 0.0)]
 
 
-def test_optimizer_of_the_paper() -> None:
+def test_sgd_has_the_settings_of_the_paper() -> None:
     groups = parameter_groups([nn.Linear(2, 2)], 1e-4, decay_norm_and_bias=True)
     defaults = make_optimizer("sgd", groups, 0.1, 0.9).param_groups[0]
     assert (defaults["momentum"], defaults["nesterov"], defaults["weight_decay"]) == (
@@ -70,7 +70,7 @@ def test_optimizer_of_the_paper() -> None:
         True,
         1e-4,
     )
-    # Nesterov's correction is of a momentum.
+    # Nesterov's correction needs a momentum.
     still = parameter_groups([nn.Linear(2, 2)], 1e-4, decay_norm_and_bias=True)
     assert make_optimizer("sgd", still, 0.1, 0.0).param_groups[0]["nesterov"] is False
     with pytest.raises(ValueError, match="sgd or adam, got 'lamb'"):
@@ -81,7 +81,7 @@ def test_optimizer_of_the_paper() -> None:
     ("options", "warmup", "total", "per_epoch"),
     [
         ({"max_epochs": 4}, 3, 8, 2),
-        # What ends by steps goes on in steps.
+        # A run that ends by steps has its schedule in steps.
         ({"max_epochs": -1, "max_steps": 8}, 3, 8, math.inf),
         ({"max_epochs": 100, "max_steps": 8}, 3, 8, math.inf),
         ({"max_epochs": 8, "accumulate_grad_batches": 2}, 2, 8, 1),
@@ -120,7 +120,7 @@ def test_task_steps_the_schedule_every_iteration(
 
 
 @pytest.mark.filterwarnings("ignore:Found .* in eval mode")
-def test_a_second_fit_of_a_trainer_has_a_schedule_for_what_is_left(tmp_path: Any) -> None:
+def test_second_fit_of_a_trainer_schedules_the_remaining_epochs(tmp_path: Any) -> None:
     from tests.tasks.conftest import QUIET, TINY, Drift
 
     rates: list[float] = []
@@ -151,7 +151,7 @@ def test_epochs_of_different_numbers_of_steps_are_refused(tmp_path: Any) -> None
 
 
 class Endless(IterableDataset[dict[str, Any]]):
-    """Videos of which nobody knows the number."""
+    """Videos of unknown number."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return iter(())
@@ -167,7 +167,7 @@ def test_a_warm_up_over_epochs_of_unknown_length_is_refused(tmp_path: Any) -> No
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_a_fused_step_is_the_same_step(name: str) -> None:
+def test_fused_step_equals_the_plain_step(name: str) -> None:
     weights = []
     for fused in (False, True):
         weight = nn.Parameter(torch.linspace(-1, 1, 7))
@@ -181,7 +181,7 @@ def test_a_fused_step_is_the_same_step(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_an_optimizer_stays_fused_or_not_whatever_it_loads(name: str) -> None:
+def test_loading_a_state_does_not_change_whether_it_is_fused(name: str) -> None:
     made = [
         make_optimizer(name, [{"params": [nn.Parameter(torch.ones(2))]}], 0.1, 0.9, fused)
         for fused in (True, False)
@@ -206,7 +206,7 @@ def test_moments_come_from_a_checkpoint_and_settings_from_the_run() -> None:
     torch.testing.assert_close(after["momentum_buffer"], before["momentum_buffer"])
 
 
-def test_the_count_of_steps_goes_where_a_fused_kernel_reads_it() -> None:
+def test_loaded_step_count_moves_to_the_device_of_a_fused_optimizer() -> None:
     made = make_optimizer(
         "adam", [{"params": [nn.Parameter(torch.ones(2, device="meta"))]}], 0.1, 0.9, fused=True
     )
@@ -221,7 +221,7 @@ def test_the_count_of_steps_goes_where_a_fused_kernel_reads_it() -> None:
     ("name", "decay_norm_and_bias", "option"),
     [("adam", True, "--model.optimizer"), ("sgd", False, "--model.decay_norm_and_bias")],
 )
-def test_a_state_that_cannot_be_used_is_refused_by_the_name_of_the_option(
+def test_unusable_optimizer_state_is_refused_naming_the_option(
     name: Any, decay_norm_and_bias: bool, option: str
 ) -> None:
     layer = nn.Linear(2, 2)
@@ -232,10 +232,10 @@ def test_a_state_that_cannot_be_used_is_refused_by_the_name_of_the_option(
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
-def test_a_schedule_goes_on_in_epochs_of_any_number_of_steps(
+def test_schedule_continues_with_another_number_of_steps_per_epoch(
     batch_size: int, tmp_path: Any
 ) -> None:
-    """As when a run goes on with other devices: two epochs, and the two that were left, with another peak."""
+    """As when a run resumes on other devices: two epochs, and the remaining two with another peak."""
     from tests.tasks.conftest import QUIET, TINY, Drift
 
     rates: list[float] = []
@@ -278,7 +278,7 @@ def test_adam_has_its_usual_second_moment() -> None:
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
-def test_what_is_frozen_is_in_no_group() -> None:
+def test_frozen_parameters_are_in_no_group() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     layers[0].requires_grad_(False)
     assert [len(group["params"]) for group in parameter_groups([layers], 0.1, True)] == [2]
@@ -288,10 +288,10 @@ def test_what_is_frozen_is_in_no_group() -> None:
     ("warmup_epochs", "accumulated", "epochs", "expected"),
     [(1, 2, 3, ScheduleSteps(2, 6, 2)), (5, 1, 2, ScheduleSteps(6, 6, 3))],
 )
-def test_steps_of_three_batches(
+def test_incomplete_accumulation_counts_as_a_step_and_warm_up_is_capped(
     warmup_epochs: float, accumulated: int, epochs: int, expected: ScheduleSteps
 ) -> None:
-    """The last of an epoch adds up fewer of them, and no warm-up is longer than the run."""
+    """Of three batches, the last step adds up fewer; and no warm-up is longer than the run."""
     found: list[ScheduleSteps] = []
 
     class Task(pl.LightningModule):

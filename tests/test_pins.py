@@ -1,4 +1,4 @@
-"""Removals that libraries have announced and pytorch-lightning 2.6 would not survive: said here, and not in a run."""
+"""Announced removals in libraries that would break pytorch-lightning 2.6: noticed here, and not in a run."""
 
 from importlib import import_module
 

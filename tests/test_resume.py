@@ -26,7 +26,7 @@ def quiet(**settings: Any) -> pl.Trainer:
 
 
 class Still(pl.LightningModule):
-    """Trains one number, and says where it is validated."""
+    """Trains one number, and records after which batches it is validated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Still(pl.LightningModule):
 
 
 class Noting(LastCheckpoint):
-    """Notes after how many batches it saves, in place of it."""
+    """Records after how many batches it saves, instead of saving."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self.batches: list[int] = []
@@ -75,7 +75,7 @@ class Noting(LastCheckpoint):
         ),
     ],
 )
-def test_a_save_that_is_due_before_a_validation_comes_after_it(
+def test_save_due_right_before_a_validation_comes_after_it(
     every: int,
     settings: dict[str, Any],
     validated: list[int],
@@ -90,7 +90,7 @@ def test_a_save_that_is_due_before_a_validation_comes_after_it(
 
 
 class Interrupted(Still):
-    """Is told to end while it trains on one batch, the first of all being number 1."""
+    """Gets a signal while it trains on one batch, counted from 1."""
 
     def __init__(self, batch: int, signum: int = signal.SIGUSR1) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Interrupted(Still):
         ({"max_steps": 15}, 10, True),
     ],
 )
-def test_what_is_told_to_end_after_its_last_step_has_ended(
+def test_signal_in_the_last_step_does_not_end_the_run_early(
     settings: dict[str, Any], batch: int, ends_early: bool, tmp_path: Path
 ):
     last = Noting(tmp_path)
@@ -128,10 +128,10 @@ def test_what_is_told_to_end_after_its_last_step_has_ended(
 @pytest.mark.parametrize(
     ("signum", "status"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 128 + signal.SIGUSR1)]
 )
-def test_a_run_that_the_agent_of_a_sweep_stops_has_not_failed(
+def test_run_stopped_by_a_sweep_agent_exits_with_status_0(
     signum: int, status: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """By SIGTERM; the agent gives up a sweep of which too many runs end with any status but 0."""
+    """The agent sends SIGTERM, and gives up a sweep of which too many runs exit with another status."""
     monkeypatch.setenv("WANDB_SWEEP_ID", "x")
     trainer = quiet(max_epochs=1, limit_val_batches=0, callbacks=[LastCheckpoint(tmp_path)])
     with pytest.raises(SystemExit) as stopped:
@@ -145,7 +145,7 @@ def test_a_run_that_the_agent_of_a_sweep_stops_has_not_failed(
     [(1, "meta", 10), (2, "cpu", 10), (2, "meta", 2)],
     ids=["one GPU", "CPUs", "GPUs"],
 )
-def test_gpus_are_waited_for_in_steps_that_are_logged_alone(
+def test_several_gpus_look_for_signals_in_logged_steps_only(
     world_size: int, device: str, asked: int
 ):
     task, last = SimpleNamespace(device=torch.device(device)), LastCheckpoint()
@@ -157,7 +157,7 @@ def test_gpus_are_waited_for_in_steps_that_are_logged_alone(
 
 
 def test_a_validation_after_every_logged_step_hides_no_signal(monkeypatch: pytest.MonkeyPatch):
-    """On several GPUs; the question is put after the next step that no validation follows."""
+    """Several GPUs then look for signals after the next step that no validation follows."""
     task, last = SimpleNamespace(device=torch.device("meta")), LastCheckpoint()
     monkeypatch.setattr(last, "_told", lambda *_: True)
     monkeypatch.setattr(last, "_save", lambda trainer: None)
@@ -176,7 +176,7 @@ def test_a_validation_after_every_logged_step_hides_no_signal(monkeypatch: pytes
 
 
 class EndsIn(pl.Callback):
-    """Ends training after so many epochs, as a callback that stops early."""
+    """Ends training after some epochs, as a callback for early stopping does."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -186,16 +186,16 @@ class EndsIn(pl.Callback):
 
 
 @pytest.mark.parametrize(("epochs", "saved"), [(7, [30, 60, 70]), (6, [30, 60]), (5, [30, 50])])
-def test_epochs_may_go_unsaved_but_not_the_last(epochs: int, saved: list[int], tmp_path: Path):
+def test_every_n_epochs_always_saves_the_last_epoch(epochs: int, saved: list[int], tmp_path: Path):
     last = Noting(tmp_path, every_n_epochs=3)
     trainer = quiet(max_epochs=7, limit_val_batches=0, callbacks=[last, EndsIn(epochs)])
     trainer.fit(Still(), DataLoader(range(10)), DataLoader(range(1)))
-    # Noting counts one batch more once the epochs are over.
+    # Once the epochs are over, Noting counts one batch too many.
     assert [batch - (batch % 10 == 1) for batch in last.batches] == saved
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_the_last_checkpoint_lies_beside_the_best(first: bool, tmp_path: Path):
+def test_last_checkpoint_leaves_the_best_to_model_checkpoint(first: bool, tmp_path: Path):
     best = pl.callbacks.ModelCheckpoint(dirpath=tmp_path / "best")
     last = LastCheckpoint()
     callbacks = [last, best] if first else [best, last]
@@ -204,11 +204,11 @@ def test_the_last_checkpoint_lies_beside_the_best(first: bool, tmp_path: Path):
     )
     trainer.fit(Interrupted(-1), DataLoader(range(2)), DataLoader(range(1)))
     assert (tmp_path / "best/last.ckpt").is_file()
-    # What Lightning takes for the best is that of the others, wherever these stand.
+    # Lightning's best path is that of ModelCheckpoint, whichever callback comes first.
     assert (last.best_model_path, callbacks[0].best_model_path) == (best.best_model_path,) * 2
 
 
-def test_without_others_there_is_no_best(tmp_path: Path):
+def test_last_checkpoint_alone_offers_no_best(tmp_path: Path):
     trainer = quiet(max_steps=1, limit_val_batches=0, callbacks=[LastCheckpoint(tmp_path)])
     trainer.fit(Still(), DataLoader(range(2)), DataLoader(range(1)))
     with pytest.raises(ValueError, match="not configured to save the best model"):
@@ -216,7 +216,7 @@ def test_without_others_there_is_no_best(tmp_path: Path):
 
 
 class StopsAt(pl.Callback):
-    """Notes which batches are trained on, and ends training after so many, as a Timer does."""
+    """Records the batches of training, and ends it after some of them, as a Timer does."""
 
     def __init__(self, batches: int = -1) -> None:
         self.batches = batches
@@ -230,8 +230,8 @@ class StopsAt(pl.Callback):
 
 @pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
 @pytest.mark.parametrize("by_steps", [False, True])
-def test_what_ends_inside_an_epoch_goes_on_inside_it(by_steps: bool, tmp_path: Path):
-    """By its time, or by a number of steps that is raised afterwards."""
+def test_run_that_ends_inside_an_epoch_resumes_inside_it(by_steps: bool, tmp_path: Path):
+    """It ends by its time, or by a number of steps that is raised afterwards."""
     first, second = StopsAt(-1 if by_steps else 4), StopsAt()
     limit = {"max_steps": 4} if by_steps else {}
     quiet(
@@ -245,7 +245,7 @@ def test_what_ends_inside_an_epoch_goes_on_inside_it(by_steps: bool, tmp_path: P
 
 
 class Scored(Still):
-    """Logs how far training was when it was validated."""
+    """Logs the step at which it was validated."""
 
     def validation_step(self, batch: Any, index: int) -> None:
         super().validation_step(batch, index)
@@ -290,7 +290,7 @@ def test_a_stop_by_time_loses_no_batch(
 
 
 class StopsWhereValidated(StopsAt):
-    """Ends training after a validation, as EarlyStopping does; before that, or never."""
+    """Ends training after a validation, as EarlyStopping does, if `batches` is negative."""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trainer.should_stop = trainer.should_stop or len(self.seen) == -self.batches
@@ -302,10 +302,8 @@ class StopsWhereValidated(StopsAt):
 @pytest.mark.parametrize(
     "first", [StopsWhereValidated(-4), StopsAt(3), StopsAt(4)], ids=["metric", "time", "both"]
 )
-def test_a_stop_inside_an_epoch_keeps_its_validation_and_the_rest_of_the_epoch(
-    first: StopsAt, tmp_path: Path
-):
-    """By a metric that improves no longer, or by the time, after which Lightning validates too."""
+def test_stop_inside_an_epoch_keeps_its_validation_and_the_rest(first: StopsAt, tmp_path: Path):
+    """By a metric that no longer improves, or by time, after which Lightning validates, too."""
     second, tasks = StopsAt(), (Scored(), Scored())
     for steps, task, path in zip(
         (first, second), tasks, (None, tmp_path / "last.ckpt"), strict=True
@@ -329,7 +327,7 @@ def test_a_stop_inside_an_epoch_keeps_its_validation_and_the_rest_of_the_epoch(
     assert tasks[1].validated == [batch for batch in (4, 8, 14, 18) if batch > ends]
 
 
-def test_curves_are_on_the_disk_before_the_state_that_has_them_behind_it(tmp_path: Path) -> None:
+def test_loggers_are_saved_before_the_checkpoint(tmp_path: Path) -> None:
     calls: list[str] = []
     trainer: Any = SimpleNamespace(
         fast_dev_run=False,

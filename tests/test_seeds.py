@@ -1,4 +1,4 @@
-"""What a run draws depends on its seed alone, wherever it was cut off and whatever ran before it."""
+"""Random numbers of a run depend on its seed alone, wherever it was cut off and whatever ran before it."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from hcml_lightning.seeds import SeedEachBatch
 
 
-def test_processes_draw_their_own_in_training():
+def test_ranks_draw_different_numbers_in_training():
     def drawn(rank: int) -> float:
         trainer: Any = SimpleNamespace(current_epoch=0, global_rank=rank, world_size=2)
         SeedEachBatch().on_train_batch_start(trainer, None, None, 0)
@@ -24,7 +24,7 @@ def test_processes_draw_their_own_in_training():
 
 
 class Draws(pl.LightningModule):
-    """Keeps what it draws in each batch."""
+    """Records the random number that it draws in each batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def quiet_trainer(epochs: int) -> pl.Trainer:
 
 
 def fit(epochs: int, path: Path, resume: bool = False) -> list[float]:
-    """What is drawn up to some epoch, whose end is stored; or from there on."""
+    """Numbers drawn up to some epoch, whose end is stored, or from such an end on."""
     trainer = quiet_trainer(epochs)
     task, loader = Draws(), DataLoader(torch.zeros(3, 1))  # type: ignore[arg-type]
     trainer.fit(task, loader, ckpt_path=path if resume else None)
@@ -67,7 +67,7 @@ def _no_seed_of_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
 
 
-def test_a_second_run_in_one_process_draws_by_the_seed_of_the_user(tmp_path: Path):
+def test_second_run_in_one_process_uses_the_seed_of_the_user(tmp_path: Path):
     torch.manual_seed(5)
     first = fit(1, tmp_path / "x.ckpt")
     assert len(set(first)) == 3
@@ -79,7 +79,7 @@ def test_a_second_run_in_one_process_draws_by_the_seed_of_the_user(tmp_path: Pat
 
 
 class Breaks(Draws):
-    """Ends in its second batch."""
+    """Fails in its second batch."""
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         if batch_idx == 1:
@@ -88,7 +88,7 @@ class Breaks(Draws):
 
 
 @pytest.mark.parametrize("task", [Draws, Breaks])
-def test_torch_draws_on_as_if_there_had_been_no_run(task: type[Draws]):
+def test_random_state_of_torch_is_restored_after_a_run(task: type[Draws]):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -98,18 +98,18 @@ def test_torch_draws_on_as_if_there_had_been_no_run(task: type[Draws]):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_run_that_goes_on_keeps_its_seed(tmp_path: Path):
+def test_resumed_run_keeps_its_seed(tmp_path: Path):
     torch.manual_seed(5)
     whole = fit(2, tmp_path / "whole.ckpt")
     start = fit(1, tmp_path / "cut.ckpt")
     torch.manual_seed(6)
     assert start + fit(2, tmp_path / "cut.ckpt", resume=True) == whole
-    # That of the checkpoint was not the user's.
+    # The seed of the checkpoint does not replace that of the user.
     assert fit(1, tmp_path / "next.ckpt") != start
 
 
 class Order(Draws):
-    """Keeps the order in which samples come, and validates."""
+    """Records the order of the samples, and validates."""
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         self.drawn += batch.flatten().tolist()
@@ -127,7 +127,7 @@ def test_a_plain_loader_shuffles_each_epoch_anew():
     assert len(set(epochs)) == 4
 
 
-def test_epochs_and_ranks_draw_other_numbers() -> None:
+def test_epochs_batches_and_ranks_draw_different_numbers() -> None:
     def drawn(epoch: int, rank: int, batch: int | None) -> float:
         trainer: Any = SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=2)
         callback: Any = SeedEachBatch()

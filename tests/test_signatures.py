@@ -1,4 +1,4 @@
-"""What a notebook shows of a class holds all that it takes."""
+"""The signature that a notebook shows of a class has all its arguments."""
 
 import inspect
 from typing import Any
@@ -31,11 +31,11 @@ def test_arguments_of_the_base_are_shown(cls: type, base: type):
     assert set(shown) >= set(inspect.signature(base).parameters)
     assert "kwargs" not in shown
     assert not hasattr(cls.__new__(cls), "__signature__")
-    # Own defaults come before those of the base.
+    # Own defaults take precedence over those of the base.
     assert all(shown[n].default == p.default for n, p in own.items() if n in shown)
 
 
-def test_what_is_shown_can_be_given_as_it_is_shown():
+def test_shown_signature_adds_arguments_of_bases_as_keywords():
     class Base:
         def __init__(self, a: int, b: int = 2) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What answers at once imports nothing heavy: counted, because a time would depend on the machine."""
+"""What answers at once imports nothing heavy; imports are counted, because times depend on the machine."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def imported(statement: str) -> set[str]:
 
 
 def packages(modules: set[str]) -> set[str]:
-    """Packages of others among them."""
+    """The third-party packages among them."""
     tops = {name.partition(".")[0] for name in modules}
     return tops - sys.stdlib_module_names - {"hcml_lightning"}
 
@@ -49,14 +49,14 @@ except SystemExit as end:
 """
 
 
-def test_the_package_alone_imports_nothing() -> None:
+def test_importing_the_package_imports_no_other_package() -> None:
     modules = imported("import hcml_lightning; dir(hcml_lightning)")
     assert packages(modules) == set()
     assert len(modules) < 100
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["data", "--help"]], ids=" ".join)
-def test_the_command_line_answers_without_any_other_package(words: list[str]) -> None:
+def test_help_and_version_import_no_other_package(words: list[str]) -> None:
     modules = imported(command(*words))
     assert packages(modules) == set()
     assert len(modules) < 100
@@ -65,11 +65,11 @@ def test_the_command_line_answers_without_any_other_package(words: list[str]) ->
 @pytest.mark.parametrize(
     "tool", ["progressive", "demo", "synthesize", "flops", "predict", "export"]
 )
-def test_the_help_of_a_tool_does_not_wait_for_pytorch(tool: str) -> None:
+def test_help_of_a_tool_imports_no_heavy_package(tool: str) -> None:
     assert not packages(imported(command(tool, "--help"))) & HEAVY
 
 
-def test_plain_modules_come_without_lightning() -> None:
+def test_ops_losses_and_models_do_not_import_lightning() -> None:
     statement = "import hcml_lightning.ops, hcml_lightning.losses\nfrom hcml_lightning import MotionHierarchy"
     modules = packages(imported(statement))
     assert "torch" in modules

@@ -18,7 +18,7 @@ def write_half(file: Path, end: type[BaseException]) -> None:
 
 
 @pytest.mark.parametrize("end", [ValueError, KeyboardInterrupt])
-def test_whatever_ends_the_writing_what_was_there_stays(tmp_path: Path, end: type[BaseException]):
+def test_interrupted_write_keeps_the_old_file(tmp_path: Path, end: type[BaseException]):
     file = tmp_path / "new" / "a.png"
     with whole(file, ".part.png") as partial:
         partial.write_text("first")
@@ -41,7 +41,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path):
     ("number", "ends"),
     [("EINVAL", False), ("ENOTSUP", False), ("EBADF", False), ("ENOSPC", True), ("EIO", True)],
 )
-def test_folders_that_cannot_wait_for_the_disk_are_no_fault(
+def test_folder_without_fsync_is_tolerated_but_a_disk_error_is_raised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str, ends: bool
 ):
     def refuse(descriptor: int) -> None:
@@ -57,7 +57,7 @@ def test_folders_that_cannot_wait_for_the_disk_are_no_fault(
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_checkpoint_that_goes_takes_the_one_before_it_along(tmp_path: Path):
+def test_removing_a_checkpoint_also_removes_the_one_before_it(tmp_path: Path):
     path, disk = tmp_path / "epoch_003.ckpt", AtomicCheckpointIO()
     for number in (1, 2):
         disk.save_checkpoint({"number": number}, path)
@@ -66,7 +66,7 @@ def test_a_checkpoint_that_goes_takes_the_one_before_it_along(tmp_path: Path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_checkpoint_that_a_run_noted_is_found_again(tmp_path: Path):
+def test_checkpoint_near_finds_the_noted_checkpoint_of_a_moved_run(tmp_path: Path):
     def checkpoint(*parts: str) -> Path:
         path = tmp_path.joinpath(*parts, "checkpoints", "last.ckpt")
         path.parent.mkdir(parents=True)
@@ -79,7 +79,7 @@ def test_the_checkpoint_that_a_run_noted_is_found_again(tmp_path: Path):
     assert checkpoint_near(folder, noted) == own
     own.unlink()
     assert checkpoint_near(folder, noted) == noted
-    # From where it is asked, this would be another.
+    # A relative path is not taken from the working folder.
     relative = Path("version_0", "checkpoints", "last.ckpt")
     assert checkpoint_near(folder, relative) == beside
     noted.unlink()

@@ -1,4 +1,4 @@
-"""Batch norm over all processes, here over one, is PyTorch's own."""
+"""Batch norm over all processes, here over one, equals PyTorch's own."""
 
 import copy
 from collections.abc import Iterator
@@ -24,12 +24,12 @@ def _one_process() -> Iterator[None]:
     [
         (torch.float64, torch.float64),
         (torch.float32, torch.float32),
-        # By autocast: features alone are of half precision.
+        # As under autocast: only the features are of half precision.
         (torch.bfloat16, torch.float32),
         (torch.bfloat16, torch.bfloat16),
     ],
 )
-def test_synchronised_batch_norm_is_batch_norm_in_any_precision(
+def test_synchronised_batch_norm_equals_batch_norm_in_any_precision(
     dtype: torch.dtype, of_weights: torch.dtype
 ) -> None:
     torch.manual_seed(0)
@@ -46,20 +46,20 @@ def test_synchronised_batch_norm_is_batch_norm_in_any_precision(
 
 
 @pytest.mark.parametrize(("on_cpu", "kind"), [(True, CPUSyncBatchNorm), (False, nn.SyncBatchNorm)])
-def test_the_device_that_a_model_will_run_on_decides(on_cpu: bool, kind: type) -> None:
+def test_kind_of_batch_norm_depends_on_the_device_of_the_run(on_cpu: bool, kind: type) -> None:
     plugin = SyncEverywhere()
     plugin.on_cpu = on_cpu
     # Still on the CPU: a trainer moves it later.
     assert isinstance(plugin.apply(nn.Sequential(nn.BatchNorm2d(3)))[0], kind)
 
 
-def test_what_cannot_be_synchronised_on_cpus_is_named() -> None:
+def test_batch_norm_that_cpus_cannot_synchronise_is_named() -> None:
     model = nn.Sequential(nn.Identity(), nn.BatchNorm2d(3, momentum=None))
     with pytest.raises(ValueError, match=r"1 is BatchNorm2d\(3, .*sync_batchnorm=false"):
         SyncEverywhere().apply(model)
 
 
-def test_batch_norms_are_what_they_were_once_training_is_over() -> None:
+def test_revert_restores_the_plain_batch_norm() -> None:
     layers, plugin = nn.Sequential(nn.BatchNorm2d(3)), SyncEverywhere()
     plugin.apply(layers)
     plugin.revert(layers)

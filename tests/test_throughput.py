@@ -16,7 +16,7 @@ from hcml_lightning.throughput import GradientNorm, Throughput
 
 
 class Clips(DataLoader):
-    """Names what it gives, as our batches do."""
+    """Gives dicts, as our loaders do."""
 
     def __iter__(self) -> Any:
         for batch in super().__iter__():
@@ -38,7 +38,7 @@ class OnClips(pl.LightningModule):
 
 
 class Windows(Throughput):
-    """Counts how often it begins anew."""
+    """Counts its windows."""
 
     begun = 0
 
@@ -71,14 +71,14 @@ def test_speed_and_gradient_are_logged(
         rows = list(csv.DictReader(lines))
     norms = [float(row["train/grad_norm"]) for row in rows if row.get("train/grad_norm")]
     assert len(norms) == logged
-    # Before they are clipped.
+    # The norms are those before clipping.
     assert all(norm > 1e-2 for norm in norms)
-    # The last window of an epoch is told too, however few steps it has.
+    # The last window of an epoch is logged, too, however few steps it has.
     speeds = [float(row["train/clips_per_second"]) for row in rows if row.get("train/data_wait")]
     assert len(speeds) == speeds_logged == windows.begun
 
 
-def test_the_share_of_waiting_is_the_time_before_the_batches(
+def test_data_wait_is_the_share_of_time_before_the_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = iter([0.0, 3.0, 4.0, 7.0, 8.0])
@@ -96,7 +96,7 @@ def test_the_share_of_waiting_is_the_time_before_the_batches(
     assert logged == {"train/clips_per_second": 10 / 8, "train/data_wait": 6 / 8}
 
 
-def test_the_norm_is_that_of_all_gradients_whatever_the_scale() -> None:
+def test_gradient_norm_covers_all_gradients_and_removes_the_scale() -> None:
     task = OnClips()
     task.low.weight.grad = torch.full((4, 4), 3.0)
     task.high.bias.grad = torch.full((4,), 4.0)
@@ -109,14 +109,14 @@ def test_the_norm_is_that_of_all_gradients_whatever_the_scale() -> None:
     GradientNorm().on_before_optimizer_step(trainer, task, optimizer)  # type: ignore[arg-type]
     expected = (16 * 9 + 4 * 16) ** 0.5
     assert logged["train/grad_norm"] == pytest.approx(expected)
-    # Fused, it would itself divide by the scale.
+    # A fused optimizer divides by the scale itself, and only later.
     trainer.precision_plugin.scaler = SimpleNamespace(get_scale=lambda: 8.0)
     optimizer._step_supports_amp_scaling = True  # type: ignore[attr-defined]
     GradientNorm().on_before_optimizer_step(trainer, task, optimizer)  # type: ignore[arg-type]
     assert logged["train/grad_norm"] == pytest.approx(expected / 8)
 
 
-def test_speed_is_of_all_devices_and_without_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_speed_counts_all_devices_and_no_validation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two windows of two steps; each step waits for a while and trains for a second; a validation between them."""
     times = iter([0.0, 3.0, 4.0, 7.0, 8.0, 18.0, 19.0, 20.0, 21.0, 22.0])
     monkeypatch.setattr(throughput, "_now", lambda _: next(times))

@@ -1,4 +1,4 @@
-"""Training that is killed inside an epoch goes on with the clips that would have come, in one process and in two."""
+"""Training killed inside an epoch resumes with the clips that would have come next, in one process and in two."""
 
 import json
 import os
@@ -17,16 +17,16 @@ from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.resume import LastCheckpoint
 
 VIDEOS, EPOCHS = 8, 3
-# A batch of one clip and a network that norms over it: its last maps must have more than one pixel.
+# Batch norm over a batch of one clip needs maps of more than one pixel, up to the last.
 SMALL = {"clip_length": 4, "short_side": [64, 72], "crop_size": 64, "flip": "mirror"}
 
 
 class Witness(pl.Callback):
-    """Writes down every batch of training: epoch, videos, and a number that says which frames and which crop.
+    """Writes a line for every training batch: epoch, videos, and a checksum that tells frames and crops apart.
 
     Args:
-        file: of lines; each rank has its own, which ends with its number.
-        kill_at: line at which the process ends itself, in the way that nobody can prepare for.
+        file: path of the lines, to which each rank appends its number.
+        kill_at: line at which the process kills itself, without a chance to prepare.
     """
 
     def __init__(self, file: str, kill_at: int = -1) -> None:
@@ -59,9 +59,7 @@ def fit_words(root: Path, folder: Path, witness: Path, kill_at: int = -1) -> lis
     return [*words, f"--trainer.callbacks.kill_at={kill_at}"]
 
 
-def test_a_killed_fit_goes_on_with_the_clips_that_would_have_come(
-    synthetic_root, tmp_path, monkeypatch
-):
+def test_killed_fit_resumes_with_the_clips_that_come_next(synthetic_root, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     root = synthetic_root("ucf101")
     assert main(fit_words(root, tmp_path / "whole", tmp_path / "expected")) == 0
@@ -97,7 +95,7 @@ class Still(pl.LightningModule):
         return self.weight * 0
 
     def configure_optimizers(self):
-        # As every schedule does; the loader is made here then, before the state of the loops is restored.
+        # Schedules ask for this, too; the loader is then made here, before the state of the loops is restored.
         assert self.trainer.estimated_stepping_batches == EPOCHS * VIDEOS // 2
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
@@ -122,7 +120,7 @@ def fit_on_two(root: str, folder: Path, witness: Path, kill_at: int = -1, resume
 
 
 def train_on_two(root: str, here: Path) -> None:
-    """Run whole, killed, and resumed training; the processes are forks, which share what is imported."""
+    """Run a whole, a killed and a resumed training in forks, which share the imported modules."""
     warnings.simplefilter("ignore")
     fit_on_two(root, here / "whole", here / "expected")
     try:
@@ -132,7 +130,7 @@ def train_on_two(root: str, here: Path) -> None:
     fit_on_two(root, here / "cut", here / "second", resume=True)
 
 
-def test_two_ranks_go_on_with_the_clips_that_would_have_come(synthetic_root, tmp_path):
+def test_two_killed_ranks_resume_with_the_clips_that_come_next(synthetic_root, tmp_path):
     command = [sys.executable, __file__, str(synthetic_root("ucf101")), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
@@ -142,7 +140,7 @@ def test_two_ranks_go_on_with_the_clips_that_would_have_come(synthetic_root, tmp
         expected = seen(tmp_path / "expected", rank)
         assert len(expected) == EPOCHS * VIDEOS // 2
         first = seen(tmp_path / "first", rank)
-        # The other rank may be killed a batch before it would end itself.
+        # The other rank may be killed a batch before it would kill itself.
         assert 6 <= len(first) <= 7
         assert first == expected[: len(first)]
         # Written after step 6, the second of the second epoch.

@@ -1,4 +1,4 @@
-"""The same checks on every layout: what a loader gives, what it is made from, and what it does with broken videos."""
+"""The same checks for every layout: batches and their sources, settings, and broken videos."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def batches(data: VideoDataModule, split: str, epoch: int = 0) -> list[dict]:
 
 
 def with_flow_in_training(data: VideoDataModule) -> VideoDataModule:
-    """No run needs it; here it says what random crops and flips make of the motion."""
+    """No run needs true flow in training; here it shows how random crops and flips change the motion."""
     data.setup("fit")
     dataset = data.dataset("train")
     dataset.recipe = replace(dataset.recipe, true_flow=True)
@@ -81,7 +81,7 @@ def same(first: list[dict], second: list[dict]) -> bool:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 class TestLayouts:
-    def test_classes_are_known_at_once(self, synthetic_root, layout):
+    def test_classes_are_known_before_setup(self, synthetic_root, layout):
         data = make(layout, synthetic_root(layout))
         assert data.num_classes == 8
         assert set(data.class_names) == set(CLASSES)
@@ -93,10 +93,10 @@ class TestLayouts:
         assert data.hparams["root"] == str(synthetic_root(layout))
         assert data.hparams["batch_size"] == 3
 
-    def test_training_batches(self, synthetic_root, layout):
+    def test_training_batches_have_the_expected_content(self, synthetic_root, layout):
         data = make(layout, synthetic_root(layout), true_flow=True)
         (first, second) = batches(data, "train")
-        # Only validation compares with it.
+        # Only validation uses true flow.
         assert "flow" not in first
         for batch in (first, second):
             assert batch["video"].shape == (3, 3, 4, 32, 32)
@@ -143,7 +143,7 @@ class TestLayouts:
             elif record.label == label_of["down"]:
                 assert v > 0.5
 
-    def test_workers_change_nothing(self, synthetic_root, layout):
+    def test_workers_do_not_change_the_batches(self, synthetic_root, layout):
         if layout not in ("ucf101", "something_v1"):
             pytest.skip("one file format and one folder format suffice")
         alone = make(layout, synthetic_root(layout))
@@ -179,7 +179,7 @@ class TestLayouts:
             make(layout, tmp_path)
 
 
-def test_epochs_differ_and_come_again(synthetic_root):
+def test_epochs_differ_and_are_reproducible(synthetic_root):
     data = make("ucf101", synthetic_root("ucf101"))
     first, second = batches(data, "train", 0), batches(data, "train", 1)
     assert not same(first, second)
@@ -188,7 +188,7 @@ def test_epochs_differ_and_come_again(synthetic_root):
     assert not same(first, batches(other, "train", 0))
 
 
-def test_samplers_of_pytorch_get_another_clip_each_time(synthetic_root):
+def test_index_without_an_epoch_draws_another_clip_each_time(synthetic_root):
     data = make("ucf101", synthetic_root("ucf101"), clip_length=2, crop_size=24)
     data.setup("fit")
     dataset = data.dataset("train")
@@ -197,7 +197,7 @@ def test_samplers_of_pytorch_get_another_clip_each_time(synthetic_root):
     assert len({clip.numpy().tobytes() for clip in clips}) > 1
     torch.manual_seed(0)
     assert all(torch.equal(dataset[0].video, clip) for clip in clips)
-    # Where the epoch is said, it alone counts.
+    # With an epoch, the clip depends on that alone.
     assert torch.equal(dataset[(3, 0)].video, dataset[(3, 0)].video)
     fixed = data.dataset("val")
     assert torch.equal(fixed[0].video, fixed[0].video)
@@ -234,7 +234,7 @@ def test_mirror_flips_swap_the_label_of_left_and_right(synthetic_root):
 
 
 @pytest.mark.filterwarnings("ignore:flip='plain'")
-def test_plain_flips_leave_all_labels_alone(synthetic_root):
+def test_plain_flips_do_not_change_labels(synthetic_root):
     data = make("ucf101", synthetic_root("ucf101"), flip="plain")
     data.setup("fit")
     dataset = data.dataset("train")
@@ -260,7 +260,7 @@ def test_the_seed_changes_order_and_crops(synthetic_root):
     assert not all(torch.equal(a, b) for a, b in zip(*clips, strict=True))
 
 
-def test_the_flow_of_a_batch_is_that_of_its_frames(synthetic_root):
+def test_flow_of_a_batch_matches_its_frames(synthetic_root):
     data = make("ucf101", synthetic_root("ucf101"), frame_stride=1, batch_size=8)
     (batch,) = batches(with_flow_in_training(data), "train")
     y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
@@ -274,12 +274,12 @@ def test_the_flow_of_a_batch_is_that_of_its_frames(synthetic_root):
         assert along < 0.6 * still
 
 
-def test_plain_flips_of_left_and_right_are_warned_of(synthetic_root):
+def test_plain_flips_of_left_and_right_warn(synthetic_root):
     with pytest.warns(UserWarning, match="'left' look like 'right'"):
         make("ucf101", synthetic_root("ucf101"), flip="plain").setup("fit")
 
 
-def test_a_sample_is_what_its_parts_give(synthetic_root):
+def test_sample_equals_its_decoded_frames_under_its_view(synthetic_root):
     for stride, numbers in ((2, [2, 4, 6, 8]), ("spread", [1, 4, 7, 10])):
         data = make("ucf101", synthetic_root("ucf101"), frame_stride=stride)
         (batch, *_) = batches(data, "val")
@@ -288,7 +288,7 @@ def test_a_sample_is_what_its_parts_give(synthetic_root):
         assert torch.equal(batch["video"][0], apply_view(frames, view))
 
 
-def test_folds_test_on_other_videos(synthetic_root):
+def test_folds_have_disjoint_test_videos(synthetic_root):
     tested = []
     for fold in (1, 2):
         data = make("ucf101", synthetic_root("ucf101"), fold=fold)
@@ -312,12 +312,12 @@ def test_a_broken_training_video_stops_training(layout_copy):
         batches(data, "train")
 
 
-def test_a_broken_training_video_is_left_out_once_named(layout_copy):
+def test_skipped_broken_training_video_is_reported_once(layout_copy):
     data = make("ucf101", layout_copy("ucf101"), batch_size=8, on_error="skip")
     break_videos(data, "train", 1)
     with pytest.warns(UserWarning, match="left out of training: .*v_left_g02_c01"):
         (batch,) = batches(data, "train")
-    # The second time no warning is given, or it would be an error here.
+    # A second warning would be an error here.
     (again,) = batches(data, "train", epoch=1)
     assert batch["video"].shape[0] == again["video"].shape[0] == 7
     assert "v_left_g02_c01" not in batch["video_id"]
@@ -351,7 +351,7 @@ def test_broken_videos_of_evaluation_are_left_out_before_the_start(layout_copy):
 
 
 def test_damage_that_shows_in_an_evaluation_stops_it(synthetic_root, monkeypatch):
-    """Of a split that is measured, no video may be lost on the way."""
+    """A measured split must not lose videos on the way."""
     data = make("ucf101", synthetic_root("ucf101"), on_error="skip")
     data.setup("fit")
 
@@ -377,12 +377,12 @@ def test_loaders_before_setup_are_refused(synthetic_root):
         make("ucf101", synthetic_root("ucf101")).val_dataloader()
 
 
-def test_a_test_sees_all_of_the_shorter_side_at_the_size_that_was_trained(synthetic_root):
+def test_default_test_crop_is_the_smallest_short_side_of_training(synthetic_root):
     recipe = make("ucf101", synthetic_root("ucf101"), test_crop_size=None).recipe("test")
     assert (recipe.short_side, recipe.crop_size) == ((40, 40), 40)
 
 
-def test_a_test_crop_larger_than_the_short_side_scales_it_up(synthetic_root):
+def test_test_crop_above_the_short_side_enlarges_the_short_side(synthetic_root):
     recipe = make("ucf101", synthetic_root("ucf101"), test_crop_size=56).recipe("test")
     assert (recipe.short_side, recipe.crop_size) == ((56, 56), 56)
 
@@ -399,7 +399,7 @@ def test_a_test_crop_larger_than_the_short_side_scales_it_up(synthetic_root):
         ({"num_workers": -1}, "num_workers must be at least 0"),
     ],
 )
-def test_values_that_cannot_be_are_refused(synthetic_root, changes, message):
+def test_settings_out_of_range_are_refused(synthetic_root, changes, message):
     with pytest.raises(ValueError, match=message):
         make("ucf101", synthetic_root("ucf101"), **changes)
 
@@ -440,9 +440,9 @@ class Collector(pl.LightningModule):
 @pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
 @pytest.mark.filterwarnings("ignore:.*validation_step")
 @pytest.mark.filterwarnings("ignore:.*GPU available but not used")
-# pytorch-lightning 2.6 asks torch for what newer releases deprecate.
+# pytorch-lightning 2.6 uses a name that newer releases of torch deprecate.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
-def test_the_trainer_hands_on_the_epoch(synthetic_root):
+def test_trainer_passes_the_epoch_to_the_sampler(synthetic_root):
     data = make("ucf101", synthetic_root("ucf101"))
     model = Collector()
     trainer = pl.Trainer(
@@ -459,7 +459,7 @@ class TestKinetics:
     @pytest.mark.parametrize(
         "place", ["{id}.mp4", "videos/{id}.mkv", "train/{name} it/{id}_000010_000020.mp4"]
     )
-    def test_videos_may_lie_anywhere(self, synthetic_root, tmp_path, place):
+    def test_videos_are_found_in_any_folder(self, synthetic_root, tmp_path, place):
         rows = ["label,youtube_id,time_start,time_end,split,is_cc"]
         source = sorted(synthetic_root("kinetics").glob("train/*/*.mp4"))
         for number, video in enumerate(source):
@@ -477,19 +477,19 @@ class TestKinetics:
         assert [r.label for r in data.dataset("train").records] == [0, 1] * 4
         assert data.dataset("train").records[0].video_id == "-_abc00000"
 
-    def test_a_video_that_is_there_twice_is_named(self, layout_copy):
+    def test_video_found_twice_is_named(self, layout_copy):
         root = layout_copy("kinetics")
         video = next(root.glob("train/left/*.mp4"))
         shutil.copy(video, root / "train" / "right" / video.name)
         with pytest.raises(ValueError, match="there twice"):
             make("kinetics", root).setup("fit")
 
-    def test_a_list_without_columns_is_named(self, tmp_path):
+    def test_list_without_the_required_columns_is_named(self, tmp_path):
         (tmp_path / "train.csv").write_text("path label\na.mp4 0\n")
         with pytest.raises(ValueError, match=r"train\.csv: the columns .*youtube_id"):
             make("kinetics", tmp_path)
 
-    def test_a_list_of_training_without_classes_is_named(self, layout_copy):
+    def test_val_list_without_labels_is_named(self, layout_copy):
         root = layout_copy("kinetics")
         rows = (root / "val.csv").read_text().splitlines()
         (root / "val.csv").write_text("\n".join(row.partition(",")[2] for row in rows))
@@ -498,7 +498,7 @@ class TestKinetics:
 
 
 class TestSomething:
-    def test_version_2_may_lie_as_frames(self, layout_copy):
+    def test_version_2_may_be_stored_as_frames(self, layout_copy):
         root = layout_copy("something_v2")
         data = make("something_v2", root)
         first = Path(data.records("train")[0].path)
@@ -540,7 +540,7 @@ class TestSomething:
 
 
 class TestVideoFolder:
-    def test_frames_beside_other_folders_are_no_guess(self, layout_copy):
+    def test_frames_beside_other_folders_are_refused_as_ambiguous(self, layout_copy):
         root = layout_copy("folder")
         clip = root / "train" / "up" / "frames"
         (clip / "flow_x").mkdir(parents=True)
@@ -552,15 +552,15 @@ class TestVideoFolder:
             ValueError, match=r"frames: holds 2 images \(0\.jpg, …\) and also flow_x"
         ):
             data.records("train")
-        # Pictures of videos, as those who download them have.
+        # Thumbnails of videos, as downloaders save them.
         for video in sorted((root / "train" / "left").glob("*.*")):
             Image.new("RGB", (32, 32)).save(video.with_suffix(".jpg"))
-        # Photographs beside videos, and beside folders of them.
+        # Photographs beside videos, and beside folders of videos.
         for number in range(3):
             Image.new("RGB", (32, 32)).save(root / "train" / "left" / f"IMG_{number}.jpg")
             Image.new("RGB", (32, 32)).save(root / "train" / f"IMG_{number}.jpg")
         assert not [path for path in walk_videos(root / "train" / "left") if "IMG" in path]
-        # Thumbnails of a network drive.
+        # A folder in which network drives keep thumbnails.
         (clip / "flow_x").rename(clip / "@eaDir")
         assert str(clip) in [record.path for record in data.records("train")]
 
@@ -578,7 +578,7 @@ class TestVideoFolder:
         (tmp_path / "up" / "new.mp4").touch()
         assert val <= {record.video_id for record in data.records("val")}
 
-    def test_one_video_of_each_class_is_kept_on_each_side(self, synthetic_root, tmp_path):
+    def test_both_splits_keep_a_video_of_each_class(self, synthetic_root, tmp_path):
         for number in (1, 2):
             (tmp_path / "up").mkdir(exist_ok=True)
             shutil.copy(
@@ -588,7 +588,9 @@ class TestVideoFolder:
         assert len(data.records("train")) == len(data.records("val")) == 1
 
     @pytest.mark.parametrize("has_test", [False, True])
-    def test_training_videos_are_shared_where_there_are_no_others(self, has_test, layout_copy):
+    def test_validation_takes_training_videos_if_there_is_no_val_folder(
+        self, has_test, layout_copy
+    ):
         root = layout_copy("folder")
         shutil.rmtree(root / "val")
         for path in list((root / "train").glob("*/*.mp4")):
@@ -610,20 +612,20 @@ class TestVideoFolder:
         ("old", "new"),
         [("val", "validation"), ("val", "Val"), ("train", "training"), ("train", "left")],
     )
-    def test_a_split_of_another_name_is_refused(self, old, new, layout_copy):
+    def test_split_folder_of_another_name_is_refused(self, old, new, layout_copy):
         root = layout_copy("folder")
         shutil.move(root / old, root / new)
         with pytest.raises(ValueError, match="would not be taken for a split"):
             make("folder", root)
 
-    def test_one_class_is_said_aloud(self, layout_copy, tmp_path):
+    def test_single_class_warns(self, layout_copy, tmp_path):
         shutil.move(layout_copy("folder") / "train", tmp_path / "higher" / "videos")
         with pytest.warns(UserWarning, match=r"one class, 'videos'.*one folder too high"):
             make("folder", tmp_path / "higher").setup("fit")
 
     @pytest.mark.parametrize("kind", ["files", "frames"])
     @pytest.mark.parametrize("splits", [("",), ("train",), ("train", "val")])
-    def test_videos_in_no_folder_of_a_class_have_no_labels(
+    def test_videos_outside_class_folders_are_unlabelled(
         self, kind, splits, synthetic_root, tmp_path
     ):
         for split in splits:
@@ -644,7 +646,7 @@ class TestVideoFolder:
         assert not train & val
         assert batches(data, "train")[0]["video"].shape == (3, 3, 4, 32, 32)
 
-    def test_no_video_is_left_out_beside_folders_of_classes(self, layout_copy):
+    def test_videos_beside_class_folders_are_refused(self, layout_copy):
         root = layout_copy("folder")
         shutil.copy(root / "train/up/0001.mp4", root / "train")
         with pytest.raises(
@@ -666,9 +668,7 @@ class TestVideoFolder:
         with pytest.raises(ValueError, match="Train and Val would not be taken for a split"):
             make("folder", root)
 
-    def test_folders_of_frames_that_are_no_classes_are_not_left_out(
-        self, synthetic_root, layout_copy
-    ):
+    def test_frame_folder_beside_class_folders_is_refused(self, synthetic_root, layout_copy):
         root = layout_copy("folder")
         shutil.rmtree(root / "val")
         frames = synthetic_root("something_v1") / "20bn-something-something-v1/3"
@@ -676,23 +676,23 @@ class TestVideoFolder:
         with pytest.raises(ValueError, match="no class is named like the folder"):
             make("folder", root).setup("fit")
 
-    def test_what_is_hidden_is_no_video(self, layout_copy):
+    def test_hidden_and_thumbnail_folders_are_ignored(self, layout_copy):
         root = layout_copy("folder")
         before = make("folder", root).records("train")
-        # As for thumbnails of a network drive.
+        # Network drives keep thumbnails in @eaDir.
         for folder in ("up/.trash", ".trash", "@eaDir", "up/@eaDir"):
             (root / "train" / folder).mkdir()
             shutil.copy(root / "train/up/0001.mp4", root / "train" / folder)
         assert make("folder", root).records("train") == before
 
-    def test_a_share_that_is_none_is_refused(self, synthetic_root):
+    def test_wrong_val_fraction_or_predict_paths_are_refused(self, synthetic_root):
         for share in (0, 1, -1, 2):
             with pytest.raises(ValueError, match="val_fraction must be above 0 and below 1"):
                 make("folder", synthetic_root("folder"), val_fraction=share)
         with pytest.raises(ValueError, match="predict_paths must be a list"):
             make("folder", synthetic_root("folder"), predict_paths="a.mp4")
 
-    def test_paths_to_predict_need_no_classes(self, synthetic_root):
+    def test_predict_paths_need_neither_root_nor_labels(self, synthetic_root):
         file = next(synthetic_root("ucf101").glob("videos/left/*.avi"))
         frames = next(synthetic_root("something_v1").glob("20bn*/3"))
         folder = synthetic_root("folder") / "val"
@@ -708,7 +708,7 @@ class TestVideoFolder:
         assert set(torch.cat([batch["label"] for batch in found]).tolist()) == {-1}
         assert data.class_names == ["a", "b"]
 
-    def test_wrong_folders_are_named(self, layout_copy):
+    def test_wrong_class_folders_and_predict_paths_are_named(self, layout_copy):
         root = layout_copy("folder")
         (root / "val" / "lefft").mkdir()
         with pytest.raises(ValueError, match="lefft"):
@@ -722,7 +722,7 @@ class TestVideoFolder:
             make("folder", root, predict_paths=["none.mp4"]).setup("predict")
 
 
-def test_kept_videos_give_the_batches_of_decoded_ones(synthetic_root, monkeypatch):
+def test_cached_videos_give_the_same_batches_as_decoded_ones(synthetic_root, monkeypatch):
     root = synthetic_root("ucf101")
     decoded = [batches(make("ucf101", root), split, 1) for split in ("train", "val", "test")]
     data = make("ucf101", root, cache=True)
@@ -736,7 +736,7 @@ def test_kept_videos_give_the_batches_of_decoded_ones(synthetic_root, monkeypatc
     assert same(batches(data, "train", 1), decoded[0])
 
 
-def test_keeping_refuses_workers_and_ends_before_the_memory_does(synthetic_root):
+def test_cache_refuses_workers_and_stops_before_memory_runs_out(synthetic_root):
     with pytest.raises(ValueError, match="cache=true needs num_workers=0"):
         make("ucf101", synthetic_root("ucf101"), cache=True, num_workers=1)
     data = make("ucf101", synthetic_root("ucf101"))
@@ -752,13 +752,13 @@ def test_keeping_refuses_workers_and_ends_before_the_memory_does(synthetic_root)
     [
         ("0::/job/step", {"job/memory.max": "4096\n", "job/step/memory.max": "max\n"}, 4096),
         ("3:cpu:/\n2:memory:/job", {"memory/job/memory.limit_in_bytes": "8192\n"}, 8192),
-        # In a container its own group looks like the outermost.
+        # Inside a container, its own group looks like the outermost one.
         ("0::/", {"memory.max": "2048\n"}, 2048),
         ("0::/", {"memory.max": "max\n"}, None),
         (None, {}, None),
     ],
 )
-def test_the_cache_keeps_to_the_memory_of_its_container(tmp_path, groups, files, expected):
+def test_cache_respects_the_memory_limit_of_its_container(tmp_path, groups, files, expected):
     (tmp_path / "proc" / "self").mkdir(parents=True)
     if groups is not None:
         (tmp_path / "proc" / "self" / "cgroup").write_text(groups + "\n")
@@ -770,7 +770,7 @@ def test_the_cache_keeps_to_the_memory_of_its_container(tmp_path, groups, files,
     assert usable_memory(tmp_path) == (physical if expected is None else expected)
 
 
-def test_processes_share_the_memory(monkeypatch):
+def test_cache_limit_is_divided_by_the_number_of_processes(monkeypatch):
     monkeypatch.setattr("hcml_lightning.data.frame_cache.usable_memory", lambda: 4096)
     assert [FrameCache().limit, FrameCache(processes=4).limit] == [2048, 512]
 
@@ -790,12 +790,12 @@ def test_processes_share_the_memory(monkeypatch):
         ({"frame_stride": "spreadd"}, "frame_stride must be a whole number"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused_at_once(wrong, message, synthetic_root):
+def test_settings_of_wrong_type_or_choice_are_refused(wrong, message, synthetic_root):
     with pytest.raises(ValueError, match=message):
         make("ucf101", synthetic_root("ucf101"), **wrong)
 
 
-def test_a_data_module_in_use_goes_to_another_process(synthetic_root):
+def test_data_module_can_be_pickled_after_setup(synthetic_root):
     data = make("ucf101", synthetic_root("ucf101"))
     data.setup("fit")
     first = next(iter(data.train_dataloader()))
@@ -803,7 +803,7 @@ def test_a_data_module_in_use_goes_to_another_process(synthetic_root):
     assert torch.equal(next(iter(again.train_dataloader()))["video"], first["video"])
 
 
-def test_a_test_leaves_the_next_training_whole(synthetic_root, monkeypatch):
+def test_loader_state_is_restored_in_fit_but_not_in_test(synthetic_root, monkeypatch):
     data = make("ucf101", synthetic_root("ucf101"))
     data.setup("fit")
     loader = data.train_dataloader()
@@ -824,7 +824,7 @@ def classes_of_ucf101(root: Path) -> None:
     (root / "ucfTrainTestlist" / "classInd.txt").write_text("".join(lines))
 
 
-def test_classes_are_in_the_order_of_their_numbers(tmp_path):
+def test_classes_are_ordered_by_their_numbers(tmp_path):
     classes_of_ucf101(tmp_path)
     expected = [f"C{number:02d}" for number in range(1, 12)]
     assert UCF101DataModule(tmp_path).class_names == expected
@@ -833,14 +833,14 @@ def test_classes_are_in_the_order_of_their_numbers(tmp_path):
     assert SomethingDataModule(tmp_path).class_names == list(numbers)
 
 
-def test_names_of_ucf101_may_hold_spaces(tmp_path):
+def test_ucf101_file_names_may_contain_spaces(tmp_path):
     classes_of_ucf101(tmp_path)
     (tmp_path / "ucfTrainTestlist" / "trainlist01.txt").write_text("C01/my video 2.avi 1\n")
     (record,) = UCF101DataModule(tmp_path).records("train")
     assert record.video_id == "my video 2"
 
 
-def test_of_kinetics_the_clip_goes_before_the_video_and_its_split_before_others(tmp_path):
+def test_kinetics_prefers_clips_and_the_folder_of_their_split(tmp_path):
     header = "label,youtube_id,time_start,time_end,split,is_cc\n"
     (tmp_path / "train.csv").write_text(f"{header}a,x,10,20,train,1\n")
     (tmp_path / "val.csv").write_text(f"{header}a,y,10,20,val,1\n")
@@ -855,7 +855,7 @@ def test_of_kinetics_the_clip_goes_before_the_video_and_its_split_before_others(
     assert data.records("val")[0].path == str(tmp_path / "val/a/y_000010_000020.mp4")
 
 
-def test_the_share_of_validation_is_the_one_that_was_asked_for(tmp_path):
+def test_val_fraction_sets_the_share_of_validation_videos(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         for number in range(40):
@@ -868,13 +868,13 @@ def test_the_share_of_validation_is_the_one_that_was_asked_for(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["", "annotations", "labels"])
-def test_lists_may_lie_in_folders_of_their_own(folder, tmp_path):
+def test_lists_are_found_in_their_own_folders(folder, tmp_path):
     (tmp_path / folder).mkdir(exist_ok=True)
     (tmp_path / folder / "train.csv").touch()
     assert find_list(str(tmp_path), ["train.csv"], "a list") == tmp_path / folder / "train.csv"
 
 
-def test_all_videos_count_in_the_memory_that_they_take(tmp_path):
+def test_cache_limit_counts_all_probed_videos(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
         Image.new("RGB", (16, 16)).save(tmp_path / name / "1.png")
@@ -884,7 +884,7 @@ def test_all_videos_count_in_the_memory_that_they_take(tmp_path):
         cache.probe(str(tmp_path / "b"))
 
 
-def test_the_memory_is_shared_by_the_processes_of_the_machine(tmp_path, monkeypatch):
+def test_cache_is_told_the_number_of_processes_of_the_machine(tmp_path, monkeypatch):
     classes_of_ucf101(tmp_path)
     asked = []
     monkeypatch.setattr(datamodule, "FrameCache", asked.append)

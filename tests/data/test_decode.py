@@ -91,7 +91,7 @@ def packed_avi(path: Path, num_frames: int) -> Path:
 
 
 def cut_mp4(path: Path, num_frames: int) -> Path:
-    """Cut by copying packets, as `ffmpeg -ss … -c copy`: an edit list hides the frames that are there for others."""
+    """Cut by copying packets, as `ffmpeg -ss … -c copy`: an edit list hides the frames kept only to decode others."""
     hidden = 7
     whole = path.with_suffix(".whole.mp4")
     encode(whole, "libx264", hidden + num_frames, first=-hidden, bf="2", g="300")
@@ -137,7 +137,7 @@ def coded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def read_all(path: Path) -> np.ndarray:
-    """The slow twin: decode everything, convert each frame on its own."""
+    """The slow reference: decode everything, convert each frame on its own."""
     with av.open(str(path)) as container:
         return np.stack([f.to_ndarray(format="rgb24") for f in container.decode(video=0)])
 
@@ -162,7 +162,7 @@ def test_numbers_may_be_unordered_and_repeated(coded, name):
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != "frames"])
-def test_pixels_match_the_slow_twin(coded, name):
+def test_pixels_equal_those_of_a_full_decode(coded, name):
     numbers = list(range(7, 45, 3))
     frames = read_frames(str(coded[name]), numbers)
     assert frames.dtype == torch.uint8
@@ -188,7 +188,7 @@ def test_a_number_out_of_range_is_refused(coded, name, number):
 
 
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != "frames"])
-def test_the_content_of_a_file_gives_what_its_path_gives(coded, name):
+def test_bytes_and_open_files_are_read_like_paths(coded, name):
     content, numbers = coded[name].read_bytes(), [50, 3, 3, 41]
     expected = read_frames(coded[name], numbers)
     stored = examine(str(coded[name])).stored()
@@ -198,7 +198,7 @@ def test_the_content_of_a_file_gives_what_its_path_gives(coded, name):
     with coded[name].open("rb") as file:
         assert probe(file) == probe(coded[name])
         assert torch.equal(read_frames(file, numbers), expected)
-    # What is known of another file is not believed.
+    # A stored index of another file is ignored.
     other = replace(stored, size=stored.size + 1, index="0;;0;0;0;0")
     assert torch.equal(read_frames(content, numbers, other), expected)
 
@@ -219,7 +219,7 @@ def test_content_that_is_no_video_is_named_by_its_length(content, what):
         probe(io.BytesIO(content))
 
 
-def test_half_a_content_is_named(coded):
+def test_truncated_bytes_are_named(coded):
     with pytest.raises(VideoError, match=r"given as .* bytes: .*cut short"):
         probe(half(coded["h264.mp4"]))
     with pytest.raises(VideoError, match=r"given as .* bytes: frame 60 was asked for"):
@@ -231,7 +231,7 @@ def test_flipped_bits_in_vp9_are_found(coded, tmp_path):
     truth, found = read_all(coded["vp9.webm"]).astype(int), []
     for _ in range(12):
         content = bytearray(whole)
-        # Behind the headers, and before the index at the end.
+        # After the headers, and before the index at the end.
         content[draw.randrange(1000, len(whole) - 600)] ^= 1 << draw.randrange(8)
         path = tmp_path / "flipped.webm"
         path.write_bytes(content)
@@ -244,7 +244,7 @@ def test_flipped_bits_in_vp9_are_found(coded, tmp_path):
     assert "WRONG" not in found
 
 
-def test_a_file_that_is_written_anew_is_read_anew(tmp_path):
+def test_rewritten_file_is_read_afresh(tmp_path):
     path = encode(tmp_path / "video.mp4", "libx264", 10)
     assert probe(path).num_frames == 10
     encode(path, "libx264", 20)
@@ -318,7 +318,7 @@ def test_files_cut_in_half_are_named(coded, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "no_b_frames.avi", "h264.mkv"])
-def test_damage_inside_is_found_where_it_is_read(coded, tmp_path, name):
+def test_damage_inside_a_file_is_found_by_check_and_read(coded, tmp_path, name):
     data = bytearray(coded[name].read_bytes())
     middle, noise = len(data) * 3 // 5, random.Random(0).randbytes(300)
     data[middle : middle + len(noise)] = noise
@@ -330,7 +330,7 @@ def test_damage_inside_is_found_where_it_is_read(coded, tmp_path, name):
         read_frames(path, range(NUM_FRAMES))
 
 
-def test_folders_of_images_are_sorted_by_number_and_other_files_are_ignored(tmp_path):
+def test_images_are_sorted_by_number_and_other_files_are_ignored(tmp_path):
     folder = jpeg_folder(tmp_path / "frames", 12)
     assert numbers_of(read_frames(folder, [1, 9, 10])) == [1, 9, 10]
 
@@ -367,7 +367,7 @@ def test_images_of_16_bits_keep_their_range(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_photographs_are_turned_as_their_camera_was_held(tmp_path: Path, orientation: int):
+def test_images_are_turned_by_their_exif_orientation(tmp_path: Path, orientation: int):
     note = Image.Exif()
     note[ExifTags.Base.Orientation] = orientation
     image = Image.fromarray(paint(3)[:48, :64])
@@ -380,12 +380,12 @@ def test_photographs_are_turned_as_their_camera_was_held(tmp_path: Path, orienta
     assert (info.height, info.width) == frames.shape[1:3]
 
 
-def test_a_photograph_whose_note_is_damaged_is_read_as_it_is_stored(tmp_path: Path):
+def test_image_with_damaged_exif_orientation_is_not_turned(tmp_path: Path):
     note = Image.Exif()
     note[ExifTags.Base.Orientation] = 6
     content = io.BytesIO()
     Image.fromarray(paint(3)[:48, :64]).save(content, "jpeg", exif=note)
-    # The number of entries says one, and the entry is another's.
+    # The orientation is a short integer; here its entry claims to be text.
     damaged = content.getvalue().replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")
     assert damaged != content.getvalue()
     (tmp_path / "1.jpg").write_bytes(damaged)
@@ -405,7 +405,7 @@ def test_a_photograph_whose_note_is_damaged_is_read_as_it_is_stored(tmp_path: Pa
         ((0, -1, -1, 0), lambda image: image[::-1, ::-1].transpose(1, 0, 2)),
     ],
 )
-def test_frames_are_turned_and_mirrored_as_they_are_displayed(matrix, displayed, tmp_path):
+def test_frames_are_turned_and_mirrored_by_the_display_matrix(matrix, displayed, tmp_path):
     file = tmp_path / "video.mp4"
     with av.open(str(file), "w") as container:
         stream = container.add_stream("libx264", rate=25, options={"qp": "0"})
@@ -427,7 +427,7 @@ def test_frames_are_turned_and_mirrored_as_they_are_displayed(matrix, displayed,
         np.testing.assert_array_equal(seen, displayed(image))
 
 
-def test_images_are_in_the_order_of_their_last_number(tmp_path):
+def test_images_are_ordered_by_the_last_number_of_their_names(tmp_path):
     for number in range(1, 12):
         Image.new("RGB", (16, 16), (number * 20,) * 3).save(tmp_path / f"clip7_{number}.png")
     frames = read_frames(str(tmp_path), range(11))

@@ -1,4 +1,4 @@
-"""Genuine files of every dataset, through the data module of their dataset; skipped where they are missing."""
+"""Genuine files of every dataset, read by its data module; skipped where they are missing."""
 
 import importlib
 import json
@@ -56,7 +56,7 @@ def genuine_videos(clips: Path) -> list[Path]:
     return sorted(p for p in clips.rglob("*") if p.suffix in suffixes and p.parent.name != "bad")
 
 
-def test_frames_are_those_of_a_full_decode(clips):
+def test_frames_equal_those_of_a_full_decode(clips):
     videos = genuine_videos(clips)
     assert len(videos) >= 24
     rng = np.random.default_rng(0)
@@ -84,7 +84,7 @@ def test_frames_are_those_of_a_full_decode(clips):
         ("text_as_video.mp4", "text, not a video"),
     ],
 )
-def test_every_bad_file_is_named_with_what_is_wrong(clips, name, what):
+def test_bad_file_is_named_with_its_fault(clips, name, what):
     path = clips / "bad" / name
     with pytest.raises(VideoError, match=rf"{name}: .*{what}"):
         check_video(path)
@@ -92,7 +92,7 @@ def test_every_bad_file_is_named_with_what_is_wrong(clips, name, what):
         read_frames(path, range(probe(path).num_frames))
 
 
-def test_all_kinds_of_files_as_one_dataset(clips, tmp_path, monkeypatch, repository):
+def test_good_and_bad_files_are_told_apart_in_one_dataset(clips, tmp_path, monkeypatch, repository):
     monkeypatch.syspath_prepend(str(repository / "benchmarks"))
     found = Counter(importlib.import_module("genuine").as_one(clips, tmp_path, most=2))
     good = found["check, good file", "good"]
@@ -114,7 +114,7 @@ def test_all_kinds_of_files_as_one_dataset(clips, tmp_path, monkeypatch, reposit
     )
 
 
-def test_ucf101(clips, tmp_path):
+def test_ucf101_loads_genuine_files_with_their_labels(clips, tmp_path):
     (tmp_path / "ucfTrainTestlist").mkdir()
     (tmp_path / "videos").symlink_to(clips / "ucf101")
     here = {p.name for p in clips.glob("ucf101/*/*.avi")}
@@ -148,7 +148,7 @@ def test_all_official_ucf101_lists_are_read(clips, tmp_path):
         assert {record.label for record in data.records("train")} == set(range(101))
 
 
-def test_kinetics(clips, tmp_path):
+def test_kinetics_loads_genuine_files_and_reports_missing_ones(clips, tmp_path):
     lists = clips / "annotations" / "kinetics400"
     (tmp_path / "val").mkdir()
     here = ("R6llTwEh07w", "SOX5yA1l24A")
@@ -177,7 +177,7 @@ def test_the_kinetics_test_list_has_no_labels(clips, tmp_path):
     assert records[0].path == str(tmp_path / "--6bJUbfpnQ_000017_000027.mp4")
 
 
-def test_something_v2(clips, tmp_path):
+def test_something_v2_loads_genuine_files_and_lists(clips, tmp_path):
     lists = clips / "annotations" / "something-something-v2"
     shutil.copy(lists / "something-something-v2-labels.json", tmp_path)
     shutil.copy(
@@ -198,7 +198,7 @@ def test_something_v2(clips, tmp_path):
     assert [batch["label"].item() for batch in found] == [57, 57]
 
 
-def test_something_v1(clips, tmp_path):
+def test_something_v1_loads_genuine_frames_and_labels(clips, tmp_path):
     labels = clips / "annotations" / "something-something-v1" / "label_map.txt"
     shutil.copy(labels, tmp_path / "something-something-v1-labels.csv")
     for side in ("train", "validation"):
@@ -214,7 +214,7 @@ def test_something_v1(clips, tmp_path):
     assert probe(clips / "something-something-frames" / "22983").num_frames == 64
 
 
-def test_jester_has_the_lists_of_something_v1(clips, tmp_path):
+def test_jester_lists_are_read_as_something_v1(clips, tmp_path):
     lists = clips / "annotations" / "jester-v1"
     shutil.copy(lists / "jester-v1-labels.csv", tmp_path / "something-something-v1-labels.csv")
     shutil.copy(
@@ -228,14 +228,14 @@ def test_jester_has_the_lists_of_something_v1(clips, tmp_path):
     assert mirrored["Turning Hand Clockwise"] == "Turning Hand Counterclockwise"
 
 
-def test_class_folders(clips):
+def test_class_folders_load_genuine_files(clips):
     data = VideoFolderDataModule(str(clips / "hmdb51"), **SMALL)
     assert data.class_names == ["climb", "wave"]
     found = load(data, "train", "val", "test")
     assert len(found) >= 3
 
 
-def test_predict_any_file(clips):
+def test_predict_paths_accept_files_frames_and_folders(clips):
     paths = [clips / "jester" / "25063.mp4", clips / "something-something-frames", clips / "hmdb51"]
     data = VideoFolderDataModule("none", predict_paths=[str(path) for path in paths], **SMALL)
     found = load(data, "predict")
@@ -244,7 +244,7 @@ def test_predict_any_file(clips):
 
 
 @pytest.mark.parametrize("name", ["utdmhad_depth27", "ucf101_6"])
-def test_small_motion_sets(shared_data, name):
+def test_small_motion_sets_load_with_their_mirror_classes(shared_data, name):
     data = UCF101DataModule(
         str(shared_data / "motion" / name), **(SMALL | {"flip": "mirror", "frame_stride": "spread"})
     )

@@ -1,4 +1,4 @@
-"""An epoch that is cut off goes on with the next batch, and ranks share an evaluation without counting twice."""
+"""An interrupted epoch resumes with the next batch, and ranks share an evaluation without counting twice."""
 
 import subprocess
 import sys
@@ -38,11 +38,11 @@ def make(root: Path, num_workers: int = 0, **changes) -> UCF101DataModule:
 
 
 class Stop(Exception):
-    """The end of a run without a goodbye."""
+    """Ends a run abruptly."""
 
 
 class Recorder(pl.LightningModule):
-    """Trains one number; remembers the batches, as epoch and what is in them."""
+    """Trains one number; records epoch, videos and a checksum of every batch."""
 
     def __init__(self, stop_at: int = -1) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Recorder(pl.LightningModule):
     def training_step(self, batch, batch_idx):
         if self.global_step == self.stop_at:
             raise Stop
-        # The pixels say which frames, and which crop of them.
+        # The checksum of the pixels tells frames and crops apart.
         pixels = batch["video"].long()
         places = torch.arange(pixels.numel()).reshape(pixels.shape) % 10_007
         content = int((pixels * places).sum())
@@ -100,9 +100,7 @@ def run(root: Path, folder: Path, stop_at: int = -1, resume: bool = False, **set
         (7, {"val_check_interval": 2, "every": 0}),
     ],
 )
-def test_a_run_that_is_cut_off_goes_on_with_the_next_batch(
-    synthetic_root, tmp_path, stop_at, settings
-):
+def test_interrupted_run_resumes_with_the_next_batch(synthetic_root, tmp_path, stop_at, settings):
     root = synthetic_root("ucf101")
     expected = run(root, tmp_path / "whole", **settings)
     per_epoch = settings.get("limit_train_batches", 4)
@@ -119,14 +117,14 @@ def test_a_run_that_is_cut_off_goes_on_with_the_next_batch(
 
 
 class Scheduled(Recorder):
-    """Asks how long training is, as a schedule does, before the Trainer has read the checkpoint to its end."""
+    """Asks how long training is, as a schedule does, before the Trainer has restored the whole checkpoint."""
 
     def configure_optimizers(self):
         assert self.trainer.estimated_stepping_batches == 12
         return super().configure_optimizers()
 
 
-def test_a_loader_without_its_data_module_goes_on_with_the_next_batch_too(synthetic_root, tmp_path):
+def test_loader_without_its_data_module_resumes_with_the_next_batch(synthetic_root, tmp_path):
     def seen(stop_at: int = -1, ckpt_path: Path | None = None) -> list:
         save = ModelCheckpoint(dirpath=tmp_path, save_last=True, every_n_train_steps=1)
         model, data = Scheduled(stop_at), make(synthetic_root("ucf101"))
@@ -154,7 +152,7 @@ def test_a_loader_of_one_process_is_refused_by_two(synthetic_root, monkeypatch):
         iter(sampler)
 
 
-def test_another_batch_size_on_resuming_is_warned_of(synthetic_root):
+def test_resuming_with_another_batch_size_warns(synthetic_root):
     data = make(synthetic_root("ucf101"))
     data.setup("fit")
     loader = data.train_dataloader()
@@ -174,7 +172,7 @@ def test_another_batch_size_on_resuming_is_warned_of(synthetic_root):
 
 
 @pytest.mark.parametrize(("videos", "ranks"), [(8, 1), (8, 2), (8, 3), (7, 4), (2, 3), (1, 4)])
-def test_each_video_comes_to_one_rank(videos, ranks):
+def test_each_evaluation_video_goes_to_one_rank(videos, ranks):
     shares = [list(EvaluationSampler(range(videos), ranks, rank)) for rank in range(ranks)]
     assert all(shares)
     together = sorted(index for share in shares for index in share)
@@ -195,7 +193,7 @@ class Counter(pl.LightningModule):
         self.accuracy = VideoAccuracy()
 
     def test_step(self, batch, batch_idx):
-        # Right for videos of even index alone.
+        # Right only for videos of even index.
         scores = torch.nn.functional.one_hot((batch["label"] + batch["index"] % 2) % 8, 8).float()
         self.accuracy.update(scores, batch["label"], batch["index"])
         self.log("test/top1", self.accuracy)
@@ -230,7 +228,7 @@ def test_two_ranks_count_each_video_once(synthetic_root, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*overfit")
 def test_a_trainer_may_overfit_a_few_batches(synthetic_root, tmp_path):
-    """It puts a sampler of its own into the loader, which has no epochs to go on with."""
+    """Lightning then puts its own sampler into the loader, which has no epochs to resume."""
     seen: list[list[str]] = []
 
     class Record(pl.Callback):
@@ -251,14 +249,14 @@ def test_a_trainer_may_overfit_a_few_batches(synthetic_root, tmp_path):
     assert list(tmp_path.rglob("*.ckpt"))
 
 
-def test_ranks_have_shares_of_one_size_and_no_video_in_common():
+def test_training_shares_of_ranks_are_disjoint_and_of_equal_size():
     first, second = ([i for _, i in EpochSampler(range(7), 0, 2, rank)] for rank in (0, 1))
     assert len(first) == len(second) == 3
     assert len({*first, *second}) == 6
 
 
-def test_an_epoch_of_another_seed_is_said_aloud():
-    # Samples are asked for by epoch and index.
+def test_resuming_an_epoch_with_another_seed_warns():
+    # The sampler asks for samples by (epoch, index).
     videos = {(0, index): index for index in range(8)}
     loader = ResumableLoader(videos, sampler=EpochSampler(videos, 0), batch_size=2, collate_fn=list)
     loader.load_state_dict(loader.state_dict() | {"batches": 1, "seed": 1})
@@ -268,7 +266,7 @@ def test_an_epoch_of_another_seed_is_said_aloud():
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_a_video_from_the_end_keeps_its_index(split, synthetic_root):
+def test_sample_at_a_negative_index_has_its_own_index(split, synthetic_root):
     data = make(synthetic_root("ucf101"))
     data.setup("fit")
     dataset = data.dataset(split)

@@ -1,4 +1,4 @@
-"""What a manifest keeps is what is in the files, and only for as long as they stay the same."""
+"""A manifest describes its files correctly, and is believed only while they stay the same."""
 
 import csv
 import os
@@ -41,7 +41,7 @@ def row_of(path: str, root: Path, **changes) -> ManifestRow:
 
 
 @pytest.mark.parametrize("layout", SUFFIXES)
-def test_a_stored_index_is_the_index(synthetic_root, layout):
+def test_stored_index_equals_the_original(synthetic_root, layout):
     path = video_of(synthetic_root(layout))
     index = index_video(path)
     again = unpack_index(pack_index(index), index.info)
@@ -50,7 +50,7 @@ def test_a_stored_index_is_the_index(synthetic_root, layout):
     assert (index.rotation, index.sequential) == (again.rotation, again.sequential)
 
 
-def test_odd_indices_are_stored_too():
+def test_unusual_index_survives_storage():
     info = VideoInfo(3, 0.0, 8, 8)
     index = VideoIndex(info, np.array([-7, 0, 9]), {5: 0, -1: 9}, (), 3, True)
     again = unpack_index(pack_index(index), info)
@@ -60,7 +60,7 @@ def test_odd_indices_are_stored_too():
 
 
 @pytest.mark.parametrize("layout", SUFFIXES)
-def test_frames_by_a_stored_index_are_the_same_without_a_pass(synthetic_root, layout, monkeypatch):
+def test_stored_index_gives_the_same_frames_without_a_scan(synthetic_root, layout, monkeypatch):
     path = video_of(synthetic_root(layout))
     size, modified = state_of(path)
     index = index_video(path)
@@ -86,7 +86,7 @@ def test_a_stored_index_is_not_used_for_a_file_that_changed(synthetic_root, tmp_
     assert find_index(path, stored).info == index_video(str(second)).info
 
 
-def test_rows_come_back_as_they_were(tmp_path):
+def test_rows_survive_writing_and_reading(tmp_path):
     rows = [
         ManifestRow('a "b", c\r', "x/ü.mp4", "pull, push", 5, 6, VideoInfo(3, 29.97002997, 4, 5)),
         ManifestRow("gone", "y.avi", "", error="there is no such file"),
@@ -101,7 +101,7 @@ def test_rows_come_back_as_they_were(tmp_path):
 
 def test_images_whose_names_are_no_utf8_have_a_digest(tmp_path):
     (tmp_path / "ü.jpg").write_bytes(b"picture")
-    # As it has always been, so that what is in manifests holds.
+    # This digest must never change: existing manifests contain it.
     assert digest_of(str(tmp_path)) == "bde0a0a20f3215b83def927d908a681e"
     (tmp_path / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"another")
     assert len(digest_of(str(tmp_path))) == 32
@@ -110,7 +110,7 @@ def test_images_whose_names_are_no_utf8_have_a_digest(tmp_path):
 @pytest.mark.parametrize(
     "content", ["", "id,path\n", "{}", "HEADER\nx,y\n", "HEADER\n" + ",".join("abcdefghijkl")]
 )
-def test_what_is_no_manifest_is_named(tmp_path, content):
+def test_file_that_is_no_manifest_is_named(tmp_path, content):
     write_manifest(tmp_path / "m.csv", [])
     header = (tmp_path / "m.csv").read_text().strip()
     (tmp_path / "m.csv").write_text(content.replace("HEADER", header))
@@ -118,7 +118,7 @@ def test_what_is_no_manifest_is_named(tmp_path, content):
         read_manifest(tmp_path / "m.csv")
 
 
-def test_a_change_of_size_or_time_is_seen(synthetic_root, tmp_path):
+def test_change_of_size_or_time_is_noticed(synthetic_root, tmp_path):
     path = str(shutil.copy(video_of(synthetic_root("ucf101")), tmp_path / "v.avi"))
     row = row_of(path, tmp_path)
     assert is_current(row, path)
@@ -148,7 +148,7 @@ class TestUsable:
     def usable(self, records: list[VideoRecord], root: Path, on_error: str = "raise"):
         return usable_records(str(root), "val", records, on_error, probe_unknown=True)
 
-    def test_no_video_is_opened_that_the_manifest_knows(self, records, tmp_path, monkeypatch):
+    def test_videos_in_the_manifest_are_not_opened(self, records, tmp_path, monkeypatch):
         self.write(records, tmp_path / "ucf101")
         monkeypatch.setattr("hcml_lightning.data.usable.probe", None)
         found = self.usable(records, tmp_path / "ucf101")
@@ -163,7 +163,7 @@ class TestUsable:
         with pytest.warns(UserWarning, match="cut in half"):
             assert len(self.usable(records, tmp_path / "ucf101", "skip")) == 7
 
-    def test_a_video_that_changed_is_looked_at_anew(self, records, tmp_path):
+    def test_manifest_row_of_a_changed_video_is_ignored(self, records, tmp_path):
         self.write(records, tmp_path / "ucf101", error="cut in half", info=None)
         os.utime(records[0].path)
         with pytest.warns(UserWarning, match=r"does not know 1 of 8 videos of the val .*g01_c01"):
@@ -171,7 +171,7 @@ class TestUsable:
         assert len(found) == 8
         assert found[0].stored is None
 
-    def test_the_data_module_uses_it(self, records, tmp_path):
+    def test_data_module_uses_the_manifest(self, records, tmp_path):
         root = tmp_path / "ucf101"
         size = {"clip_length": 4, "short_side": (40, 48), "crop_size": 32, "num_workers": 0}
         plain = UCF101DataModule(str(root), flip="none", **size)
@@ -184,14 +184,14 @@ class TestUsable:
         assert all(torch.equal(quick.dataset("val")[i].video, expected[i]) for i in range(8))
 
 
-def test_the_columns_are_those_that_are_documented(tmp_path):
+def test_manifest_has_the_documented_columns(tmp_path):
     write_manifest(tmp_path / "m.csv", [ManifestRow("a", "b", "c")])
     with (tmp_path / "m.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert {"id", "path", "label", "frames", "fps", "width", "height", "bytes", "error"} <= set(row)
 
 
-def test_an_older_file_is_another_file(tmp_path):
+def test_file_with_an_older_time_is_not_current(tmp_path):
     file = tmp_path / "v.avi"
     file.write_bytes(b"x")
     size, modified = state_of(str(file))

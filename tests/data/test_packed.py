@@ -13,7 +13,7 @@ RECORDS = [VideoRecord(f"videos/{i:05d}.mp4", i % 7, str(i)) for i in range(50_0
 
 
 @pytest.mark.parametrize("entries", [[], [None], ["", "a", "bc"], RECORDS[:5]])
-def test_the_same_as_a_list(entries):
+def test_packed_list_behaves_like_a_list(entries):
     packed = PackedList(entries)
     assert len(packed) == len(entries)
     assert list(packed) == entries
@@ -27,13 +27,13 @@ def test_the_same_as_a_list(entries):
 
 
 def _own_memory() -> int:
-    """Memory in kB that this process alone has, having written to it."""
+    """Memory in kB that this process alone holds, because it has written to it."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty"))
 
 
 def _copied_by_a_worker(records) -> int:
-    """What a forked process comes to have for itself, in kB, by reading all records."""
+    """Memory in kB that a forked process copies by reading all records."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -52,12 +52,12 @@ def test_spread_takes_one_frame_of_each_segment(num_frames, clip_length):
         assert set(drawn.ravel()) == set(range(num_frames))
 
 
-def test_a_short_video_stands_still_at_its_end():
+def test_clip_of_a_short_video_repeats_the_last_frame():
     assert uniform(5, 4, 2, 1) == [[0, 2, 4, 4]]
     assert uniform(1, 4, 2, 2) == [[0, 0, 0, 0]] * 2
 
 
-def test_clips_of_a_test_differ_where_the_video_is_longer():
+def test_clips_of_a_long_video_differ():
     clips = clip_frames(100, 8, "spread", num_clips=4)
     assert len({tuple(clip) for clip in clips}) == 4
     assert len({tuple(clip) for clip in clip_frames(100, 8, 2, num_clips=4)}) == 4

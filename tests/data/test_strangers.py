@@ -1,4 +1,4 @@
-"""Datasets of strangers: lists that are no lists, names and links that lead outside, files that are traps."""
+"""Untrusted datasets: malformed lists, names and links that lead outside, files that are traps."""
 
 import json
 import os
@@ -27,7 +27,7 @@ HEAD = "label,youtube_id,time_start,time_end,split,is_cc\n"
 
 @pytest.fixture
 def ucf(synthetic_root: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A dataset whose lists may be changed; its videos are there by a link, as on clusters."""
+    """A dataset whose lists may be changed; its videos are linked, as on clusters."""
     root = tmp_path / "ucf"
     root.mkdir()
     (root / "videos").symlink_to(synthetic_root("ucf101") / "videos")
@@ -48,7 +48,7 @@ def rewrite(root: Path, change: Callable[[bytes], bytes]) -> None:
         lambda text: text.replace(b"\n", b"\r"),
         lambda text: b"\xef\xbb\xbf\r\n" + text.replace(b"\n", b" \r\n\r\n") + b"\r\n",
     ],
-    ids=["BOM", "CRLF", "CR", "all, and empty lines"],
+    ids=["BOM", "CRLF", "CR", "all and empty lines"],
 )
 def test_line_ends_and_byte_order_marks_change_nothing(ucf, change):
     before = UCF101DataModule(str(ucf))
@@ -58,7 +58,7 @@ def test_line_ends_and_byte_order_marks_change_nothing(ucf, change):
     assert (after.class_names, after.records("train")) == (before.class_names, records)
 
 
-def test_kinetics_with_a_byte_order_mark(tmp_path):
+def test_kinetics_list_may_begin_with_a_byte_order_mark(tmp_path):
     (tmp_path / "train.csv").write_text("\ufeff" + HEAD + '"a, b",id,1,2,train,0\r\n')
     assert KineticsDataModule(str(tmp_path)).class_names == ["a, b"]
 
@@ -72,14 +72,14 @@ def test_kinetics_with_a_byte_order_mark(tmp_path):
         (b"a\n" + b"x" * 10_000_000, "line 2: has 10000000 characters"),
     ],
 )
-def test_what_is_no_list_is_named(content, message, tmp_path):
+def test_malformed_list_is_named(content, message, tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"list\.txt.*{message}"):
         read_lines(path)
 
 
-def test_a_list_that_is_a_pipe_is_not_waited_for(tmp_path):
+def test_list_that_is_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "list.txt")
     with pytest.raises(ValueError, match="is no regular file"):
         read_lines(tmp_path / "list.txt")
@@ -89,13 +89,13 @@ def test_a_list_that_is_a_pipe_is_not_waited_for(tmp_path):
     ("text", "message"),
     [("{", "is no JSON"), ("[" * 100_000, "is no JSON"), ("[1]", "expected a mapping")],
 )
-def test_what_is_no_json_is_named(text, message, tmp_path):
+def test_malformed_json_is_named(text, message, tmp_path):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ValueError, match=rf"x\.json: {message}"):
         read_json(tmp_path / "x.json", dict)
 
 
-def test_a_cell_that_is_never_closed_is_named(tmp_path):
+def test_csv_with_an_unclosed_quote_is_named(tmp_path):
     (tmp_path / "x.csv").write_text('a,b\n1,"2\n' + "3,4\n" * 50_000)
     with pytest.raises(ValueError, match=r"x\.csv, line \d+: is no csv"):
         read_table(tmp_path / "x.csv", {"a", "b"})
@@ -105,17 +105,17 @@ LEADS_OUT = "leads out of the folder of the dataset"
 
 
 @pytest.mark.parametrize("name", ["../x.avi", "a/../../x.avi", "/etc/passwd", "..", "a/.."])
-def test_names_that_lead_outside(name):
+def test_names_that_lead_outside_are_refused(name):
     assert LEADS_OUT in what_is_wrong_with(name)
 
 
 @pytest.mark.parametrize("name", ["a..b/..c.avi", "...", "a/b c.avi", "x" * 255])
-def test_names_that_only_look_like_it(name):
+def test_names_that_only_seem_to_lead_outside_are_accepted(name):
     assert what_is_wrong_with(name) == ""
 
 
-def test_no_list_of_ucf_leads_outside(ucf, tmp_path):
-    """Neither by a file, nor by a class that is called like the folder above."""
+def test_ucf101_lists_cannot_lead_outside(ucf, tmp_path):
+    """Neither by the name of a file, nor by a class called `..`."""
     secret = tmp_path / "secret.avi"
     secret.write_bytes(b"")
     for classes, line in (
@@ -135,7 +135,7 @@ def test_no_list_of_ucf_leads_outside(ucf, tmp_path):
 
 
 @pytest.mark.parametrize("video", ["../../secret", "/etc/passwd"])
-def test_no_other_list_leads_outside(video, tmp_path):
+def test_something_and_kinetics_lists_cannot_lead_outside(video, tmp_path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "labels.json").write_text('{"up": "0"}')
     (tmp_path / "train.json").write_text(json.dumps([{"id": video, "template": "up"}]))
@@ -146,7 +146,7 @@ def test_no_other_list_leads_outside(video, tmp_path):
         KineticsDataModule(str(tmp_path)).records("train")
 
 
-def test_links_out_of_the_root_are_followed_only_if_the_user_does_not_forbid_it(ucf):
+def test_links_out_of_the_root_are_followed_unless_forbidden(ucf):
     UCF101DataModule(str(ucf), flip="none").setup("fit")
     data = UCF101DataModule(str(ucf), flip="none", follow_links=False)
     with pytest.raises(ValueError, match=r"8 links lead out .*videos/.* -> .*--data.follow_links"):
@@ -159,7 +159,7 @@ def test_links_out_of_the_root_are_followed_only_if_the_user_does_not_forbid_it(
         UCF101DataModule(str(ucf), follow_links=False)
 
 
-def test_links_within_the_root_are_no_links_outside(tmp_path):
+def test_links_within_the_root_do_not_lead_outside(tmp_path):
     (tmp_path / "root" / "a").mkdir(parents=True)
     real = tmp_path / "root" / "a" / "1.avi"
     real.write_bytes(b"")
@@ -169,18 +169,18 @@ def test_links_within_the_root_are_no_links_outside(tmp_path):
     (tmp_path / "root" / "a" / "3.png").symlink_to("/etc/passwd")
     root = str(tmp_path / "other")
     assert list(outside(root, [f"{root}/a/1.avi", f"{root}/2.avi"])) == []
-    # A picture in a folder of frames counts as well.
+    # A link among the images of a folder of frames counts as well.
     assert list(outside(root, [f"{root}/a"])) == [(f"{real.parent}/3.png", "/etc/passwd")]
 
 
-def test_a_link_to_the_folder_itself_ends(tmp_path):
+def test_link_to_a_parent_folder_does_not_loop(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "1.avi").write_bytes(b"")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
     assert list(walk_videos(tmp_path)) == [f"{tmp_path}/a/1.avi"]
 
 
-def test_a_linked_folder_is_not_walked_through_before_it_is_refused(tmp_path):
+def test_linked_folder_is_followed_by_default_and_refused_on_request(tmp_path):
     (tmp_path / "root" / "left").mkdir(parents=True)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "1.avi").write_bytes(b"")
@@ -195,7 +195,7 @@ def test_a_linked_folder_is_not_walked_through_before_it_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("names", [["a", "a"], [" "], ["a\0b"], ["\ud800"]])
-def test_what_is_no_name_of_a_class(names, tmp_path):
+def test_impossible_class_names_are_refused(names, tmp_path):
     with pytest.raises(ValueError, match="in the list of classes"):
         VideoFolderDataModule(str(tmp_path), class_names=names)
 
@@ -215,7 +215,7 @@ def a_video(path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["trap.mp4", "trap.avi", "trap.m3u8"])
 def test_a_playlist_reads_no_other_file(name, tmp_path):
-    """FFmpeg would open what the text names, wherever that is."""
+    """FFmpeg itself would open the files that the text names, wherever they are."""
     secret = a_video(tmp_path / "secret.ts")
     texts = {
         "concat": "ffconcat version 1.0\nfile secret.ts\n",
@@ -235,13 +235,13 @@ def test_a_playlist_reads_no_other_file(name, tmp_path):
     assert opened > 0, "FFmpeg itself would not fall for it"
 
 
-def test_a_name_like_an_address_is_that_of_a_file(tmp_path, monkeypatch):
+def test_file_name_like_a_url_is_read_as_a_file(tmp_path, monkeypatch):
     a_video(tmp_path / "x.mp4").rename(tmp_path / "pipe:x.mp4")
     monkeypatch.chdir(tmp_path)
     assert probe("pipe:x.mp4").num_frames == 4
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_pipe_in_place_of_a_video_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "x.mp4")
     with pytest.raises(VideoError, match="is a pipe"):
         probe(tmp_path / "x.mp4")
@@ -262,10 +262,10 @@ def test_a_picture_that_would_fill_the_memory_is_refused(tmp_path):
             probe(tmp_path)
 
 
-def test_a_program_under_the_name_of_a_picture_is_not_run(tmp_path):
+def test_postscript_named_like_an_image_is_refused(tmp_path):
     (tmp_path / "1.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n")
     with Image.open(tmp_path / "1.jpg") as image:
         assert image.format == "EPS", "Pillow itself would not take it for PostScript"
-    # By its first look, which for PostScript starts nothing yet.
+    # Pillow only opened it above, which for PostScript starts no program yet.
     with pytest.raises(VideoError, match="no JPEG or PNG"):
         probe(tmp_path)

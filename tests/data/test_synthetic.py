@@ -43,7 +43,7 @@ def warp_error(frames: torch.Tensor, flow: torch.Tensor, seen: torch.Tensor) -> 
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_frames_reproduce_along_the_true_flow(synthetic_root, layout):
+def test_true_flow_maps_each_frame_onto_the_next(synthetic_root, layout):
     videos = sorted(synthetic_root(layout).glob(LAYOUTS[layout]))
     assert len(videos) == 16
     for video in videos:
@@ -86,7 +86,7 @@ def test_flow_between_any_two_frames_is_exact(name):
         assert np.allclose(mean[0], -mean[1])
 
 
-def test_each_class_moves_as_it_is_called():
+def test_motion_of_each_class_matches_its_name():
     y, x = np.mgrid[:64, :64]
     for seed in range(8):
         for name in CLASSES:
@@ -104,7 +104,7 @@ def test_each_class_moves_as_it_is_called():
             assert 0.9 < np.hypot(u, v).mean() < 3.5
 
 
-def test_frames_without_order_say_nothing_about_the_class():
+def test_frames_without_order_do_not_reveal_the_class():
     """Ridge regression on what each frame shows, averaged over the frames, stays at chance (1/8)."""
     features, labels = [], []
     for label, name in enumerate(CLASSES):
@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
     assert not [name for name in first if Path(name).name.startswith(".")]
 
 
-def test_motion_lies_beside_the_video(synthetic_root):
+def test_true_motion_is_stored_beside_each_video(synthetic_root):
     for layout, pattern in LAYOUTS.items():
         for video in synthetic_root(layout).glob(pattern):
             assert motion_path(video).is_file()
@@ -160,12 +160,12 @@ def test_left_and_right_and_the_two_turns_are_mirror_classes():
     assert mirror_classes(list(CLASSES)) == {0: 1, 1: 0, 4: 5, 5: 4}
 
 
-def test_a_class_that_cannot_be_told_from_another_mirrors_none():
+def test_ambiguous_class_names_have_no_mirror_class():
     names = ["wave left", "WaveLeft", "wave right", "turn left", "turn right"]
     assert mirror_classes(names) == {3: 4, 4: 3}
 
 
-def test_what_cannot_be_written_is_refused(tmp_path):
+def test_unknown_layout_odd_size_or_unknown_class_is_refused(tmp_path):
     with pytest.raises(ValueError, match="layout must be one of ucf101"):
         write_synthetic(tmp_path, "imagenet")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="height=15"):
@@ -174,7 +174,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
         render("sideways", np.random.default_rng(0))
 
 
-def test_true_flow_over_two_frames_is_that_of_both(tmp_path):
+def test_true_flow_over_two_frames_is_the_sum_of_both_steps(tmp_path):
     write_synthetic(tmp_path, "folder", 1, 0, num_frames=5, height=32, width=32)
     video = tmp_path / "train" / "right" / "0000.mp4"
     one, two = (true_flow(video, [0, end])[0, 0] for end in (1, 2))

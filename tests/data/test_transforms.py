@@ -15,7 +15,7 @@ SOURCES = [(240, 320), (256, 340), (64, 64), (320, 240), (48, 64), (112, 150)]
 
 
 def slow_view(frames: torch.Tensor, view: View) -> torch.Tensor:
-    """The same picture frame by frame, in float64 and rounded at the end."""
+    """The same view frame by frame, in float64 and without rounding."""
     result = []
     for frame in frames:
         cut = frame[view.top : view.top + view.side, view.left : view.left + view.side]
@@ -33,7 +33,7 @@ def noise(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     "view", [View(3, 5, 30, 20), View(0, 0, 20, 33, True), View(1, 2, 9, 9, True)]
 )
-def test_frames_match_the_slow_twin(view):
+def test_frames_equal_a_float64_reference_up_to_rounding(view):
     frames = noise(2, 40, 50, 3)
     video = apply_view(frames, view)
     assert video.shape == (3, 2, view.size, view.size)
@@ -46,9 +46,7 @@ def test_frames_match_the_slow_twin(view):
 @pytest.mark.parametrize(
     ("short_side", "crop"), [((256, 320), 224), ((64, 72), 56), ((16, 16), 16)]
 )
-def test_random_views_lie_within_the_source_and_have_the_scales_asked_for(
-    height, width, short_side, crop
-):
+def test_random_views_lie_in_the_source_and_cover_the_scales(height, width, short_side, crop):
     rng = np.random.default_rng(0)
     views = [random_view(height, width, short_side, crop, True, rng) for _ in range(300)]
     for view in views:
@@ -72,7 +70,7 @@ def test_random_crops_reach_every_border():
 
 
 @pytest.mark.parametrize(("height", "width"), SOURCES)
-def test_even_views_go_from_end_to_end_of_the_longer_side(height, width):
+def test_even_views_span_the_longer_side(height, width):
     views = even_views(height, width, 256, 256, num_crops=3)
     side = min(height, width)
     assert [view.side for view in views] == [side] * 3
@@ -80,7 +78,7 @@ def test_even_views_go_from_end_to_end_of_the_longer_side(height, width):
     assert along == [0, (max(height, width) - side) // 2, max(height, width) - side]
 
 
-def test_crops_of_a_square_go_from_left_to_right():
+def test_even_views_of_a_square_go_from_left_to_right():
     views = even_views(64, 64, 64, 32, num_crops=3)
     assert [(view.top, view.left) for view in views] == [(16, 0), (16, 16), (16, 32)]
 
@@ -98,7 +96,7 @@ def test_one_view_is_centred():
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("size", [20, 40, 80])
-def test_flow_follows_the_frames(flip, size):
+def test_flow_is_transformed_like_the_frames(flip, size):
     # A plane of brightness that moves by (2, 1) pixels: I(x, y, t) = x - 2 t + 3 (y - t).
     y, x = torch.meshgrid(torch.arange(60.0), torch.arange(60.0), indexing="ij")
     view = View(6, 4, 40, size, flip)
@@ -118,7 +116,7 @@ def test_flow_follows_the_frames(flip, size):
     assert moved[0, 0, 0, 0].item() == pytest.approx(2 * size / 40 * (-1 if flip else 1))
 
 
-def test_all_frames_of_a_clip_get_one_view():
+def test_all_frames_of_a_clip_get_the_same_view():
     frames = noise(1, 40, 50, 3).expand(4, -1, -1, -1)
     video = apply_view(frames, View(2, 3, 31, 20, True))
     assert all(torch.equal(video[:, 0], video[:, t]) for t in range(4))

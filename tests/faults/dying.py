@@ -9,7 +9,7 @@ import torch
 
 
 class Dies(pl.Callback):
-    """The process of a rank is killed before its second batch.
+    """Kills the process of a rank before its second batch.
 
     Args:
         rank: of the process.
@@ -26,7 +26,7 @@ class Dies(pl.Callback):
 
 
 class Spoils(pl.Callback):
-    """The second batch of a rank is no picture.
+    """Fills the second batch of a rank with NaN.
 
     Args:
         rank: of the process.

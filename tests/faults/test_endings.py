@@ -1,4 +1,4 @@
-"""Whatever ends a stage, the run comes to the weights and numbers of one that nothing disturbed."""
+"""Whatever ends a stage, the resumed run has the weights and metrics of an undisturbed one."""
 
 import errno
 import multiprocessing
@@ -22,7 +22,7 @@ from hcml_lightning.tools.recipe.progressive import run_plan
 from hcml_lightning.tools.recipe.stage_folder import StageError
 from hcml_lightning.tools.stages import PAPER
 
-# What ends each stage at its second batch, start after start, and with which status.
+# What ends each stage at its second batch, one entry for each start, and with which status.
 ENDS: dict[str, list[tuple[signal.Signals | str, int]]] = {
     "flow": [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGUSR1, 128 + signal.SIGUSR1)],
     "contrast1": [(signal.SIGTERM, 128 + signal.SIGTERM)],
@@ -33,7 +33,7 @@ OF_THE_CLOCK = ("train/clips_per_second", "train/data_wait")
 
 
 class Forked:
-    """Runs commands in processes of their own, and ends those that are to meet an end."""
+    """Runs commands in forked processes, and ends those that ENDS names."""
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
@@ -61,7 +61,7 @@ class Forked:
 
 
 def end_with(end: signal.Signals | str) -> None:
-    """Let this process meet its end at its second batch."""
+    """End this process in the given way at its second batch."""
     proceed, seen = LastCheckpoint.on_train_batch_end, []
 
     def full(_: int) -> None:
@@ -81,7 +81,7 @@ def end_with(end: signal.Signals | str) -> None:
     LastCheckpoint.on_train_batch_end = meet  # type: ignore[method-assign,assignment]
 
 
-def test_whatever_ends_a_stage_the_result_is_the_same(
+def test_result_is_the_same_whatever_ends_a_stage(
     synthetic_root: Callable[[str], Path], tmp_path: Path
 ):
     words = [*TINY, f"--data.root={synthetic_root('ucf101')}", "--data.batch_size=2"]
@@ -99,7 +99,7 @@ def test_whatever_ends_a_stage_the_result_is_the_same(
     found = run_plan(plan, PAPER, tmp_path / "cut", launch)
 
     assert [s for s in launch.statuses if s] == ends
-    # Signals that ask, progressive answers with the status of the stage; what kills is a fault.
+    # After a signal that asks to stop, the status is that of the stage; a kill counts as a fault.
     assert told == [status if status > 128 else 1 for status in ends]
     assert not list(tmp_path.rglob("*.part"))
     for ours, theirs in zip(found, expected, strict=True):
@@ -116,7 +116,7 @@ def saved(path: Path, number: float) -> None:
     write_checkpoint(path, path.with_suffix(".new").read_bytes())
 
 
-def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Path):
+def test_broken_checkpoint_is_named_and_the_one_before_it_used(tmp_path: Path):
     path, random_, told = tmp_path / "last.ckpt", random.Random(0), list[str]()
     for number in (1.0, 2.0):
         saved(path, number)
@@ -131,26 +131,26 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_it_taken(tmp_path: Path
         changed = bytearray(whole)
         changed[random_.randrange(len(whole))] ^= 1 << random_.randrange(8)
         path.write_bytes(changed)
-        # Between the parts of the archive there is room that means nothing.
+        # Bytes between the parts of the archive mean nothing.
         if fault_of(path) is None:
             assert torch.equal(
                 torch.load(path, weights_only=True)["number"], torch.full((1000,), 2.0)
             )
-    # What is broken does not take the place of what is whole.
+    # A broken checkpoint does not replace the whole one before it.
     path.write_bytes(whole[:100])
     saved(path, 3.0)
     assert fault_of(path) is None
     assert torch.load(previous_of(path), weights_only=True)["number"][0] == 1
 
 
-def test_a_checkpoint_that_asks_for_more_than_data_is_not_called_damaged(tmp_path: Path):
+def test_checkpoint_that_needs_other_classes_is_not_called_damaged(tmp_path: Path):
     path, told = tmp_path / "last.ckpt", list[str]()
     torch.save({"root": Path("videos")}, path)
     assert newest_whole(path, told.append) is None
     assert re.search(r"it asks for pathlib\.\S*PosixPath, which is neither", told[0])
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_full_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "last.ckpt"
     saved(path, 1.0)
     before = path.read_bytes()

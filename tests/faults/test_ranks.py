@@ -1,4 +1,4 @@
-"""Two processes come to the losses, weights and numbers of one with the same batches."""
+"""Two processes reach the losses, weights and metrics of one with the same batches."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.faults.two_ranks import CASES, RANKS
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-# Of what training changed, in double precision: sums over processes are added in another order.
+# Relative to what training changed, in double precision: processes add sums in another order.
 TOLERANCE = 1e-5
 
 
@@ -26,7 +26,7 @@ TOLERANCE = 1e-5
 def both(
     synthetic_root: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> list[dict[str, Any]]:
-    """What the two ranks found in all cases."""
+    """The results of both ranks in all cases."""
     file = tmp_path_factory.mktemp("ranks") / "found"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -42,7 +42,7 @@ def both(
             "LOCAL_RANK": str(rank),
         }
         command = [sys.executable, two_ranks.__file__, str(synthetic_root("ucf101")), str(file)]
-        # Its own file, since two that write into one pipe may wait for whoever reads it.
+        # A file for each, since writing into a shared pipe may block until somebody reads it.
         with file.with_suffix(f".log{rank}").open("w") as log:
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     for rank, process in enumerate(processes):
@@ -58,7 +58,7 @@ def seed() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_ranks_do_what_one_does(
+def test_two_ranks_reach_the_metrics_losses_and_weights_of_one(
     case: str, both: list[dict[str, Any]], synthetic_root: Callable[[str], Path]
 ):
     first, second = (found[case] for found in both)
@@ -75,7 +75,7 @@ def test_two_ranks_do_what_one_does(
     parts = torch.tensor(alone["losses"]).view(steps, -1)
     assert together == pytest.approx(parts.mean(dim=1).tolist(), rel=1e-4)
 
-    # All weights in one: the gradient of a single bias may be next to nothing, and the rest of a large difference.
+    # All weights together: the gradient of a single bias may be almost zero, where large terms cancel.
     start, ours, theirs = (
         torch.cat(
             [v.flatten() for k, v in state.items() if v.is_floating_point() and "running" not in k]
@@ -108,10 +108,10 @@ def test_ranks_with_different_numbers_of_targets_gather_them_all(both: list[dict
         assert torch.equal(f["joined"][f["positive"]], f["own"])
 
 
-def test_counts_of_all_ranks_go_on(both: list[dict[str, Any]]):
+def test_training_counts_of_all_ranks_survive_a_resume(both: list[dict[str, Any]]):
     for found in (rank["counted"] for rank in both):
         assert found["accuracies"] == [1 / 2, 1 / 2]
-        # Those of two runs over all ranks, of which the second went on from the first.
+        # Counts of two runs over all ranks, of which the second resumed from the first.
         assert int(found["counts"]["tp"]) == 8
         assert int(found["counts"]["tp"] + found["counts"]["fn"]) == 16
 
@@ -133,7 +133,7 @@ def test_a_bad_batch_of_one_process_ends_the_run_and_is_named(
 ):
     status, said = train_on_two("Spoils", 1, synthetic_root("ucf101"), tmp_path)
     assert status != 0
-    # Through batch norm the first process has it too, and either may be the one that is seen to stop.
+    # Batch norm passes it on to the first process, and either may be the one that is seen to stop.
     messages = [line for line in said.splitlines() if "FlowTask level 0: train/" in line]
     assert messages, said
     for message in messages:
@@ -173,7 +173,7 @@ def train_on_two(fault: str, rank: int, root: Path, folder: Path) -> tuple[int, 
             stdout=file,
             stderr=file,
         )
-        # Whoever waits for a process that is no more would wait for half an hour.
+        # A process that waits for a dead one would wait for half an hour.
         status = process.wait(180)
     deadline = time.monotonic() + 30
     while alive(process.pid) and time.monotonic() < deadline:

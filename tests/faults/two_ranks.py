@@ -1,4 +1,4 @@
-"""One stage after another on two processes, or what must come to the same on one.
+"""One stage after another on two processes, or the equivalent on one.
 
 Run by test_ranks.py: `python two_ranks.py ROOT FILE`, on each of two ranks.
 """
@@ -42,7 +42,7 @@ CASES = {
 
 
 class Places(pl.Callback):
-    """Draws the places of a clip by the number of its video, so that it does not matter who has it.
+    """Draws the places of a clip by the number of its video, so that it does not matter which rank has it.
 
     Attributes:
         losses: of the training steps.
@@ -90,7 +90,7 @@ class Joined(UCF101DataModule):
 def loss_of_halves(
     predicted: torch.Tensor, targets: torch.Tensor, positive: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """What ranks that gather no negatives minimise together."""
+    """The loss that ranks without gathered negatives minimise together."""
     size = len(targets) // RANKS
     parts = []
     for rank, own in enumerate(targets.split(size)):
@@ -123,8 +123,8 @@ def run(case: str, root: str, ranks: int) -> dict[str, Any]:
         settings |= {"devices": ranks, "strategy": "ddp"}
     pl.seed_everything(0, verbose=False)
     task = make(**TINY, **arguments, lr=LR / ranks)
-    # A displacement that leaves a map of few cells altogether costs 0 everywhere. Without a bias it would stand at the
-    # kink of the ReLU behind, and how sums are rounded would decide about its gradient.
+    # A displacement that leaves a small map altogether has cost 0 everywhere. Without a bias it would lie at the kink
+    # of the ReLU that follows, and the rounding of sums would decide its gradient.
     for norm in (m for m in task.modules() if isinstance(m, torch.nn.BatchNorm2d)):
         torch.nn.init.constant_(norm.bias, 0.1)
     data = UCF101DataModule(root, batch_size=3, true_flow=make is FlowTask, **SMALL)
@@ -164,7 +164,7 @@ def gathered(rank: int) -> dict[str, Any]:
 
 
 def counted(rank: int) -> dict[str, Any]:
-    """An accuracy, and the same of a run that goes on from a checkpoint of it."""
+    """An accuracy, and that of a run resumed from its checkpoint."""
     accuracies: list[float] = []
     checkpoint: dict[str, Any] = {}
     for _ in range(2):

@@ -20,7 +20,7 @@ from hcml_lightning.losses import (
 def slow_loss(
     predicted: torch.Tensor, targets: torch.Tensor, positive: torch.Tensor, tau: float
 ) -> float:
-    """Eq. 2 as it is written, as a mean."""
+    """Eq. 2 literally, as a mean over predictions."""
 
     def sim(u: torch.Tensor, v: torch.Tensor) -> float:
         return float(u @ v / (u.norm() * v.norm()))
@@ -55,8 +55,10 @@ def test_gradient_reaches_predictions_only() -> None:
 
 @pytest.mark.parametrize("tau", [0.07, 0.005])
 @pytest.mark.parametrize("block", [1, 30, 1 << 20])
-def test_blocks_equal_the_whole(tau: float, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The slow twin: all similarities at once, and autograd."""
+def test_blockwise_loss_and_gradient_equal_the_full_softmax(
+    tau: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference computes all similarities at once and uses autograd."""
     monkeypatch.setattr("hcml_lightning.losses.contrastive.BLOCK", block)
     torch.manual_seed(0)
     predicted = torch.randn(23, 6, dtype=torch.float64, requires_grad=True)
@@ -70,19 +72,19 @@ def test_blocks_equal_the_whole(tau: float, block: int, monkeypatch: pytest.Monk
     torch.testing.assert_close(actual, expected)
 
 
-def test_a_gpu_is_given_few_and_large_blocks() -> None:
-    """Each is two dozen launches; at the paper's sizes there would be 54 of what a CPU likes."""
+def test_gpu_gets_few_large_blocks() -> None:
+    """A block is two dozen launches; in blocks that suit a CPU, the paper's sizes would need 54."""
     predicted = torch.empty(13824, 64, device="meta", requires_grad=True)
     targets, positive = torch.empty(4096, 64, device="meta"), torch.empty(13824, device="meta")
     with Operations() as operations:
         contrastive_loss(predicted, targets, positive.long()).backward()
-    # A block is multiplied twice.
+    # Each block is multiplied twice.
     assert operations.names.count("aten.mm.default") == 2 * 7
     assert len(operations.names) < 300
 
 
 class Operations(TorchDispatchMode):
-    """Names of the operations that a device is asked for, views among them."""
+    """Records the names of all operations sent to a device, views included."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_loss_without_gradient() -> None:
+def test_loss_without_gradient_leaves_predictions_unchanged() -> None:
     predicted, targets = torch.randn(5, 6), torch.randn(9, 6)
     before = predicted.clone()
     loss = contrastive_loss(predicted, targets, torch.arange(5))
@@ -102,7 +104,7 @@ def test_loss_without_gradient() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_and_extreme_lengths_are_safe(dtype: torch.dtype) -> None:
+def test_half_precision_and_extreme_lengths_stay_finite_and_accurate(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     targets = torch.randn(6, 8)
     rows = targets[[0, 3, 5]] * torch.tensor([[1e-2], [1.0], [1e3]])
@@ -118,9 +120,9 @@ def test_half_precision_and_extreme_lengths_are_safe(dtype: torch.dtype) -> None
     torch.testing.assert_close(loss.detach(), expected, rtol=0.02, atol=0.02)
 
 
-def test_each_prediction_has_the_negatives_that_the_appendix_counts() -> None:
+def test_each_prediction_has_as_many_negatives_as_the_appendix_says() -> None:
     batch, frames, places, offsets, channels = 3, 5, 4, 2, 1
-    # The value of each target names its clip, frame and place; the value of each prediction, what it predicts.
+    # The value of a target encodes its clip, frame and place; a prediction has the value of the target it predicts.
     names = torch.arange(batch * frames * places).view(batch, frames, places, channels)
     future = torch.full((batch, frames, places, offsets, channels), -1)
     for offset in range(1, offsets + 1):
@@ -156,11 +158,11 @@ def test_each_prediction_has_the_negatives_that_the_appendix_counts() -> None:
         }
 
 
-def test_all_of_the_future_can_be_predicted() -> None:
+def test_predictions_pair_with_all_future_frames_of_the_clip() -> None:
     predicted, _, positive = pair_with_future(torch.rand(1, 4, 1, 3, 2), torch.rand(1, 4, 1, 2))
     assert len(predicted) == 3 + 2 + 1
     assert positive.tolist() == [1, 2, 3, 2, 3, 3]
-    # Offsets that no clip of this length holds are left out.
+    # Offsets beyond the end of the clip are left out.
     assert len(pair_with_future(torch.rand(1, 2, 1, 3, 2), torch.rand(1, 2, 1, 2))[0]) == 1
     with pytest.raises(ValueError, match="at least 2 frames"):
         pair_with_future(torch.rand(1, 1, 1, 3, 2), torch.rand(1, 1, 1, 2))
@@ -168,7 +170,9 @@ def test_all_of_the_future_can_be_predicted() -> None:
         pair_with_future(torch.rand(1, 4, 1, 3, 2), torch.rand(1, 4, 2, 2))
 
 
-def test_accuracy_counts_nearest_targets_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accuracy_computed_in_blocks_counts_nearest_targets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("hcml_lightning.losses.contrastive.BLOCK", 50 * 1024)
     torch.manual_seed(0)
     targets = torch.randn(50, 16)
@@ -178,13 +182,13 @@ def test_accuracy_counts_nearest_targets_in_blocks(monkeypatch: pytest.MonkeyPat
     assert float(contrastive_accuracy(predicted, targets, positive)) == pytest.approx(0.8)
 
 
-def test_uninformative_predictions_cost_the_logarithm_of_the_targets() -> None:
+def test_uninformative_predictions_cost_log_of_the_number_of_targets() -> None:
     targets = torch.randn(30, 4)
     loss = contrastive_loss(torch.zeros(5, 4), targets, torch.arange(5))
     assert float(loss) == pytest.approx(math.log(30))
 
 
-def test_locations_are_different_cells_of_the_grid() -> None:
+def test_sampled_locations_are_distinct_cells_of_the_grid() -> None:
     generator = torch.Generator().manual_seed(0)
     drawn = sample_locations(64, 5, 7, 10, generator=generator)
     assert drawn.shape == (64, 10)
@@ -225,7 +229,7 @@ def test_wrong_arguments_are_refused() -> None:
 
 
 @pytest.mark.parametrize("fine", [0, 1])
-def test_double_precision_beside_single(fine: int) -> None:
+def test_predictions_and_targets_may_differ_in_precision(fine: int) -> None:
     dtypes = [torch.float32, torch.float32]
     dtypes[fine] = torch.float64
     x = torch.eye(3)
@@ -238,7 +242,7 @@ def test_double_precision_beside_single(fine: int) -> None:
     assert float(contrastive_accuracy(predicted, targets, torch.arange(3))) == 1
 
 
-def test_a_second_derivative_is_refused() -> None:
+def test_second_derivative_and_nan_temperature_are_refused() -> None:
     predicted, targets, positive = (
         torch.randn(3, 4, requires_grad=True),
         torch.randn(5, 4),

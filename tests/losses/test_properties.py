@@ -1,4 +1,4 @@
-"""Every loss against its formula in float64, whatever the shape, dtype, memory layout and size of the numbers."""
+"""Every loss against its formula in float64, for random shapes, dtypes, memory layouts and magnitudes."""
 
 import pytest
 import torch
@@ -23,13 +23,13 @@ def compare(
     slow_leaves: list[Tensor],
     unit: float | Tensor = 1.0,
 ) -> None:
-    """Values and gradients, these as multiples of a unit in which they are around one."""
+    """Compare values and gradients; gradients are divided by a unit that brings them to about one."""
     dtype = leaves[0].dtype
     torch.testing.assert_close(loss.double(), slow, rtol=VALUE[dtype], atol=VALUE[dtype])
     actual = torch.autograd.grad(loss, leaves)
     expected = torch.autograd.grad(slow, slow_leaves)
     finfo = torch.finfo(dtype)
-    # A dtype holds nothing above its largest number, and all that is near zero as multiples of its smallest.
+    # A dtype cannot exceed its largest number, and near zero it rounds to multiples of its smallest.
     largest, smallest = finfo.max, finfo.smallest_normal * finfo.eps
     for one, wanted in zip(actual, expected, strict=True):
         assert one.dtype == dtype
@@ -58,7 +58,7 @@ def similarities(predicted: Tensor, targets: Tensor, eps: float) -> Tensor:
     st.sampled_from([1, 30, 1 << 20]),
     seeds,
 )
-def test_contrastive_loss(
+def test_contrastive_loss_equals_its_formula(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     layout: str,
@@ -84,7 +84,9 @@ def test_contrastive_loss(
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES], ids=str)
 @pytest.mark.parametrize("scale", [1e-30, 1e30], ids=["tiny", "huge"])
-def test_vectors_whose_squares_no_dtype_holds_stay_finite(dtype: torch.dtype, scale: float) -> None:
+def test_vectors_whose_squares_overflow_or_underflow_stay_finite(
+    dtype: torch.dtype, scale: float
+) -> None:
     largest = torch.finfo(dtype).max
     values = normal((6, 4), 0, torch.float64, scale=scale).clamp(-largest, largest)
     predicted = values.to(dtype).requires_grad_()
@@ -96,7 +98,7 @@ def test_vectors_whose_squares_no_dtype_holds_stay_finite(dtype: torch.dtype, sc
 
 @few
 @given(sizes(40), dtypes, layouts, st.sampled_from([0.0, 1e-12, 1e-3, 1.0, 1e4]), seeds)
-def test_charbonnier(
+def test_charbonnier_equals_its_formula(
     shape: tuple[int, ...], dtype: torch.dtype, layout: str, scale: float, seed: int
 ) -> None:
     z = normal(shape, seed, dtype, layout, scale).requires_grad_()
@@ -106,7 +108,7 @@ def test_charbonnier(
 
 @few
 @given(sizes(2, 3, 5, 6), dtypes, layouts, layouts, st.floats(0, 1), seeds)
-def test_photometric_loss(
+def test_photometric_loss_equals_its_formula(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     layout: str,
@@ -120,7 +122,7 @@ def test_photometric_loss(
     valid = torch.rand(shape[0], 1, *shape[2:], generator=generator) < share
     loss = photometric_loss(frames, warped, valid)
     slow = doubles(frames, warped)
-    # The difference of two numbers of a dtype is rounded to it.
+    # The loss sees the difference rounded to the dtype.
     difference = slow[0] - slow[1]
     rounded = (frames - warped).detach().double()
     difference = difference + (rounded - difference.detach())
@@ -130,7 +132,7 @@ def test_photometric_loss(
 
 @few
 @given(sizes(2, 5, 6), dtypes, layouts, st.sampled_from([0.0, 1e-6, 1.0, 1e3]), seeds)
-def test_smoothness_loss(
+def test_smoothness_loss_equals_its_formula(
     shape: tuple[int, ...], dtype: torch.dtype, layout: str, scale: float, seed: int
 ) -> None:
     flow = normal((shape[0], 2, *shape[1:]), seed, dtype, layout, scale).requires_grad_()

@@ -12,13 +12,13 @@ def rho(z: float) -> float:
     return (z**2 + 1e-3**2) ** 0.45
 
 
-def test_charbonnier() -> None:
+def test_charbonnier_equals_its_formula() -> None:
     z = torch.tensor([-2.0, 0.0, 0.5], dtype=torch.float64)
     torch.testing.assert_close(charbonnier(z), torch.tensor([rho(-2), rho(0), rho(0.5)]).double())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_as_fine_as_its_input_near_zero(dtype: torch.dtype) -> None:
+def test_charbonnier_of_half_precision_is_exact_near_zero(dtype: torch.dtype) -> None:
     z = (torch.tensor([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0]) * 1e-3).to(dtype).requires_grad_()
     exact = z.detach().double().requires_grad_()
     penalty, expected = charbonnier(z), charbonnier(exact)
@@ -68,7 +68,7 @@ def test_smoothness_loss_equals_eq_4() -> None:
     assert float(smoothness_loss(flow)) == pytest.approx(total, rel=1e-12)
 
 
-def test_smoothness_of_maps_one_cell_wide() -> None:
+def test_smoothness_ignores_axes_one_pixel_long() -> None:
     assert float(smoothness_loss(torch.zeros(1, 2, 1, 1))) == 0
     assert float(smoothness_loss(torch.zeros(1, 2, 1, 4))) == pytest.approx(2 * rho(0))
 
@@ -82,8 +82,8 @@ def test_wrong_shapes_are_refused() -> None:
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_true_flow_rebuilds_what_it_can_reach(step: int) -> None:
-    """Texture that moves two pixels to the right from one frame that counts to the next; the others hold noise."""
+def test_true_flow_reconstructs_all_pixels_that_stay_visible(step: int) -> None:
+    """A texture moves two pixels to the right from one used frame to the next; the frames between hold noise."""
     generator = torch.Generator().manual_seed(0)
     texture = torch.randint(0, 256, (1, 3, 16, 40), dtype=torch.uint8, generator=generator)
     clip = torch.randint(0, 256, (1, 3, 4 * step, 16, 32), dtype=torch.uint8, generator=generator)
@@ -101,6 +101,6 @@ def test_true_flow_rebuilds_what_it_can_reach(step: int) -> None:
         reconstruct(flow, clip[:, :, :-step], step)
 
 
-def test_whole_numbers_do_not_overflow() -> None:
+def test_charbonnier_of_uint8_does_not_overflow() -> None:
     values = torch.tensor([0, 1, 200], dtype=torch.uint8)
     torch.testing.assert_close(charbonnier(values), charbonnier(values.float()))

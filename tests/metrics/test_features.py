@@ -1,4 +1,4 @@
-"""What motion features are worth, where the answer is known."""
+"""Metrics of motion features, on inputs whose answer is known."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_effective_rank_counts_directions() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_effective_rank_is_the_same_in_half_precision_training(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
-    # Squares of a hundred thousand places are more than float16 can hold.
+    # Squares summed over a hundred thousand places overflow float16.
     features = torch.randn(10, 4, 10, 32, 32) * torch.tensor([2.0, 1, 0.5, 0.1]).view(4, 1, 1, 1)
     expected = effective_rank(features)
     with torch.autocast("cpu", dtype):
@@ -34,14 +34,14 @@ def test_effective_rank_is_the_same_in_half_precision_training(dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_effective_rank_of_what_is_not_finite_is_no_number(value: float) -> None:
+def test_effective_rank_of_non_finite_features_is_nan(value: float) -> None:
     features = torch.rand(2, 8, 3, 4, 4)
     features[1, 3, 0, 2, 2] = value
     assert effective_rank(features).isnan()
 
 
-def test_effective_rank_of_features_with_dead_channels() -> None:
-    # Of about one in twenty of these LAPACK finds no eigenvalues, or NaN, in float32.
+def test_effective_rank_is_computed_despite_dead_channels() -> None:
+    # For about one in twenty of these, LAPACK in float32 fails or returns NaN.
     for seed in range(80):
         generator = torch.Generator().manual_seed(seed)
         live = torch.randperm(96, generator=generator)[:35]
@@ -51,7 +51,7 @@ def test_effective_rank_of_features_with_dead_channels() -> None:
         assert 1 < float(effective_rank(features[..., None, None, None])) < 35
 
 
-def test_efficacy_score() -> None:
+def test_efficacy_score_has_the_known_values() -> None:
     assert efficacy_score(0.8, 0.6) == pytest.approx(4)
     assert efficacy_score(0.5, 0.5) == math.inf
     assert efficacy_score(0.4, 0.5) == math.inf
@@ -72,6 +72,6 @@ def test_effective_rank_does_not_depend_on_the_mean() -> None:
     )
 
 
-def test_efficacy_of_what_is_no_number_is_none() -> None:
+def test_efficacy_score_of_nan_is_nan() -> None:
     assert math.isnan(efficacy_score(math.nan, 0.5))
     assert math.isnan(efficacy_score(0.5, math.nan))

@@ -1,4 +1,4 @@
-"""The end-point error, by hand."""
+"""The end-point error, checked by hand."""
 
 import math
 
@@ -8,7 +8,7 @@ import torch
 from hcml_lightning.metrics import EndPointError
 
 
-def test_end_point_error() -> None:
+def test_end_point_error_is_the_mean_over_all_pairs_of_all_batches() -> None:
     error = EndPointError()
     error.update(torch.zeros(1, 2, 3, 3), torch.full((1, 2, 3, 3), 2.0))
     error.update(torch.ones(3, 2, 3, 3), torch.ones(3, 2, 3, 3))

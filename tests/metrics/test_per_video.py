@@ -1,4 +1,4 @@
-"""Each video counts once, against counting by hand."""
+"""Metrics per video, checked against counts by hand."""
 
 import pytest
 import torch
@@ -6,14 +6,14 @@ import torch
 from hcml_lightning.metrics import BatchMeans, VideoAccuracy
 
 
-def test_accuracy_is_over_videos_and_not_over_classes() -> None:
+def test_accuracy_averages_over_videos_and_not_over_classes() -> None:
     scores = torch.eye(3)[[0, 0, 0, 0]]
     accuracy = VideoAccuracy()
     accuracy.update(scores, torch.tensor([0, 0, 0, 1]), torch.arange(4))
     assert float(accuracy.compute()) == 0.75
 
 
-def test_each_video_counts_once_whatever_the_batches() -> None:
+def test_accuracy_counts_each_video_once_despite_repeats() -> None:
     torch.manual_seed(0)
     scores, labels = torch.rand(10, 7), torch.randint(0, 7, (10,))
     expected = {
@@ -27,13 +27,13 @@ def test_each_video_counts_once_whatever_the_batches() -> None:
         assert float(accuracy.compute()) == pytest.approx(share)
 
 
-def test_top_5_of_fewer_classes_is_everything() -> None:
+def test_top_5_accuracy_is_1_with_fewer_than_5_classes() -> None:
     accuracy = VideoAccuracy(top_k=5)
     accuracy.update(torch.rand(2, 3), torch.tensor([0, 2]), torch.arange(2))
     assert float(accuracy.compute()) == 1
 
 
-def test_means_do_not_depend_on_who_had_which_batch_nor_on_repeats():
+def test_batch_means_do_not_depend_on_order_or_repeats():
     batches = [(torch.tensor(0.1 * i), torch.arange(3 * i, min(3 * i + 3, 10))) for i in range(4)]
     alone, shared = BatchMeans(), BatchMeans()
     for value, indices in batches:
@@ -58,7 +58,7 @@ def test_videos_without_a_label_do_not_count() -> None:
     assert nobody.compute().isnan()
 
 
-def test_scores_that_are_no_numbers_are_no_hits() -> None:
+def test_nan_scores_make_the_accuracy_nan_with_a_warning() -> None:
     accuracy = VideoAccuracy()
     scores = torch.eye(3)
     scores[0] = torch.nan
@@ -67,7 +67,7 @@ def test_scores_that_are_no_numbers_are_no_hits() -> None:
         assert accuracy.compute().isnan()
 
 
-def test_no_videos_have_no_accuracy() -> None:
+def test_accuracy_without_videos_is_nan() -> None:
     accuracy = VideoAccuracy()
     with pytest.warns(UserWarning, match="before the ``update`` method"):
         assert accuracy.compute().isnan()
@@ -77,7 +77,7 @@ def test_no_videos_have_no_accuracy() -> None:
     assert accuracy.compute().isnan()
 
 
-def test_numbers_of_videos_must_agree() -> None:
+def test_unequal_numbers_of_videos_and_top_k_below_1_are_refused() -> None:
     with pytest.raises(ValueError, match="got 3, 2 and 3"):
         VideoAccuracy().update(torch.zeros(3, 2), torch.zeros(2).long(), torch.arange(3))
     with pytest.raises(ValueError, match="top_k must be at least 1"):

@@ -1,4 +1,4 @@
-"""Table 5, row by row, and the correspondence with torchvision's ResNet-50."""
+"""The backbones against Table 5, row by row, and against torchvision's ResNet-50."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from hcml_lightning.models.backbones import Bottleneck, backbone_spec, every_nth
 
 
 def kernels(block: Bottleneck) -> list[tuple[int, ...]]:
-    """Kernel, channels and stride of each convolution on the main path, in the order in which they run."""
+    """Kernel size and output channels of each convolution on the main path, in the order in which they run."""
     rows: list[tuple[int, ...]] = []
     for name, module in block.named_modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d) and not name.startswith("downsample"):
@@ -23,7 +23,9 @@ def kernels(block: Bottleneck) -> list[tuple[int, ...]]:
     ("backbone", "blocks", "temporal"),
     [("r2d50", (3, 4, 6, 3), ()), ("r2plus1d101", (3, 4, 23, 3), (2, 3))],
 )
-def test_rows_of_table_5(backbone: str, blocks: tuple[int, ...], temporal: tuple[int, ...]) -> None:
+def test_blocks_and_kernels_equal_table_5(
+    backbone: str, blocks: tuple[int, ...], temporal: tuple[int, ...]
+) -> None:
     with torch.device("meta"):
         network = MotionNetwork(backbone, levels=())
     assert network.conv1.kernel_size == (7, 7)
@@ -41,7 +43,7 @@ def test_rows_of_table_5(backbone: str, blocks: tuple[int, ...], temporal: tuple
 
 
 @pytest.mark.parametrize("backbone", ["r2d50", "r2plus1d101"])
-def test_output_sizes_of_table_5(backbone: str) -> None:
+def test_output_sizes_equal_table_5(backbone: str) -> None:
     with torch.device("meta"):
         network = MotionNetwork(backbone, levels=()).eval()
         sizes = []
@@ -78,7 +80,7 @@ def test_plain_r2d50_is_resnet50_frame_by_frame() -> None:
 def test_bottleneck_equals_its_3d_form(
     num_frames: int, temporal_stride: int, temporal: bool
 ) -> None:
-    """The slow twin: every 1×k×k convolution as a 3D convolution that carries the stride itself."""
+    """The reference writes every 1×k×k convolution as a 3D convolution that carries the stride itself."""
     torch.manual_seed(0)
     block = Bottleneck(8, 4, 2, temporal_stride, temporal).double().eval()
     clip = torch.randn(2, 8, num_frames, 7, 6, dtype=torch.float64)
@@ -115,8 +117,8 @@ def test_unknown_backbone_is_refused() -> None:
         backbone_spec("r3d")
 
 
-def test_weights_start_as_he_says_and_blocks_as_nothing() -> None:
-    """Of a convolution that doubles its channels: √(2 / fan_out); and no residual path adds to its input."""
+def test_weights_have_he_initialisation_and_residual_paths_start_at_zero() -> None:
+    """√(2 / fan_out), checked on a convolution whose fan_in is another number."""
     torch.manual_seed(0)
     network = MotionNetwork("r2d50")
     weight = network.layer2[0].conv1.weight

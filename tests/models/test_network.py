@@ -1,4 +1,4 @@
-"""The network as a whole: subsets of levels, formats of the clip, and what an untrained block changes."""
+"""The network as a whole: subsets of levels, formats of the clip, and that untrained blocks change nothing."""
 
 import itertools
 
@@ -17,7 +17,9 @@ def clip() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("levels", SUBSETS)
-def test_any_subset_of_levels(levels: tuple[int, ...], clip: torch.Tensor) -> None:
+def test_network_runs_with_any_subset_of_levels(
+    levels: tuple[int, ...], clip: torch.Tensor
+) -> None:
     model = MotionHierarchy("r2d_tiny", num_classes=5, levels=levels)
     assert model.network(clip).shape == (2, 5)
     _, motion = model.network.features(clip)
@@ -46,7 +48,7 @@ def test_motion_features_stop_at_their_level(clip: torch.Tensor) -> None:
         assert torch.equal(actual, expected)
 
 
-def test_untrained_blocks_leave_the_backbone_as_it_was(clip: torch.Tensor) -> None:
+def test_untrained_blocks_do_not_change_the_output_of_the_backbone(clip: torch.Tensor) -> None:
     torch.manual_seed(0)
     network = MotionNetwork("r2d_tiny", 5).eval()
     plain = MotionNetwork("r2d_tiny", 5, levels=()).eval()
@@ -63,7 +65,7 @@ def test_uint8_and_float_clips_agree(clip: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 3, 7])
-def test_any_number_of_frames(num_frames: int) -> None:
+def test_clips_may_have_any_number_of_frames(num_frames: int) -> None:
     network = MotionNetwork("r2d_tiny", 5).eval()
     clip = torch.zeros(1, 3, num_frames, 33, 47, dtype=torch.uint8)
     assert network(clip).shape == (1, 5)
@@ -75,7 +77,7 @@ def test_any_number_of_frames(num_frames: int) -> None:
 
 
 def test_every_parameter_has_a_gradient_from_the_logits(clip: torch.Tensor) -> None:
-    """With one exception: what lies behind a zero weight learns from the second step on."""
+    """Layers behind a zero weight learn from the second step on; here no weight starts at zero."""
     network = MotionNetwork("r2d_tiny", 5, dropout=0)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -120,10 +122,10 @@ def test_level_below_follows_the_chosen_levels() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["r2d_tiny", "r2plus1d101"])
-def test_gradients_come_in_the_memory_format_of_their_weights(
+def test_gradients_have_the_memory_format_of_their_weights(
     backbone: str, clip: torch.Tensor
 ) -> None:
-    # Of a 1×1 weight, too: DistributedDataParallel warns of any difference, and copies.
+    # 1×1 weights included: DistributedDataParallel warns of any difference, and copies.
     network = MotionNetwork(backbone, 5)
     network(clip).sum().backward()
     strides = {name: (p.stride(), p.grad.stride()) for name, p in network.named_parameters()}
@@ -134,7 +136,7 @@ def test_gradients_come_in_the_memory_format_of_their_weights(
 
 
 @pytest.mark.parametrize("level", range(4))
-def test_goes_on_from_the_features_of_any_stage(level: int) -> None:
+def test_classify_continues_from_the_features_of_any_stage(level: int) -> None:
     torch.manual_seed(0)
     network = MotionNetwork("r2d_tiny", num_classes=5).eval()
     clip = torch.randint(0, 256, (1, 3, 4, 32, 32), dtype=torch.uint8)

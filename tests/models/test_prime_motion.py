@@ -1,4 +1,4 @@
-"""The prime motion block against its description (A.3), written out slowly."""
+"""The prime motion block against its description (A.3), written as 3D convolutions."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from hcml_lightning.models.prime_motion import PrimeMotionBlock
 from hcml_lightning.ops import cost_volume_reference
 
 
-def test_sizes_of_the_paper() -> None:
+def test_block_has_the_sizes_of_the_paper() -> None:
     block = PrimeMotionBlock(BACKBONES["r2d50"], level=1)
     assert block.extract.reduce.weight.shape == (64, 512, 1, 1)
     assert block.extract.cost_bn.num_features == 49
@@ -18,7 +18,7 @@ def test_sizes_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("reach", [(0, 1), (3, 2), (6, 2)])
-def test_block_expects_as_many_costs_as_there_are(reach: tuple[int, int]) -> None:
+def test_block_expects_as_many_costs_as_the_cost_volume_has(reach: tuple[int, int]) -> None:
     block = PrimeMotionBlock(BACKBONES["r2d_tiny"], 0, *reach)
     costs = cost_volume_reference(torch.zeros(1, 1, 1, 2, 2), *reach)
     assert block.extract.cost_bn.num_features == costs.shape[1]

@@ -1,4 +1,4 @@
-"""Running blocks twice saves memory and changes nothing else."""
+"""Recomputing blocks in the backward pass saves memory and changes nothing else."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ def networks(backbone: str = "r2d_tiny") -> list[MotionNetwork]:
         made.append(MotionHierarchy(backbone, 4, dropout=0.0, recompute=recompute).network)
         with torch.no_grad():
             for parameter in made[-1].parameters():
-                if not parameter.any():  # what starts at zero would hide what lies behind it
+                if not parameter.any():  # a zero weight would hide the layers before it
                     torch.nn.init.uniform_(parameter, 0.1, 0.2)
     return made
 
@@ -38,7 +38,7 @@ def synchronised(request: pytest.FixtureRequest) -> Iterator[bool]:
 
 
 @pytest.mark.parametrize("frozen", [0, 2])
-def test_values_gradients_and_statistics_are_the_same(frozen: int, synchronised: bool) -> None:
+def test_recompute_changes_no_value_gradient_or_statistic(frozen: int, synchronised: bool) -> None:
     gradients, states = [], []
     for network in networks():
         if synchronised:
@@ -55,7 +55,7 @@ def test_values_gradients_and_statistics_are_the_same(frozen: int, synchronised:
     torch.testing.assert_close(states[1], states[0], rtol=0, atol=0)
 
 
-def test_keeps_less_for_the_backward_pass() -> None:
+def test_recompute_keeps_less_for_the_backward_pass() -> None:
     kept = []
     for network in networks():
         sizes: dict[int, int] = {}
@@ -72,7 +72,7 @@ def test_keeps_less_for_the_backward_pass() -> None:
     assert kept[1] < kept[0] / 2
 
 
-def test_only_what_trains_is_run_again() -> None:
+def test_only_blocks_in_training_mode_are_recomputed() -> None:
     network = networks()[1].train()
     network.layer1.eval()
     runs = {"layer1": 0, "layer2": 0}

@@ -1,4 +1,4 @@
-"""Flow decoder and predictor."""
+"""The flow decoder and the predictor."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def test_flow_decoder_starts_at_zero_flow_and_leaves_out_the_last_frame() -> Non
     assert len(decoder.hidden) + 1 == 5  # five convolutions, Sec. 3.3
 
 
-def test_flow_decoder_reads_every_frame_by_itself() -> None:
+def test_flow_decoder_processes_each_frame_independently() -> None:
     torch.manual_seed(0)
     decoder = FlowDecoder(6, growth=4)
     torch.nn.init.normal_(decoder.flow.weight)
@@ -47,7 +47,7 @@ def test_predictor_equals_a_loop_over_places() -> None:
                 torch.testing.assert_close(predictions[b, t, n], expected)
 
 
-def test_coarser_locations_cover_grids_that_do_not_divide() -> None:
+def test_coarser_locations_cover_grids_that_the_ratio_does_not_divide() -> None:
     cells = coarser_locations(torch.arange(35)[None], 5, 3, ratio=2)[0].view(7, 5)
     assert cells[:, 0].tolist() == [0, 0, 3, 3, 6, 6, 9]
     assert cells[0].tolist() == [0, 0, 1, 1, 2]
@@ -55,10 +55,10 @@ def test_coarser_locations_cover_grids_that_do_not_divide() -> None:
 
 @pytest.mark.parametrize("num_frames", range(2, 18))
 @pytest.mark.parametrize(("below", "upper"), [(0, 1), (1, 2), (0, 2)])
-def test_each_frame_below_meets_the_upper_frame_at_or_before_it(
+def test_predictor_combines_each_frame_with_the_upper_frame_at_or_before_it(
     num_frames: int, below: int, upper: int
 ) -> None:
-    """The last frame of the upper level that does not lie after it; what that frame has read itself may lie after."""
+    """The upper frame itself does not lie after the frame; what its features have read may lie after."""
     times = torch.arange(num_frames)[:: 2**below]
     ratio = 2 ** (upper - below)
     features = torch.zeros(1, 1, len(times[::ratio]), 1, 1)
@@ -76,13 +76,13 @@ def test_each_frame_below_meets_the_upper_frame_at_or_before_it(
     assert bool((times - read < 2**upper).all())
 
 
-def test_the_nearest_targets_lie_inside_what_the_predictor_has_read() -> None:
+def test_predictor_has_already_read_the_frames_of_its_nearest_targets() -> None:
     """As docs/method.md says: P^l holds a comparison with the next frame of its level."""
     torch.manual_seed(0)
     network = MotionHierarchy("r2d_tiny", num_classes=4).double().eval().network
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)  # that of g^l starts at zero
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)  # the weight of g^l starts at zero
     clip = 255 * torch.rand(1, 3, 8, 32, 32, dtype=torch.float64)
     motion = network.motion_features(clip, up_to=1)
     read: list[dict[int, set[int]]] = [{t: set() for t in range(p.shape[2])} for p in motion]
@@ -100,7 +100,7 @@ def test_the_nearest_targets_lie_inside_what_the_predictor_has_read() -> None:
     assert known == {0: [1, 2], 1: [1], 2: [1, 2], 3: [1]}
 
 
-def test_gathered_features_keep_their_gradient_to_themselves() -> None:
+def test_gradient_reaches_only_the_gathered_locations() -> None:
     features = torch.randn(1, 2, 1, 2, 2, requires_grad=True)
     gather_locations(features, torch.tensor([[3]])).sum().backward()
     assert features.grad is not None

@@ -1,4 +1,4 @@
-"""Compile the Triton kernels for GPUs that are not here, and print what the machine code needs as JSON.
+"""Compile the Triton kernels for GPUs that this machine lacks; print the needs of the machine code as JSON.
 
 Run as a program, in a process of its own, since the interpreter must be off when the kernels are imported:
 `python ahead_of_time.py sm_80 bfloat16 channels_last`. The launchers themselves choose all arguments; only the launch
@@ -30,7 +30,7 @@ TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32"
 
 
 class Recorder:
-    """Stands in for a kernel: notes the arguments of a launch."""
+    """A stand-in for a kernel that records the arguments of each launch."""
 
     def __init__(self, kernel: Any, launches: list[tuple[Any, dict[str, Any]]]) -> None:
         self.kernel = kernel.kernel if isinstance(kernel, Recorder) else kernel
@@ -81,21 +81,19 @@ def compile_launch(kernel: Any, arguments: dict[str, Any], capability: int) -> d
 
 
 def jumps(code: str) -> list[tuple[int, int]]:
-    """From which instruction to which one, counted from 0, machine code may jump: loops go back, choices ahead."""
+    """Jumps in machine code as (from, to) instruction numbers, from 0: loops jump back, branches ahead."""
     lines = re.findall(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", code, re.MULTILINE)
     places = {int(address, 16): place for place, (address, _) in enumerate(lines)}
     found = [re.search(r"\bBRA\b.* (0x[0-9a-f]+)", text) for _, text in lines]
     return [
         (place, places[int(jump[1], 16)])
         for place, jump in enumerate(found)
-        if jump
-        and places[int(jump[1], 16)]
-        != place  # the last one, behind the end, waits at its own place
+        if jump and places[int(jump[1], 16)] != place  # code ends with a jump to itself
     ]
 
 
 def dump(option: str, path: str) -> str:
-    """What NVIDIA's disassembler, which comes with Triton, says about a file."""
+    """Output of NVIDIA's disassembler, which comes with Triton, for a file."""
     done = subprocess.run([CUOBJDUMP, option, path], capture_output=True, text=True, check=True)
     return done.stdout
 
@@ -117,7 +115,7 @@ def launches(
 
 
 def main(gpu: str, dtype: str, memory_format: str) -> None:
-    """Compile for the widest maps and for the most channels in R2D-50; one JSON object a line."""
+    """Compile for the widest maps and the most channels of R2D-50; print one JSON object a line."""
     for level, shape in LEVELS.items():
         for kernel, arguments in launches(shape, getattr(torch, dtype), memory_format):
             row = compile_launch(kernel, arguments, int(gpu.removeprefix("sm_")))

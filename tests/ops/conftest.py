@@ -1,4 +1,4 @@
-"""Operators write all of their results: what they forget is NaN here."""
+"""Fill new memory with NaN, so that a result which an operator leaves partly unwritten is noticed."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-# cuBLAS asks for this before it promises deterministic results; read when CUDA starts.
+# cuBLAS needs this for deterministic results; it is read when CUDA starts.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 

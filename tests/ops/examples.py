@@ -1,4 +1,4 @@
-"""Inputs for the tests of the cost volume, and Eq. 1 once more, by loops."""
+"""Inputs for the tests of the cost volume, and Eq. 1 as loops over pixels."""
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def cost_volume_by_loops(features: Tensor, d: int, s: int) -> Tensor:
 def values_and_gradient(
     function: object, features: Tensor, d: int, s: int
 ) -> tuple[Tensor, Tensor]:
-    """What an implementation makes of features, and of a fixed gradient of its costs."""
+    """Costs that an implementation computes from features, and the features' gradient for fixed random weights."""
     leaf = features.detach().requires_grad_()
     costs = function(leaf, d, s)
     generator = torch.Generator().manual_seed(1)

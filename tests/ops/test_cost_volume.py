@@ -27,7 +27,9 @@ both_formats = pytest.mark.parametrize("memory_format", FORMATS)
 
 @pytest.mark.parametrize("function", [cost_volume, cost_volume_reference])
 @pytest.mark.parametrize(("shape", "d", "s"), [((1, 3, 2, 7, 5), 6, 2), ((2, 3, 3, 4, 3), 2, 1)])
-def test_is_equation_1(function: object, shape: tuple[int, ...], d: int, s: int) -> None:
+def test_costs_and_gradient_equal_equation_1(
+    function: object, shape: tuple[int, ...], d: int, s: int
+) -> None:
     expected = values_and_gradient(cost_volume_by_loops, features(*shape), d, s)
     actual = values_and_gradient(function, features(*shape), d, s)
     assert_close("costs", actual[0], expected[0])
@@ -73,7 +75,7 @@ def test_memory_format_follows_the_features() -> None:
 
 
 @both_formats
-def test_takes_a_gradient_of_any_strides(memory_format: str) -> None:
+def test_backward_accepts_gradients_of_any_strides(memory_format: str) -> None:
     x = features(1, 3, 2, 6, 5, memory_format=memory_format).requires_grad_()
     (expected,) = torch.autograd.grad(cost_volume_reference(x).sum(), x)
     (actual,) = torch.autograd.grad(cost_volume(x).sum(), x)
@@ -84,7 +86,7 @@ def test_takes_a_gradient_of_any_strides(memory_format: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_zero_vector_costs_nothing_and_has_a_finite_gradient(dtype: torch.dtype) -> None:
+def test_zero_vector_has_zero_cost_and_finite_gradient(dtype: torch.dtype) -> None:
     x = features(1, 4, 2, 5, 5, dtype=dtype)
     x[:, :, 0, 2, 2] = 0
     x[:, :, 1, 1, 1] = 0
@@ -102,7 +104,7 @@ def test_a_tiny_vector_has_the_gradient_of_a_clamped_norm() -> None:
     )
 
 
-def test_a_pixel_that_is_not_finite_spoils_only_its_neighbours() -> None:
+def test_nan_pixel_makes_the_same_costs_nan_as_in_the_reference() -> None:
     x = features(1, 4, 3, 30, 30)
     x[0, 0, 1, 15, 15] = torch.nan
     costs = cost_volume(x)
@@ -124,7 +126,7 @@ def test_a_pixel_that_is_not_finite_spoils_only_its_neighbours() -> None:
     ],
 )
 @pytest.mark.parametrize("function", [cost_volume, cost_volume_reference])
-def test_names_the_argument_that_is_wrong(function: object, arguments: tuple, message: str) -> None:
+def test_error_names_the_wrong_argument(function: object, arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         function(*arguments)
 
@@ -133,7 +135,7 @@ def test_an_empty_batch_gives_an_empty_volume() -> None:
     assert cost_volume(torch.zeros(0, 3, 4, 5, 6)).shape == (0, 49, 4, 5, 6)
 
 
-def test_autocast_leaves_the_numbers_alone() -> None:
+def test_autocast_does_not_change_costs_or_gradient() -> None:
     x = features(1, 8, 2, 20, 20, dtype=torch.float32)
     expected = values_and_gradient(cost_volume, x, 6, 2)
     with torch.autocast("cpu", torch.bfloat16):
@@ -146,7 +148,7 @@ def test_autocast_leaves_the_numbers_alone() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @both_formats
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_is_a_proper_operator(memory_format: str, requires_grad: bool) -> None:
+def test_operator_passes_opcheck(memory_format: str, requires_grad: bool) -> None:
     x = features(1, 4, 3, 9, 10, memory_format=memory_format).requires_grad_(requires_grad)
     torch.library.opcheck(torch.ops.hcml.cost_volume.default, (x, 6, 2))
     gradient = torch.ones(1, 49, 3, 9, 10, dtype=x.dtype)
@@ -154,7 +156,7 @@ def test_is_a_proper_operator(memory_format: str, requires_grad: bool) -> None:
 
 
 class Block(nn.Module):
-    """What the operator meets in a network: convolutions before and after it."""
+    """The operator as it stands in a network: between convolutions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -173,7 +175,7 @@ def block_and_input(memory_format: str) -> tuple[Block, Tensor]:
 
 
 @both_formats
-def test_trains_compiled(memory_format: str) -> None:
+def test_compiled_block_has_the_same_output_and_gradients(memory_format: str) -> None:
     block, x = block_and_input(memory_format)
     expected = block(x)
     expected.square().sum().backward()
@@ -214,9 +216,9 @@ def test_a_second_derivative_is_refused() -> None:
         gradient.sum().backward()
 
 
-# Of PyTorch, when it first differentiates so.
+# PyTorch itself warns when forward mode is first used.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
-def test_forward_mode_is_refused_and_not_zero():
+def test_forward_mode_is_refused_rather_than_silently_zero():
     features = torch.randn(1, 2, 2, 4, 4)
     with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
         torch.func.jvp(cost_volume, (features,), (features,))
@@ -224,8 +226,8 @@ def test_forward_mode_is_refused_and_not_zero():
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 2, 56, 56), (1, 8, 2, 28, 30), (2, 8, 3, 9, 40)])
-def test_sums_that_are_made_side_by_side_have_places_of_their_own(shape: tuple[int, ...]) -> None:
-    """Threads add to the surroundings of every n-th block at once."""
+def test_blocks_summed_in_parallel_do_not_overlap(shape: tuple[int, ...]) -> None:
+    """Threads add to the surroundings of every n-th block at the same time."""
     grids = Grids(torch.empty(shape), 3, 2)
     buffer = torch.zeros(grids.buffer_shape)
     for step in grids.steps():

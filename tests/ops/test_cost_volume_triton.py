@@ -1,4 +1,4 @@
-"""The kernels in the interpreter, as machine code for GPUs that are not here, and on a GPU where there is one."""
+"""The kernels in the interpreter, as machine code for GPUs that this machine lacks, and on a GPU if there is one."""
 
 import json
 import os
@@ -29,7 +29,7 @@ gpu = [
 
 
 class KernelFunction(torch.autograd.Function):
-    """The launchers by themselves, for tensors that live where the interpreter can read them."""
+    """The launchers alone, for tensors in memory that the interpreter can read."""
 
     @staticmethod
     def forward(ctx, x: Tensor, d: int, s: int, gradient_format: str = "contiguous") -> Tensor:
@@ -83,13 +83,15 @@ def test_agrees_with_reference(shape: tuple[int, ...], d: int, s: int) -> None:
 @interpreted
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("memory_format", FORMATS)
-def test_dtypes_and_memory_formats(dtype: torch.dtype, memory_format: str) -> None:
+def test_all_dtypes_and_memory_formats_agree_with_reference(
+    dtype: torch.dtype, memory_format: str
+) -> None:
     x = features(1, 5, 2, 6, 5, dtype=dtype, memory_format=memory_format)
     compare(kernel("channels_last" if memory_format == "contiguous" else "contiguous"), x, 4, 2)
 
 
 @interpreted
-def test_wide_maps_in_half_precision() -> None:
+def test_wide_maps_in_half_precision_agree_with_reference() -> None:
     compare(kernel(), features(1, 3, 2, 2, 99, dtype=torch.float16), 6, 2)
 
 
@@ -102,7 +104,7 @@ def test_gradient_is_the_derivative(shape: tuple[int, ...], d: int, s: int) -> N
 
 @interpreted
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_a_zero_vector_costs_nothing_and_has_a_finite_gradient(dtype: torch.dtype) -> None:
+def test_zero_vector_has_zero_cost_and_finite_gradient(dtype: torch.dtype) -> None:
     x = features(1, 4, 2, 4, 4, dtype=dtype)
     x[:, :, 0, 2, 2] = 0
     costs, gradient = values_and_gradient(kernel(), x, 1, 1)
@@ -111,7 +113,7 @@ def test_a_zero_vector_costs_nothing_and_has_a_finite_gradient(dtype: torch.dtyp
 
 
 @interpreted
-def test_reads_a_gradient_that_is_expanded() -> None:
+def test_expanded_gradient_is_read_correctly() -> None:
     x = features(1, 2, 2, 4, 3, dtype=torch.float32)
     ones, gradient = torch.ones((), dtype=x.dtype).expand(1, 9, 2, 4, 3), torch.empty_like(x)
     kernels.write_gradient(ones, x, gradient, 1, 1, NORM_EPS)
@@ -120,8 +122,8 @@ def test_reads_a_gradient_that_is_expanded() -> None:
     assert_close("gradient", gradient, expected)
 
 
-# Static instructions of the machine code of the costs and of the gradient, for the widest maps and for the most
-# channels, a tenth above what triton 3.6 and 3.9 make: a change that costs more than that should be seen.
+# Budgets of static instructions for the costs and for the gradient, at the widest maps and at the most channels: a
+# tenth above what Triton 3.6 and 3.9 generate, so that a costlier change is noticed.
 BUDGETS = {
     ("sm_80", "bfloat16", "channels_last"): {"res2": (760, 2780), "res4": (705, 1970)},
     ("sm_80", "bfloat16", "contiguous"): {"res2": (760, 3210), "res4": (705, 2970)},
@@ -131,7 +133,9 @@ BUDGETS = {
 
 
 @pytest.mark.parametrize(("gpu_name", "dtype", "memory_format"), BUDGETS)
-def test_machine_code(gpu_name: str, dtype: str, memory_format: str) -> None:
+def test_machine_code_stays_within_its_budget(
+    gpu_name: str, dtype: str, memory_format: str
+) -> None:
     script = Path(__file__).with_name("ahead_of_time.py")
     environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_DEFAULT_FP_FUSION": "1"}
     command = [sys.executable, str(script), gpu_name, dtype, memory_format]
@@ -162,7 +166,7 @@ def test_machine_code(gpu_name: str, dtype: str, memory_format: str) -> None:
             2,
             torch.bfloat16,
             False,
-        ),  # a minute of the compiler, and spilled registers
+        ),  # compiles for a minute and spills registers
         ((1, 8, 2, 40, 90), 9, 1, torch.bfloat16, True),
         ((1, 8, 2, 40, 90), 9, 1, torch.float32, False),  # 128 KiB of shared memory
         ((1, 8, 2, 56, 56), 25, 1, torch.bfloat16, False),
@@ -170,14 +174,14 @@ def test_machine_code(gpu_name: str, dtype: str, memory_format: str) -> None:
     ],
     ids=str,
 )
-def test_what_the_kernels_are_made_for(
+def test_suits_accepts_only_what_the_kernels_support(
     shape: tuple[int, ...], d: int, s: int, dtype: torch.dtype, suited: bool
 ) -> None:
     assert kernels.suits(torch.empty(shape, dtype=dtype, device="meta"), d, s) is suited
 
 
-def test_offsets_of_more_than_32_bits_are_copied_away() -> None:
-    """A batch that is not outermost may lie between the channels."""
+def test_tensor_with_offsets_above_32_bits_is_copied() -> None:
+    """Where the batch is not outermost, the channels of one sample may lie that far apart."""
     near = torch.empty(1000, 49, 16, 56, 56, device="meta")
     assert kernels.reachable(near) is near
     far = torch.empty(49, 1000, 16, 56, 56, device="meta").transpose(0, 1)
@@ -212,17 +216,17 @@ class TestOnGPU:
         )
 
     @pytest.mark.parametrize("memory_format", FORMATS)
-    def test_is_a_proper_operator(self, memory_format: str) -> None:
+    def test_operator_passes_opcheck(self, memory_format: str) -> None:
         x = features(1, 4, 3, 9, 10, dtype=torch.float32, memory_format=memory_format).cuda()
         torch.library.opcheck(torch.ops.hcml.cost_volume.default, (x, 6, 2))
 
-    def test_gives_the_same_bits_every_time(self) -> None:
+    def test_results_are_bitwise_reproducible(self) -> None:
         x = features(2, 32, 4, 28, 28, dtype=torch.bfloat16).cuda()
         first, second = (values_and_gradient(cost_volume, x, 6, 2) for _ in range(2))
         assert torch.equal(first[0], second[0])
         assert torch.equal(first[1], second[1])
 
-    def test_runs_compiled(self) -> None:
+    def test_compiled_function_agrees_with_eager(self) -> None:
         x = features(1, 8, 2, 20, 20, dtype=torch.float32).cuda()
         function = torch.compile(lambda x, d, s: cost_volume(x, d, s).relu(), fullgraph=True)
         expected = values_and_gradient(lambda x, d, s: cost_volume(x, d, s).relu(), x, 6, 2)

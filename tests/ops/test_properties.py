@@ -1,4 +1,4 @@
-"""Every operator against its slow twin, whatever the shape, dtype, memory layout and size of the numbers."""
+"""Every operator against a slow reference, for random shapes, dtypes, memory layouts and magnitudes."""
 
 import os
 
@@ -22,18 +22,18 @@ strides = st.integers(1, 3)
 
 
 def representable(dtype: torch.dtype, scale: float) -> float:
-    """The scale, or one that a dtype holds together with its sums."""
+    """The scale, limited to values whose sums the dtype can hold."""
     return min(scale, 1e4) if dtype == torch.float16 else scale
 
 
 def compare(actual: tuple[Tensor, Tensor], x: Tensor, grad: Tensor, d: int, s: int) -> None:
-    """Costs and gradient with those of the reference in float64; the gradient for features of length one."""
+    """Compare costs and gradient with the reference in float64, the gradient as for features of length one."""
     leaf = x.double().requires_grad_()
     expected = cost_volume_reference(leaf, d, s)
     assert_close("costs", actual[0], expected)
     (wanted,) = torch.autograd.grad(expected, leaf, grad.double())
     length = x.double().norm(dim=1, keepdim=True).clamp_min(NORM_EPS)
-    # The gradient of a short vector is more than float16 holds: its largest number stands for it.
+    # The gradient of a short vector may exceed the range of float16: it is clamped.
     largest = torch.finfo(x.dtype).max
     wanted = wanted.clamp(-largest, largest) * length
     assert_close("gradient", (actual[1].double() * length).to(x.dtype), wanted)
@@ -41,7 +41,7 @@ def compare(actual: tuple[Tensor, Tensor], x: Tensor, grad: Tensor, d: int, s: i
 
 @few
 @given(sizes(2, 5, 3, 9, 9), displacements, strides, dtypes, layouts, layouts, scales, seeds)
-def test_cost_volume(
+def test_cost_volume_agrees_with_reference(
     shape: tuple[int, ...],
     d: int,
     s: int,
@@ -70,7 +70,7 @@ def test_cost_volume(
     scales,
     seeds,
 )
-def test_kernels(
+def test_kernels_agree_with_reference(
     shape: tuple[int, ...],
     reach: tuple[int, int],
     dtype: torch.dtype,
@@ -91,7 +91,7 @@ def test_kernels(
 
 @few
 @given(sizes(2, 40, 2, 4, 4), dtypes, seeds)
-def test_the_cosine_of_a_vector_with_itself_is_one(
+def test_cosine_of_a_vector_with_itself_is_one(
     shape: tuple[int, ...], dtype: torch.dtype, seed: int
 ) -> None:
     x = normal(shape, seed, dtype)
@@ -100,7 +100,7 @@ def test_the_cosine_of_a_vector_with_itself_is_one(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_what_is_too_long_for_its_square_costs_nothing(dtype: torch.dtype) -> None:
+def test_vector_whose_square_overflows_has_zero_cost(dtype: torch.dtype) -> None:
     x = normal((1, 4, 2, 3, 3), 0, dtype, scale=1e30).requires_grad_()
     costs = cost_volume(x, 1, 1)
     (gradient,) = torch.autograd.grad(costs.sum(), x)
@@ -108,7 +108,7 @@ def test_what_is_too_long_for_its_square_costs_nothing(dtype: torch.dtype) -> No
     assert gradient.isfinite().all()
 
 
-# Positions are computed in float32, or in float64 where that comes in.
+# Positions are computed in float32, or in float64 for float64 inputs.
 WARP_TOLERANCE = {
     torch.float64: 1e-9,
     torch.float32: 1e-4,
@@ -121,7 +121,7 @@ WARP_TOLERANCE = {
 @given(
     sizes(2, 2, 5, 4), dtypes, layouts, layouts, st.sampled_from([0.0, 0.5, 3.0, 1e4, 1e12]), seeds
 )
-def test_warp(
+def test_warp_agrees_with_loops(
     shape: tuple[int, ...],
     dtype: torch.dtype,
     layout: str,

@@ -35,7 +35,7 @@ def test_agrees_with_loops(size: tuple[int, int]) -> None:
     assert torch.equal(valid, expected_valid)
 
 
-def test_a_known_translation_brings_the_next_frame_back() -> None:
+def test_flow_of_a_known_translation_restores_the_current_frame() -> None:
     scene = random(1, 3, 20, 24)
     this, following = scene[..., 4:16, 4:16], scene[..., 6:18, 1:13]
     flow = torch.tensor([3.0, -2.0], dtype=torch.float64).view(1, 2, 1, 1).expand(1, 2, 12, 12)
@@ -45,14 +45,14 @@ def test_a_known_translation_brings_the_next_frame_back() -> None:
     assert_close("warped", warped[..., 2:, :9], this[..., 2:, :9])
 
 
-def test_no_motion_changes_nothing_and_is_valid_up_to_the_border() -> None:
+def test_zero_flow_changes_nothing_and_is_valid_everywhere() -> None:
     frames = random(2, 3, 6, 5)
     warped, valid = warp(frames, torch.zeros(2, 2, 6, 5, dtype=torch.float64))
     assert_close("warped", warped, frames)
     assert valid.all()
 
 
-def test_half_precision_still_addresses_wide_frames() -> None:
+def test_half_precision_flow_addresses_the_right_pixel_of_wide_frames() -> None:
     ramp = (torch.arange(600) % 50).to(torch.bfloat16).expand(1, 1, 2, 600)
     flow = torch.zeros(1, 2, 2, 600, dtype=torch.bfloat16)
     flow[:, 0] = 1
@@ -73,7 +73,7 @@ def test_runs_compiled_without_a_graph_break() -> None:
     assert torch.equal(valid, warp(frames, flow)[1])
 
 
-def test_names_the_argument_that_does_not_fit() -> None:
+def test_error_names_the_argument_of_wrong_shape() -> None:
     with pytest.raises(
         ValueError, match=r"`frames` must have shape \(N, C, H, W\), got \(3, 4, 5\)"
     ):
@@ -84,6 +84,6 @@ def test_names_the_argument_that_does_not_fit() -> None:
         warp(torch.zeros(1, 3, 4, 5), torch.zeros(1, 3, 4, 5))
 
 
-def test_whole_numbers_are_refused():
+def test_integer_frames_are_refused():
     with pytest.raises(ValueError, match="must be floating point"):
         warp(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.zeros(1, 2, 4, 4))

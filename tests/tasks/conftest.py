@@ -17,7 +17,7 @@ TINY: dict[str, Any] = {
 }
 
 
-# Of a trainer that runs on a CPU, says nothing and keeps nothing.
+# Settings of a trainer that runs on a CPU, prints nothing and saves nothing.
 QUIET: dict[str, Any] = {
     "accelerator": "cpu",
     "logger": False,
@@ -62,7 +62,7 @@ def loader() -> DataLoader[dict[str, Any]]:
 
 @pytest.fixture
 def fit(tmp_path: Path, loader: DataLoader[dict[str, Any]]) -> Iterator[Callable[..., pl.Trainer]]:
-    """Fit a task on the drifting noise; keywords are the trainer's."""
+    """Fit a task on the drifting noise; keyword arguments go to the trainer."""
 
     def run(task: pl.LightningModule, ckpt_path: str | None = None, **options: Any) -> pl.Trainer:
         pl.seed_everything(0, verbose=False)

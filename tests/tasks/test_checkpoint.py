@@ -1,4 +1,4 @@
-"""Checkpoints of strangers: whatever is in the file, nothing of it runs."""
+"""Untrusted checkpoints: whatever is in the file, nothing of it runs."""
 
 import io
 import os
@@ -32,7 +32,7 @@ INSTANTIATOR = "pytorch_lightning.cli.instantiate_module"
 
 
 class Payload:
-    """What, loaded without care, calls a function: here one that makes a folder."""
+    """An object that calls a function when it is unpickled, here one that makes a folder."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -60,20 +60,20 @@ def attack(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Path]:
     return path, trace
 
 
-def test_the_payload_would_run(attack: tuple[Path, Path]):
-    """Otherwise the tests below would show nothing."""
+def test_payload_runs_when_loaded_without_protection(attack: tuple[Path, Path]):
+    """Otherwise the tests below would prove nothing."""
     path, trace = attack
     torch.load(path, weights_only=False)
     assert trace.is_dir()
 
 
 @pytest.mark.parametrize("trusting", [False, True])
-def test_no_checkpoint_runs_code(
+def test_untrusted_checkpoint_runs_no_code(
     attack: tuple[Path, Path], trusting: bool, monkeypatch: pytest.MonkeyPatch
 ):
     path, trace = attack
     if trusting:
-        # What PyTorch reads to turn its own default around.
+        # With this variable, PyTorch ignores its own safe default.
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     with pytest.raises(ValueError, match=r"could run code\. Nothing of it was run"):
         read_checkpoint(path)
@@ -93,8 +93,8 @@ def test_no_checkpoint_runs_code(
         {"_instantiator": INSTANTIATOR, "other": {"class_path": "os.mkdir"}},
     ],
 )
-def test_no_setting_names_what_is_called(settings: dict[str, Any], tmp_path: Path):
-    """Lightning builds a task by a function whose name stands in the checkpoint, if it is one of its own."""
+def test_settings_cannot_name_a_function_to_be_called(settings: dict[str, Any], tmp_path: Path):
+    """Lightning builds a task with a function that the checkpoint names, but only with one of its own."""
     task = RecognitionTask(backbone="r2d_tiny", num_classes=4)
     content = {
         "state_dict": dict(task.state_dict()),
@@ -108,7 +108,7 @@ def test_no_setting_names_what_is_called(settings: dict[str, Any], tmp_path: Pat
         RecognitionTask.load_from_checkpoint(tmp_path / "x.ckpt")
 
 
-def test_what_was_given_as_paths_and_numbers_of_numpy_is_read_again(
+def test_settings_given_as_paths_and_numpy_numbers_survive_a_checkpoint(
     synthetic_root: Callable[[str], Path], tmp_path: Path, tiny: Any
 ):
     start, last = tmp_path / "start.ckpt", tmp_path / "last.ckpt"
@@ -143,7 +143,9 @@ def test_what_was_given_as_paths_and_numbers_of_numpy_is_read_again(
     assert torch.load(last, weights_only=True)["epoch"] == 1
 
 
-def test_data_for_any_task_has_plain_settings(synthetic_root: Callable[[str], Path]):
+def test_data_module_stores_paths_and_numpy_numbers_as_plain_values(
+    synthetic_root: Callable[[str], Path],
+):
     root = synthetic_root("ucf101")
     assert (
         UCF101DataModule(root, seed=np.int64(1)).hparams
@@ -181,7 +183,7 @@ def test_no_command_runs_code(
     assert not trace.exists()
 
 
-def test_lightning_is_told_to_load_weights_alone(
+def test_fit_tells_lightning_to_load_weights_only(
     synthetic_root: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
     told: dict[str, Any] = {}
@@ -198,7 +200,7 @@ def test_lightning_is_told_to_load_weights_alone(
         (b"PK\x03\x04junk", "another kind of file"),
     ],
 )
-def test_what_is_no_checkpoint_is_named(content: bytes, message: str, tmp_path: Path):
+def test_error_says_why_a_file_is_no_checkpoint(content: bytes, message: str, tmp_path: Path):
     path = tmp_path / "x.ckpt"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"x\.ckpt cannot be read as a checkpoint.*{message}"):
@@ -207,14 +209,14 @@ def test_what_is_no_checkpoint_is_named(content: bytes, message: str, tmp_path: 
         read_checkpoint(tmp_path / "none.ckpt")
 
 
-def test_weights_without_a_task_are_no_checkpoint(tmp_path: Path):
+def test_file_without_a_state_dict_is_refused(tmp_path: Path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="holds no state_dict"):
         read_checkpoint(tmp_path / "x.pt")
 
 
-def test_checkpoints_are_opened_where_nothing_of_them_can_run(repository: Path):
-    """Whoever opens one elsewhere has to say there, too, that it runs nothing."""
+def test_only_known_modules_load_checkpoints_and_they_load_weights_only(repository: Path):
+    """A further module that loads checkpoints has to be added here, and must load weights only, too."""
     package = repository / "src" / "hcml_lightning"
     found = [
         path.relative_to(package).as_posix()
@@ -224,7 +226,7 @@ def test_checkpoints_are_opened_where_nothing_of_them_can_run(repository: Path):
             path.read_text(),
         )
     ]
-    # The first unpacks what this very process has packed, the second only looks whether a file is whole.
+    # The first unpacks what the same process has packed; the second only checks that a file is whole.
     assert found == ["data/packed.py", "storage.py", "tasks/checkpoint.py"]
     for name in found[1:]:
         calls = re.findall(r"torch\.load\([^)]*\)", (package / name).read_text())
@@ -233,7 +235,7 @@ def test_checkpoints_are_opened_where_nothing_of_them_can_run(repository: Path):
 
 
 @pytest.mark.parametrize("mmap", [False, True])
-def test_a_checkpoint_with_a_byte_that_changed_is_refused(mmap: bool, tmp_path: Path):
+def test_checkpoint_with_a_changed_byte_is_refused(mmap: bool, tmp_path: Path):
     path = tmp_path / "last.ckpt"
     weights = torch.arange(100_000.0)
     torch.save({"state_dict": {"weight": weights}}, path)
@@ -247,7 +249,7 @@ def test_a_checkpoint_with_a_byte_that_changed_is_refused(mmap: bool, tmp_path: 
         read_checkpoint(path, mmap)
 
 
-def test_levels_may_be_a_range_and_classes_a_count_of_numpy(
+def test_levels_may_be_a_range_and_num_classes_a_numpy_integer(
     fit: Callable[..., pl.Trainer], tiny: dict[str, Any], tmp_path: Path
 ):
     given = {"levels": range(2), "num_classes": np.int64(4), "contrast_weights": (0.25,)}

@@ -1,4 +1,4 @@
-"""The classes of weights and of data are the same, or somebody is told."""
+"""The classes of the weights must be those of the data; a difference is reported."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from hcml_lightning.tasks.base import MotionTask
 
 
 class Named(pl.LightningDataModule):
-    """The drifting noise, with names."""
+    """The drifting noise, with class names."""
 
     def __init__(self, class_names: list[str]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def trained(trainer: pl.Trainer, tiny: dict[str, Any], tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
-def test_another_number_of_classes_is_refused(
+def test_num_classes_other_than_that_of_the_data_is_refused(
     make: type[MotionTask], trainer: pl.Trainer, tiny: dict[str, Any]
 ) -> None:
     task = make(**tiny | {"num_classes": 400})
@@ -58,7 +58,7 @@ def test_another_number_of_classes_is_refused(
         trainer.fit(task, Named(list("abcd")))
 
 
-def test_without_labels_the_number_does_not_matter(
+def test_num_classes_does_not_matter_to_a_stage_without_labels(
     trainer: pl.Trainer, tiny: dict[str, Any]
 ) -> None:
     task = ContrastTask(**tiny | {"num_classes": 400})
@@ -78,13 +78,13 @@ def test_a_checkpoint_of_other_classes_is_refused(
         getattr(trainer, command)(RecognitionTask.load_from_checkpoint(trained), datamodule=data)
 
 
-def test_prediction_goes_by_the_classes_of_the_weights(trained: Path, trainer: pl.Trainer) -> None:
+def test_prediction_uses_the_class_names_of_the_weights(trained: Path, trainer: pl.Trainer) -> None:
     task = RecognitionTask.load_from_checkpoint(trained)
     trainer.predict(task, Named([]))
     assert task.class_names == list("abcd")
 
 
-def test_a_classifier_of_other_classes_is_not_taken(
+def test_init_from_does_not_take_a_classifier_of_other_classes(
     trained: Path, trainer: pl.Trainer, tiny: dict[str, Any]
 ) -> None:
     stored = torch.load(trained, weights_only=True)["state_dict"]
@@ -107,7 +107,7 @@ class HalfLabelled(UCF101DataModule):
 
 @pytest.mark.parametrize("run", ["fit", "validate"])
 @pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
-def test_a_loss_needs_the_label_of_every_video(
+def test_unlabelled_videos_are_refused_where_the_loss_needs_labels(
     make: type[MotionTask],
     run: str,
     trainer: pl.Trainer,
@@ -122,13 +122,13 @@ def test_a_loss_needs_the_label_of_every_video(
         getattr(trainer, run)(task, datamodule=data)
 
 
-def test_what_needs_no_label_takes_videos_without(
+def test_contrast_training_and_recognition_test_accept_unlabelled_videos(
     trainer: pl.Trainer, tiny: dict[str, Any], synthetic_root: Callable[[str], Path]
 ) -> None:
     sizes = {"clip_length": 4, "short_side": (32, 32), "crop_size": 32, "test_clips": 1}
     data = HalfLabelled(synthetic_root("ucf101"), num_workers=0, batch_size=4, flip="none", **sizes)
     trainer.fit(ContrastTask(**tiny), datamodule=data)
     trainer.test(RecognitionTask(**tiny | {"num_classes": data.num_classes}), datamodule=data)
-    # One of the eight test videos cannot be counted.
+    # One of the eight test videos has no label and does not count.
     correct = float(trainer.callback_metrics["test/top1"]) * 7
     assert correct == pytest.approx(round(correct))

@@ -1,4 +1,4 @@
-"""What is counted over an epoch of training is the same where the run was cut off inside it."""
+"""Training accuracy counts the whole epoch, even if the run was cut off and resumed inside it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from hcml_lightning.tasks import MotionTask, ProbeTask, RecognitionTask
 
-# Of the two videos in each batch, by step, over two epochs.
+# How many of the two videos in a batch are recognised, for each step of two epochs.
 RIGHT = [1, 1, 0, 1, 2, 0, 1, 2]
 
 
@@ -24,7 +24,7 @@ def loader() -> DataLoader[dict[str, Any]]:
 
 
 class KeepAll(Checkpoint):
-    """Keeps the state after every step, and at the end of each epoch in place of that after its last."""
+    """Saves the state after every step; the end of an epoch replaces the state after its last step."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -49,10 +49,10 @@ def counting(make: type[MotionTask], tiny: dict[str, Any]) -> MotionTask:
     return task
 
 
-# Which videos are right goes by the step here, whichever they are.
+# Here the step decides how many are right, whichever videos are in the batch.
 @pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable")
 @pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
-def test_accuracy_in_training_is_that_of_the_whole_epoch(
+def test_training_accuracy_of_a_resumed_run_covers_the_whole_epoch(
     make: type[MotionTask], fit: Callable[..., pl.Trainer], tiny: dict[str, Any], tmp_path: Path
 ):
     settings = {"max_epochs": 2, "num_sanity_val_steps": 0, "limit_val_batches": 1}
@@ -65,12 +65,12 @@ def test_accuracy_in_training_is_that_of_the_whole_epoch(
         assert float(run.callback_metrics["train/top1"]) == 5 / 8
 
 
-# The model has no optimizer step in the epoch that averaging adds, and the rest is about these settings.
+# Lightning warns that the added epoch has no optimizer step, and of the settings chosen here.
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler", "ignore:.*SWA")
-def test_an_epoch_without_steps_counts_nothing(
+def test_epoch_without_steps_does_not_change_the_training_accuracy(
     fit: Callable[..., pl.Trainer], tiny: dict[str, Any]
 ):
-    """Averaging weights adds one, to renew the statistics of batch norms."""
+    """Weight averaging adds such an epoch to renew the statistics of batch norms."""
     task = counting(RecognitionTask, tiny)
     averaging = StochasticWeightAveraging(swa_lrs=1e-12, swa_epoch_start=1)
     trainer = fit(task, callbacks=[averaging], max_epochs=2, num_sanity_val_steps=0)

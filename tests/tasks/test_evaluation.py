@@ -1,4 +1,4 @@
-"""What evaluations measure, whatever came before them."""
+"""Evaluations measure the same, whatever came before them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from hcml_lightning.tools.run.video_result_writer import VideoResultWriter
 
 
 class CutOff(pl.Callback):
-    """Ends an evaluation before its second batch, as a full memory would."""
+    """Ends an evaluation before its second batch, as running out of memory would."""
 
     def on_validation_batch_start(self, *arguments: Any) -> None:
         if arguments[3] == 1:
@@ -26,7 +26,7 @@ class CutOff(pl.Callback):
 
 @pytest.mark.parametrize("make", [FlowTask, RecognitionTask, ProbeTask])
 @pytest.mark.parametrize("command", ["validate", "test"])
-def test_an_evaluation_that_was_cut_off_leaves_nothing_to_the_next(
+def test_interrupted_evaluation_does_not_affect_the_next_one(
     make: type[MotionTask],
     command: str,
     tiny: dict[str, Any],
@@ -63,7 +63,7 @@ def evaluate(loader: DataLoader[dict[str, Any]], tmp_path: Any) -> Callable[...,
 
 
 class Nameless(Drift):
-    """Samples with no more than what a test needs."""
+    """Samples with only what a test needs: without names."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         sample = super().__getitem__(index)
@@ -71,7 +71,9 @@ class Nameless(Drift):
 
 
 @pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
-def test_videos_without_names_are_tested(make: type[MotionTask], tiny: dict[str, Any]) -> None:
+def test_videos_without_names_are_tested_under_their_index(
+    make: type[MotionTask], tiny: dict[str, Any]
+) -> None:
     found: list[list[str]] = []
 
     class Seen(pl.Callback):
@@ -84,7 +86,7 @@ def test_videos_without_names_are_tested(make: type[MotionTask], tiny: dict[str,
     assert "test/top1" in trainer.callback_metrics
 
 
-def test_a_trainer_that_goes_on_to_evaluate_replaces_no_callback(
+def test_validation_after_fit_keeps_the_callbacks_of_the_trainer(
     fit: Callable[..., pl.Trainer], tiny: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer = fit(FlowTask(**tiny))

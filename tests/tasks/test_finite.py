@@ -1,4 +1,4 @@
-"""A run whose numbers are not finite stops, says where it began, and spoils no checkpoint."""
+"""A run whose numbers are not finite stops, says where that began, and spoils no checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ BATCHES = 6
 
 
 class Toy(pl.LightningModule):
-    """The smallest thing that has terms of a loss, a gradient and weights."""
+    """The smallest task with loss terms, a gradient and weights."""
 
     def __init__(self, spoiled: int | None = None, always: bool = False) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Toy(pl.LightningModule):
         self.linear.weight.register_hook(self.spoil)
 
     def spoil(self, gradient: Tensor) -> Tensor:
-        """Make the gradient infinite where the loss is good."""
+        """Make the gradient infinite although the loss is finite."""
         return gradient * torch.inf if self.always or self.batch == self.spoiled else gradient
 
     def configure_callbacks(self) -> list[pl.Callback]:
@@ -49,7 +49,7 @@ class Toy(pl.LightningModule):
 
 
 def batches(bad: int | None = None) -> DataLoader[dict[str, Any]]:
-    """Batches of two videos; in one of them a NaN."""
+    """Batches of two videos, with a NaN in the batch `bad`."""
     generator = torch.Generator().manual_seed(0)
     videos = torch.randn(2 * BATCHES, 2, generator=generator)
     if bad is not None:
@@ -75,13 +75,13 @@ def weights(path: Path) -> Tensor:
     return torch.load(path, weights_only=True)["state_dict"]["linear.weight"]
 
 
-def test_a_good_run_is_left_alone(tmp_path: Path):
+def test_run_with_finite_numbers_completes(tmp_path: Path):
     trainer(tmp_path).fit(Toy(), batches())
     assert (tmp_path / "last.ckpt").is_file()
 
 
 @pytest.mark.parametrize("options", [{}, {"precision": "bf16-mixed"}])
-def test_a_loss_that_is_nan_stops_before_the_weights_take_it(
+def test_nan_loss_stops_the_run_before_it_reaches_the_weights(
     tmp_path: Path, options: dict[str, Any]
 ):
     task = Toy()
@@ -94,40 +94,38 @@ def test_a_loss_that_is_nan_stops_before_the_weights_take_it(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_gradient_alone_is_named(tmp_path: Path):
+def test_non_finite_gradient_of_a_finite_loss_is_named(tmp_path: Path):
     task = Toy(spoiled=2)
     with pytest.raises(NotFiniteError, match=r"gradient is (inf|nan) at step 2 .*'video4'"):
         trainer(tmp_path).fit(task, batches())
     assert task.linear.weight.isfinite().all()
 
 
-def test_with_accumulated_gradients_the_first_bad_batch_is_named(tmp_path: Path):
+def test_first_bad_batch_is_named_when_gradients_accumulate(tmp_path: Path):
     with pytest.raises(NotFiniteError, match=r"step 1 \(epoch 0, batch 2\).*'video4'"):
         trainer(tmp_path, accumulate_grad_batches=2).fit(Toy(), batches(bad=2))
 
 
-def test_on_a_gpu_the_first_bad_batch_is_named_some_steps_later(
+def test_first_bad_batch_is_named_some_steps_later_on_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(finite, "_is_quick_to_ask", lambda task: False)
     task = Toy()
     with pytest.raises(NotFiniteError, match=r"train/part is nan at step 1 .*'video2'"):
         trainer(tmp_path).fit(task, batches(bad=1))
-    # It stopped at the fourth batch, and the weights are lost; the file of the epoch before is not.
+    # The run stops only at the fourth batch, when the weights are already lost.
     assert task.batch == 3
     assert not task.linear.weight.isfinite().all()
 
 
 class Validated(Toy):
-    """Whose validation must not be come to."""
+    """A task whose validation must not be reached."""
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         assert self.trainer.sanity_checking, "validated"
 
 
-def test_on_a_gpu_nothing_is_measured_of_bad_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_bad_weights_are_not_validated_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(finite, "_is_quick_to_ask", lambda task: False)
     late = trainer(tmp_path, log_every_n_steps=100, num_sanity_val_steps=1)
     with pytest.raises(NotFiniteError, match=r"gradient is inf at step 5 .*'video10'"):
@@ -141,7 +139,7 @@ def test_no_checkpoint_of_bad_weights_replaces_a_good_one(
     monkeypatch.setattr(finite, "_is_quick_to_ask", lambda task: False)
     trainer(tmp_path).fit(Toy(), batches())
     good = (tmp_path / "last.ckpt").read_bytes()
-    # Only a checkpoint is written before the next look.
+    # The only thing before the next check of the numbers is a checkpoint.
     late = trainer(tmp_path, log_every_n_steps=100, max_epochs=2)
     with pytest.raises(NotFiniteError, match=r"step 7 \(epoch 1, batch 1\)"):
         late.fit(Toy(spoiled=1), batches(), ckpt_path=tmp_path / "last.ckpt")
@@ -150,14 +148,14 @@ def test_no_checkpoint_of_bad_weights_replaces_a_good_one(
 
 
 class _Overflow(pl.Callback):
-    """What a step that is too large does to weights."""
+    """Makes a weight infinite, as too large a step would."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any):
         if trainer.global_step == BATCHES:
             pl_module.linear.weight.data[0, 1] = torch.inf
 
 
-def test_weights_alone_are_named(tmp_path: Path):
+def test_non_finite_weights_after_the_last_step_are_named(tmp_path: Path):
     with pytest.raises(NotFiniteError, match=r"1 of 2 weights are not finite, linear\.weight"):
         trainer(tmp_path, _Overflow()).fit(Toy(), batches())
     assert not list(tmp_path.iterdir())
@@ -168,25 +166,25 @@ def half(folder: Path, **options: Any) -> pl.Trainer:
     return trainer(folder, plugins=MixedPrecision("16-mixed", "cpu", scaler), **options)
 
 
-def test_infinite_gradients_under_a_scaler_are_part_of_the_method(tmp_path: Path):
+def test_infinite_gradient_under_a_scaler_lowers_the_scale_and_goes_on(tmp_path: Path):
     run = half(tmp_path)
     run.fit(Toy(spoiled=2), batches())
     assert run.precision_plugin.scaler.get_scale() == 2.0**9
     assert weights(tmp_path / "last.ckpt").isfinite().all()
 
 
-def test_gradients_that_no_scale_makes_finite_stop(tmp_path: Path):
+def test_gradients_that_no_scale_makes_finite_stop_the_run(tmp_path: Path):
     with pytest.raises(NotFiniteError, match="has not been finite for many steps"):
         half(tmp_path, max_epochs=10).fit(Toy(always=True), batches())
 
 
-def test_a_nan_loss_under_a_scaler_stops(tmp_path: Path):
+def test_nan_loss_under_a_scaler_stops_the_run(tmp_path: Path):
     with pytest.raises(NotFiniteError, match=r"train/part is nan at step 3 .*'video6'"):
         half(tmp_path).fit(Toy(), batches(bad=3))
 
 
 class _Poison(pl.Callback):
-    """A video with a pixel that is no number."""
+    """Sets a pixel of a video to NaN."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int):
         if batch_idx == 1:
@@ -194,7 +192,9 @@ class _Poison(pl.Callback):
             batch["video"][2, 0, 0, 0, 0] = torch.nan
 
 
-def test_every_stage_stops_and_names_its_terms(fit: Callable[..., Any], tiny: dict[str, Any]):
+def test_flow_stage_stops_and_names_its_non_finite_terms(
+    fit: Callable[..., Any], tiny: dict[str, Any]
+):
     with pytest.raises(NotFiniteError) as stopped:
         fit(FlowTask(**tiny), callbacks=[_Poison()])
     said = str(stopped.value)
@@ -204,26 +204,26 @@ def test_every_stage_stops_and_names_its_terms(fit: Callable[..., Any], tiny: di
 
 
 class _Spoil(pl.Callback):
-    """A step that is too large, the last one before a validation."""
+    """Sets weights to NaN in the last step before a validation."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any):
         if trainer.is_last_batch:
             pl_module.model.network.conv1.weight.data[0] = torch.nan
 
 
-def test_weights_that_are_nan_are_named_before_anybody_speaks_of_a_collapse(
+def test_nan_weights_are_reported_rather_than_a_collapse(
     fit: Callable[..., Any], tiny: dict[str, Any]
 ):
     with pytest.raises(NotFiniteError, match=r"FlowTask level 0: .* weights are not finite"):
         fit(FlowTask(**tiny), callbacks=[_Spoil()], log_every_n_steps=100)
 
 
-def test_features_that_overflow_in_validation_alone_are_named(
+def test_features_that_overflow_only_in_validation_are_named(
     fit: Callable[..., Any], tiny: dict[str, Any]
 ):
     class Overflow(FlowTask):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
-            # Finite, but not what comes of them.
+            # The weights are finite, but the features overflow.
             self.model.network.layer1[0].bn1.weight.data.fill_(3e38)
             super().validation_step(batch, batch_idx)
 

@@ -1,4 +1,4 @@
-"""Every number of a recipe reaches what it is for: with defaults alone, one that is dropped is not missed."""
+"""Every number of a recipe takes effect; tests with defaults alone would not notice one that is ignored."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ def silent(task: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return task.eval()
 
 
-def test_the_flow_stage_weighs_its_terms(
+def test_flow_stage_weights_its_loss_terms(
     tiny: dict[str, Any], loader: DataLoader[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = silent(FlowTask(**tiny, flow_weight=3.0, smoothness_weight=0.5), monkeypatch)
@@ -29,7 +29,7 @@ def test_the_flow_stage_weighs_its_terms(
 
 
 @pytest.mark.parametrize("make", [ContrastTask, RecognitionTask])
-def test_temperature_and_number_of_locations(
+def test_temperature_and_num_locations_reach_the_contrastive_loss(
     make: Any,
     tiny: dict[str, Any],
     loader: DataLoader[dict[str, Any]],
@@ -51,7 +51,7 @@ def test_temperature_and_number_of_locations(
     torch.testing.assert_close(actual, expected)
 
 
-def test_smoothness_in_joint_training(
+def test_smoothness_weight_reaches_the_joint_loss(
     tiny: dict[str, Any], loader: DataLoader[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options: dict[str, Any] = {"flow_weight": 1.0, "contrast_weights": (0.0, 0.0), "dropout": 0.0}
@@ -61,12 +61,12 @@ def test_smoothness_in_joint_training(
         torch.manual_seed(0)
         task = silent(RecognitionTask(**tiny, **options, smoothness_weight=weight), monkeypatch)
         losses.append(float(task.training_step(batch, 0).detach()))
-    # The flow starts at zero, of which Eq. 4 is four times the penalty of zero.
+    # The flow starts at zero, where Eq. 4 is four times the penalty of zero.
     assert losses[1] - losses[0] == pytest.approx(0.5 * 4 * 1e-6**0.45, rel=1e-2)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam"])
-def test_settings_of_the_optimizer_reach_it(
+def test_optimizer_settings_reach_the_optimizer(
     name: str, fit: Callable[..., Any], tiny: dict[str, Any]
 ) -> None:
     options = {"momentum": 0.7, "weight_decay": 0.03, "decay_norm_and_bias": False}
@@ -91,17 +91,17 @@ def test_dropout_and_recompute_reach_the_network(tiny: dict[str, Any]) -> None:
     assert set(kept[1].flatten().tolist()) == {1.0}
 
 
-def test_chance_is_that_of_a_guess_among_all_targets(
+def test_chance_loss_is_that_of_a_guess_among_all_targets(
     fit: Callable[..., Any], tiny: dict[str, Any]
 ) -> None:
-    """B·N·T of them: four clips, five locations, eight frames of level 0."""
+    """There are B·N·T targets: four clips, five locations, eight frames of level 0."""
     task = ContrastTask(**tiny, num_locations=5, lr=0.0)
     metrics = fit(task, limit_train_batches=1).callback_metrics
     chance = torch.tensor(4.0 * 5 * 8).log()
     torch.testing.assert_close(metrics["val/contrast_l1_chance"], chance)
 
 
-def test_the_probe_averages_its_views(
+def test_probe_averages_the_probabilities_of_its_views(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = ProbeTask(level=0, **tiny).eval()
@@ -118,13 +118,13 @@ def test_the_probe_averages_its_views(
     assert found["video_id"] == ["a", "b"]
 
 
-def test_contrastive_weights_go_from_the_lowest_level_up(tiny: dict[str, Any]) -> None:
+def test_contrast_weights_are_assigned_from_the_lowest_level_up(tiny: dict[str, Any]) -> None:
     task = RecognitionTask(**tiny | {"levels": (0, 2)}, contrast_weights=(0.5, 0.2))
     assert task.contrast_weights == {2: 0.5}
     assert RecognitionTask(**tiny, contrast_weights=(0.5, 0.2)).contrast_weights == {1: 0.5, 2: 0.2}
 
 
-def test_the_probe_is_a_convolution_over_place_and_time_and_the_mean_of_what_it_finds(
+def test_probe_averages_a_3d_convolution_over_place_and_time(
     tiny: dict[str, Any],
 ) -> None:
     task = ProbeTask(level=0, **tiny).eval()

@@ -1,4 +1,4 @@
-"""Eq. 5, multi-view testing, and what travels in a recognition checkpoint."""
+"""Eq. 5, testing on several views, and what a recognition checkpoint contains."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_flow_terms_count_every_frame_but_the_last(
     torch.testing.assert_close(terms.photometric, expected)  # flow starts at zero
 
 
-def test_clips_without_a_successor_are_refused(tiny: dict[str, Any]) -> None:
+def test_clip_with_a_single_frame_at_the_level_is_refused(tiny: dict[str, Any]) -> None:
     task = RecognitionTask(**tiny)
     clip = torch.zeros(1, 3, 3, 32, 32, dtype=torch.uint8)
     motion = task.model.network.motion_features(clip, 2)
@@ -68,8 +68,10 @@ def test_clips_without_a_successor_are_refused(tiny: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("level", [0, 1, 2])
 @pytest.mark.parametrize("num_frames", range(5, 18))
-def test_frames_are_those_of_the_level(level: int, num_frames: int, tiny: dict[str, Any]) -> None:
-    """Grey frames that count: the photometric error of zero flow tells which ones are compared."""
+def test_flow_terms_compare_consecutive_frames_of_the_level(
+    level: int, num_frames: int, tiny: dict[str, Any]
+) -> None:
+    """Each grey frame is 10 brighter than the one before: the error of zero flow tells which are compared."""
     task = RecognitionTask(**tiny).eval()
     clip = torch.arange(num_frames).mul(10).to(torch.uint8).view(1, 1, -1, 1, 1)
     clip = clip.expand(1, 3, num_frames, 32, 32)
@@ -79,7 +81,7 @@ def test_frames_are_those_of_the_level(level: int, num_frames: int, tiny: dict[s
 
 
 class Views(Dataset[dict[str, Any]]):
-    """Videos of which some views look like another class."""
+    """Videos of five views of noise."""
 
     def __len__(self) -> int:
         return 3
@@ -108,7 +110,7 @@ def test_views_are_averaged_as_probabilities(tiny: dict[str, Any], views_per_for
 
 
 class Repeated(Views):
-    """What a rank that fills up its last batch sees: the first video twice."""
+    """The first video twice, as on a rank that fills up its last batch."""
 
     def __len__(self) -> int:
         return 4
@@ -154,7 +156,7 @@ def test_probe_reports_the_efficacy_score(
     right = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
 
     def logits(clip: torch.Tensor) -> torch.Tensor:
-        """In training right on six of eight videos, in validation on two."""
+        """Right on six of eight videos in training, on two in validation."""
         guess = right.clone()
         guess[: 2 if task.probe.training else 6] += 1
         start = 4 if calls["n"] % 2 else 0
@@ -170,7 +172,7 @@ def test_probe_reports_the_efficacy_score(
 
 
 @pytest.mark.parametrize("stop", ["max_steps", "should_stop"])
-def test_an_epoch_that_is_cut_short_has_an_accuracy_too(
+def test_epoch_that_is_cut_short_still_has_a_training_accuracy(
     stop: str, fit: Fit, tiny: dict[str, Any]
 ) -> None:
     class Stop(pl.Callback):
@@ -182,7 +184,7 @@ def test_an_epoch_that_is_cut_short_has_an_accuracy_too(
     assert float(metrics["train/top1"]) in (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def test_the_five_best_classes_are_five(tiny: dict[str, Any]) -> None:
+def test_top5_counts_no_more_than_the_five_best_classes(tiny: dict[str, Any]) -> None:
     task = RecognitionTask(**tiny | {"num_classes": 6})
     scores = torch.tensor([[0.3, 0.25, 0.2, 0.15, 0.06, 0.04]] * 2)
     task.val_accuracy.update(scores, torch.tensor([4, 5]), torch.arange(2))

@@ -1,4 +1,4 @@
-"""What holds for every stage: it learns, it trains what it says and nothing else, and hands its weights on."""
+"""Every stage learns, trains exactly the parts that it names, and passes its weights on."""
 
 import warnings
 from collections.abc import Callable
@@ -59,19 +59,19 @@ def test_a_stage_changes_all_that_it_trains_and_nothing_else(
     task = STAGES[stage](**tiny, lr=0.01, weight_decay=0.0)
     with torch.no_grad():
         for parameter in task.parameters():
-            if not parameter.any():  # what starts at zero passes no gradient to what lies behind it
+            if not parameter.any():  # a zero weight passes no gradient to the layers before it
                 torch.nn.init.uniform_(parameter, 0.001, 0.002)
     before, trained = snapshot(task), trained_names(task)
     fit(task, max_epochs=2)
     after = task.state_dict()
     for key, value in after.items():
         if key.endswith("project.bn.bias"):
-            continue  # a 1×1 convolution and a batch norm follow, which take any constant away again
+            continue  # the 1×1 convolution and the batch norm that follow cancel any constant
         same = torch.equal(value, before[key])
         assert same != (key in trained), f"{key} {'did not change' if same else 'changed'}"
 
 
-def test_flow_of_a_higher_level_trains_the_blocks_below_with_their_fusion(
+def test_flow_at_a_higher_level_trains_the_blocks_below_and_their_fusion(
     tiny: dict[str, Any],
 ) -> None:
     trained = {name.rpartition(".")[0] for name in trained_names(FlowTask(level=1, **tiny))}
@@ -81,16 +81,16 @@ def test_flow_of_a_higher_level_trains_the_blocks_below_with_their_fusion(
         assert not any(name.startswith(f"model.network.{part}") for name in trained), part
 
 
-def test_true_flow_is_in_cells_of_frames_that_are_no_squares() -> None:
+def test_true_flow_of_oblong_frames_is_converted_to_cells() -> None:
     flow = torch.tensor([8.0, 4.0]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 32, 64)
     assert torch.equal(at_grid(flow, torch.zeros(1, 2, 2, 8, 8)), torch.ones(2, 2, 8, 8))
 
 
 @pytest.mark.parametrize(("error", "warns"), [(0.75, False), (0.8, True)])
-def test_the_error_of_flow_is_that_of_the_cells_that_count(
+def test_flow_is_compared_with_zero_flow_over_valid_cells_only(
     error: float, warns: bool, tiny: dict[str, Any]
 ) -> None:
-    """Of 0.8 of the cells, standing still has 0.8; the flow is held to 0.98 of that."""
+    """With 80% valid cells, zero flow has an error of 0.8; the flow has to be below 0.98 of that."""
     values = {"photometric": error, "photometric_zero": 1.0, "valid": 0.8}
     trainer: Any = pl.Trainer(**QUIET)
     trainer._logger_connector._callback_metrics.update(
@@ -127,7 +127,9 @@ def test_flow_of_a_known_translation_is_found(fit: Fit, tiny: dict[str, Any]) ->
     assert float(metrics["val/photometric"]) < 0.7 * float(metrics["val/photometric_zero"])
 
 
-def test_frozen_levels_do_not_see_their_batch_mates(fit: Fit, tiny: dict[str, Any]) -> None:
+def test_features_of_frozen_levels_do_not_depend_on_the_batch(
+    fit: Fit, tiny: dict[str, Any]
+) -> None:
     task = ContrastTask(level=1, **tiny)
     fit(task)
     modes = {n: m.training for n, m in task.named_modules() if not list(m.children())}
@@ -165,8 +167,9 @@ def test_freezing_holds_through_validation_and_resume(
     assert resumed.model.network.layer2.training
 
 
-# Nothing is to be learned here.
-def test_stages_start_from_the_one_before(fit: Fit, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_each_stage_starts_from_the_weights_of_the_one_before(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
     before: MotionTask | None = None
     path: str | None = None
     for make in (STAGES["flow"], STAGES["contrast 1"], STAGES["contrast 2"], RecognitionTask):
@@ -180,11 +183,10 @@ def test_stages_start_from_the_one_before(fit: Fit, tiny: dict[str, Any], tmp_pa
         trainer.save_checkpoint(path)
 
 
-# Nothing is to be learned here.
 @pytest.mark.parametrize(
     "make", [STAGES["contrast 2"], RecognitionTask, partial(ProbeTask, level=1)]
 )
-def test_a_stage_that_was_skipped_is_missed(
+def test_skipped_stage_is_reported(
     make: Callable[..., MotionTask], fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     path = str(tmp_path / "flow.ckpt")
@@ -194,13 +196,13 @@ def test_a_stage_that_was_skipped_is_missed(
 
 
 @pytest.mark.parametrize("name", ["contrast 1", "probe"])
-def test_frozen_features_that_have_learned_nothing_are_said(
+def test_frozen_features_that_have_learned_nothing_are_reported(
     name: str, fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     task = STAGES[name](**tiny)
     with pytest.warns(UserWarning, match=r"learned nothing, and stay so: give the checkpoint"):
         trainer = fit(task)
-    # What is there by now is not untrained.
+    # After this training they are not reported again.
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*learned nothing")
         path = tmp_path / "end.ckpt"
@@ -208,7 +210,9 @@ def test_frozen_features_that_have_learned_nothing_are_said(
         fit(STAGES[name](**tiny, init_from=path))
 
 
-def test_clips_too_short_to_show_a_level_motion_are_said(tiny: dict[str, Any], tmp_path: Path):
+def test_clips_too_short_to_show_motion_at_a_level_are_reported(
+    tiny: dict[str, Any], tmp_path: Path
+):
     class Short(Drift):
         def __getitem__(self, index: int) -> dict[str, Any]:
             item = super().__getitem__(index)
@@ -226,7 +230,7 @@ def test_clips_too_short_to_show_a_level_motion_are_said(tiny: dict[str, Any], t
         step(ContrastTask(level=1, **tiny))
 
 
-def test_batch_norm_of_each_device_alone_is_said(
+def test_batch_norm_that_is_not_synchronised_is_reported(
     tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(pl.Trainer, "world_size", 2)
@@ -236,13 +240,15 @@ def test_batch_norm_of_each_device_alone_is_said(
         task.on_fit_start()
     SyncEverywhere().apply(task)
     task.on_fit_start()
-    # In joint training each device's clips are to meet alone.
+    # In joint training, each device is meant to normalise its own clips.
     task = RecognitionTask(**tiny)
     task.trainer = pl.Trainer(**QUIET)
     task.on_fit_start()
 
 
-def test_init_from_is_what_is_evaluated(fit: Fit, tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_evaluation_uses_the_weights_of_init_from(
+    fit: Fit, tiny: dict[str, Any], tmp_path: Path
+) -> None:
     first = RecognitionTask(**tiny)
     fit(first).save_checkpoint(tmp_path / "end.ckpt")
     second = RecognitionTask(**tiny, init_from=tmp_path / "end.ckpt")
@@ -251,7 +257,7 @@ def test_init_from_is_what_is_evaluated(fit: Fit, tiny: dict[str, Any], tmp_path
     assert torch.equal(second.model.network.fc.weight, first.model.network.fc.weight)
 
 
-def test_a_checkpoint_needs_no_init_from_any_more(
+def test_loading_a_checkpoint_does_not_need_the_file_of_init_from(
     fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
@@ -339,17 +345,17 @@ def test_loaded_weights_are_not_replaced_by_init_from(
     start, end = str(tmp_path / "start.ckpt"), str(tmp_path / "end.ckpt")
     fit(FlowTask(**tiny)).save_checkpoint(start)
     fit(FlowTask(**tiny, init_from=start, lr=0.1)).save_checkpoint(end)
-    Path(start).unlink()  # notebooks never need the older file
+    Path(start).unlink()  # the older file is not needed in a notebook
     task = FlowTask.load_from_checkpoint(end, lr=0.0)
     expected = snapshot(task)["model.network.conv1.weight"]
     fit(task)
     assert torch.equal(task.model.network.conv1.weight, expected)
 
 
-def test_weights_that_come_back_from_other_processes_are_not_replaced_by_init_from(
+def test_weights_trained_in_forks_are_not_replaced_by_init_from(
     fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Lightning's `ddp_notebook` trains in forks, and loads what they end with into the task of the notebook."""
+    """Lightning's `ddp_notebook` trains in forks, and loads the final weights into the task of the notebook."""
     start = str(tmp_path / "start.ckpt")
     fit(RecognitionTask(**tiny)).save_checkpoint(start)
     task, forked = RecognitionTask(**tiny, init_from=start, lr=0.0), RecognitionTask(**tiny)
@@ -358,7 +364,7 @@ def test_weights_that_come_back_from_other_processes_are_not_replaced_by_init_fr
     assert torch.equal(task.model.network.conv1.weight, forked.model.network.conv1.weight)
 
 
-def test_the_trainers_own_freezing_holds(fit: Fit, tiny: dict[str, Any]) -> None:
+def test_train_only_given_to_the_trainer_takes_precedence(fit: Fit, tiny: dict[str, Any]) -> None:
     task = RecognitionTask(**tiny, flow_weight=0.0, contrast_weights=(0.0, 0.0), lr=0.1)
     before = snapshot(task)
     fit(task, callbacks=[TrainOnly([task.model.network.fc])])
@@ -366,7 +372,9 @@ def test_the_trainers_own_freezing_holds(fit: Fit, tiny: dict[str, Any]) -> None
     assert changed == {"model.network.fc.weight", "model.network.fc.bias"}
 
 
-def test_a_subclass_of_the_trainers_own_freezing_holds(fit: Fit, tiny: dict[str, Any]) -> None:
+def test_subclass_of_train_only_given_to_the_trainer_takes_precedence(
+    fit: Fit, tiny: dict[str, Any]
+) -> None:
     class Mine(TrainOnly):
         pass
 
@@ -376,7 +384,7 @@ def test_a_subclass_of_the_trainers_own_freezing_holds(fit: Fit, tiny: dict[str,
     assert trained == {"model.network.fc.weight", "model.network.fc.bias"}
 
 
-def test_freezing_by_hand_is_answered(fit: Fit, tiny: dict[str, Any]) -> None:
+def test_freezing_by_hand_has_no_effect_and_is_reported(fit: Fit, tiny: dict[str, Any]) -> None:
     task = RecognitionTask(**tiny)
     task.model.network.conv1.requires_grad_(False)
     with pytest.warns(
@@ -394,12 +402,12 @@ class WithExtra(RecognitionTask):
         self.extra = torch.nn.Linear(2, 2)
 
 
-def test_parts_that_no_loss_names_are_said(fit: Fit, tiny: dict[str, Any]) -> None:
+def test_parts_that_no_loss_names_are_reported(fit: Fit, tiny: dict[str, Any]) -> None:
     with pytest.warns(UserWarning, match=r"2, the first extra\.(bias|weight)"):
         fit(WithExtra(**tiny))
 
 
-def test_a_subclass_reads_what_its_base_wrote(
+def test_subclass_loads_a_checkpoint_of_its_base_class(
     fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     class Sub(RecognitionTask):
@@ -413,7 +421,7 @@ def test_a_subclass_reads_what_its_base_wrote(
 
 
 @pytest.mark.parametrize("task", [RecognitionTask, FlowTask, ContrastTask, ProbeTask])
-def test_a_step_in_a_loop_of_ones_own_gives_its_loss(
+def test_training_step_without_a_trainer_returns_its_loss(
     task: type[MotionTask], tiny: dict[str, Any], loader: Any
 ) -> None:
     model = task(**tiny)
@@ -423,14 +431,16 @@ def test_a_step_in_a_loop_of_ones_own_gives_its_loss(
     assert float(model.terms["train/loss"]) == pytest.approx(float(loss.detach()))
 
 
-def test_a_batch_that_lacks_something_is_named_before_the_step(tiny: dict[str, Any]) -> None:
+def test_missing_entry_of_a_batch_is_named_before_the_step(tiny: dict[str, Any]) -> None:
     data = torch.utils.data.DataLoader([{"video": torch.zeros(3, 8, 32, 32)}], batch_size=1)
     trainer = pl.Trainer(**QUIET, max_epochs=1)
     with pytest.raises(ValueError, match=r"gives 'video', without 'label'; expected a dict with"):
         trainer.fit(RecognitionTask(**tiny), data, data)
 
 
-def test_the_trainers_own_watch_over_the_features_holds(fit: Fit, tiny: dict[str, Any]) -> None:
+def test_stop_on_collapse_given_to_the_trainer_takes_precedence(
+    fit: Fit, tiny: dict[str, Any]
+) -> None:
     with pytest.raises(CollapseError):
         fit(FlowTask(**tiny), callbacks=[StopOnCollapse(least_spread=9.0)])
 
@@ -506,7 +516,7 @@ def test_numbers_out_of_range_are_refused_at_once(
         task(**tiny | arguments)
 
 
-def test_description_names_what_trains(tiny: dict[str, Any]) -> None:
+def test_description_names_trained_and_frozen_parts(tiny: dict[str, Any]) -> None:
     description = ContrastTask(level=1, **tiny).describe()
     assert description["trains"] == [
         "model.network.layer2",
@@ -545,7 +555,7 @@ def test_description_names_what_trains(tiny: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_description_leaves_no_parameter_out(stage: str, tiny: dict[str, Any]) -> None:
+def test_description_covers_every_parameter_once(stage: str, tiny: dict[str, Any]) -> None:
     task = STAGES[stage](**tiny)
     description = task.describe()
     named = [*description["trains"], *description["frozen"]]
@@ -553,21 +563,21 @@ def test_description_leaves_no_parameter_out(stage: str, tiny: dict[str, Any]) -
     assert sorted(map(id, parameters)) == sorted(map(id, task.parameters()))
 
 
-def test_a_flow_stage_that_learned_nothing_says_so(fit: Fit, tiny: dict[str, Any]) -> None:
+def test_flow_stage_that_learned_nothing_warns(fit: Fit, tiny: dict[str, Any]) -> None:
     with pytest.warns(UserWarning, match=r"rebuilds frames no better .*Lower smoothness_weight"):
         fit(FlowTask(**tiny, lr=0.0))
 
 
-def test_a_flow_stage_whose_flow_leaves_the_frame_says_so(fit: Fit, tiny: dict[str, Any]) -> None:
+def test_flow_stage_whose_flow_leaves_the_frame_warns(fit: Fit, tiny: dict[str, Any]) -> None:
     task = FlowTask(**tiny, lr=0.0)
-    # Eq. 3 counts no error there: it is 0.
+    # Eq. 3 counts no error outside the frame: it is 0.
     torch.nn.init.constant_(task.side.flow_decoder(0).flow.bias, 100.0)
     with pytest.warns(UserWarning, match="the flow leads out of the frame for 100% of the pixels"):
         fit(task)
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_weights_that_are_averaged_begin_with_those_of_the_stage_before(
+def test_averaged_weights_start_from_the_stage_before(
     late: bool, fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
@@ -584,7 +594,7 @@ def test_weights_that_are_averaged_begin_with_those_of_the_stage_before(
     torch.testing.assert_close(task.state_dict()[frozen], stored[frozen])
 
 
-def test_the_averaging_that_is_advised_leaves_frozen_weights_to_the_bit(
+def test_recommended_averaging_leaves_frozen_weights_bitwise_unchanged(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     task = ContrastTask(**tiny)
@@ -600,7 +610,7 @@ def test_the_averaging_that_is_advised_leaves_frozen_weights_to_the_bit(
     assert {name for name in changed if name.startswith("model.")} <= trained
 
 
-def test_a_search_for_the_learning_rate_begins_with_the_weights_of_the_stage_before(
+def test_learning_rate_search_starts_from_the_weights_of_the_stage_before(
     fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
@@ -614,7 +624,7 @@ def test_a_search_for_the_learning_rate_begins_with_the_weights_of_the_stage_bef
     assert torch.equal(task.state_dict()[frozen], stored[frozen])
 
 
-def test_other_weights_than_those_of_the_checkpoint_are_refused(
+def test_init_from_given_when_loading_a_checkpoint_is_refused(
     fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
@@ -623,7 +633,7 @@ def test_other_weights_than_those_of_the_checkpoint_are_refused(
 
 
 @pytest.mark.parametrize("strict", [True, False])
-def test_weights_of_other_classes_are_not_loaded_but_started_from(
+def test_loading_with_other_num_classes_is_refused_and_suggests_init_from(
     strict: bool, fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
@@ -631,13 +641,13 @@ def test_weights_of_other_classes_are_not_loaded_but_started_from(
         FlowTask.load_from_checkpoint(tmp_path / "flow.ckpt", strict=strict, num_classes=7)
 
 
-def test_a_probe_predicts_what_it_tests(tiny: dict[str, Any], tmp_path: Path) -> None:
+def test_probe_predicts_class_probabilities(tiny: dict[str, Any], tmp_path: Path) -> None:
     trainer = pl.Trainer(**QUIET, default_root_dir=tmp_path)
     found = trainer.predict(ProbeTask(**tiny), DataLoader(Drift(), batch_size=4))
     assert [part["probability"].shape for part in found or []] == [(4, 4), (4, 4)]
 
 
-def test_over_a_gap_of_levels_what_lies_between_them_trains(tiny: dict[str, Any]) -> None:
+def test_contrast_over_a_gap_trains_the_stages_between_its_levels(tiny: dict[str, Any]) -> None:
     task = ContrastTask(**tiny | {"levels": (0, 2)}, level=2)
     stages = task.model.network.stages
     assert [m for m in task.trained_modules() if any(m is s for s in stages)] == stages[1:3]
@@ -645,7 +655,7 @@ def test_over_a_gap_of_levels_what_lies_between_them_trains(tiny: dict[str, Any]
     assert RecognitionTask(**tiny | {"levels": (0, 2)}).lower_level() == 2
 
 
-def test_flow_is_of_the_lowest_level_that_there_is(tiny: dict[str, Any]) -> None:
+def test_joint_training_decodes_flow_at_the_lowest_chosen_level(tiny: dict[str, Any]) -> None:
     task = RecognitionTask(**tiny | {"levels": (1, 2)})
     assert any(module is task.side.flow_decoder(1) for module in task.trained_modules())
     video = torch.randint(256, (2, 3, 8, 32, 32), dtype=torch.uint8)
@@ -657,7 +667,7 @@ def test_flow_is_of_the_lowest_level_that_there_is(tiny: dict[str, Any]) -> None
 def test_a_self_supervised_stage_is_tested_on_the_middle_view(
     make: Any, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two clips of three crops: the second's centre."""
+    """Of two clips of three crops, that is the second clip's centre."""
     task, seen = make(**tiny), []
     monkeypatch.setattr(task, "_step", lambda batch, stage: seen.append((batch["video"], stage)))
     task.test_step({"video": torch.arange(6).view(1, 6, 1, 1, 1, 1).expand(1, 6, 3, 1, 1, 1)}, 0)
@@ -665,7 +675,7 @@ def test_a_self_supervised_stage_is_tested_on_the_middle_view(
     assert (video.unique().tolist(), stage) == ([4], "test")
 
 
-def test_a_classifier_that_learned_nothing_is_left_out_without_a_word(
+def test_untrained_classifier_of_another_size_is_left_out_silently(
     tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     source = FlowTask(**tiny | {"num_classes": 7})
@@ -676,10 +686,10 @@ def test_a_classifier_that_learned_nothing_is_left_out_without_a_word(
 
 
 class OwnFlow(FlowTask):
-    """A self-supervised stage of somebody's own."""
+    """A user's own self-supervised stage."""
 
 
-def test_a_stage_made_of_another_is_of_its_kind(
+def test_warm_start_treats_a_subclass_like_its_base_stage(
     fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     given = {"num_classes": 7, "levels": (0, 1, 2)}
@@ -689,14 +699,14 @@ def test_a_stage_made_of_another_is_of_its_kind(
     assert "is of a OwnFlow at level 0" in remark
 
 
-def test_other_weights_take_the_remarks_of_the_first_with_them(tiny: dict[str, Any]) -> None:
+def test_loading_other_weights_clears_the_remarks(tiny: dict[str, Any]) -> None:
     task = FlowTask(**tiny)
     task.remarks = ["said of other weights"]
     task.load_state_dict(task.state_dict())
     assert task.remarks == []
 
 
-def test_weights_that_do_not_fit_are_none(tiny: dict[str, Any]) -> None:
+def test_failed_load_does_not_count_as_having_weights(tiny: dict[str, Any]) -> None:
     task = FlowTask(**tiny)
     with pytest.raises(RuntimeError, match="Missing key"):
         task.load_state_dict({})
@@ -712,5 +722,5 @@ def test_a_trainer_fits_one_task_after_another(fit: Fit, tiny: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
-def test_the_best_checkpoint_is_the_one_that_recognises_most(make: Any) -> None:
+def test_best_checkpoint_is_chosen_by_validation_top1(make: Any) -> None:
     assert make.MONITOR == ("val/top1", "max")

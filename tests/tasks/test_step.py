@@ -1,4 +1,4 @@
-"""What a training step must not do, so that it can run at the speed of its device."""
+"""What a training step must avoid in order to run at the speed of its device."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -47,7 +47,7 @@ def gradients(task: MotionTask) -> list[Tensor]:
 
 
 class MixedLayouts(TorchDispatchMode):
-    """Names the operations that meet maps both with their channels last and not, and so copy or run slowly on GPUs."""
+    """Records operations that get maps in both memory formats, and so copy or run slowly on GPUs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def _nothing_compiled() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_nothing_compiled")
 @stages
-def test_compiles_without_a_graph_break(stage: str, tiny: dict[str, Any]) -> None:
+def test_training_step_compiles_without_a_graph_break(stage: str, tiny: dict[str, Any]) -> None:
     task, compiled = ready(stage, tiny), ready(stage, tiny)
     step = torch.compile(compiled.training_step, fullgraph=True, dynamic=False, backend="aot_eager")
     losses = []
@@ -99,7 +99,7 @@ def test_compiles_without_a_graph_break(stage: str, tiny: dict[str, Any]) -> Non
 
 
 @stages
-def test_reads_nothing_back_from_the_device(stage: str, tiny: dict[str, Any]) -> None:
+def test_training_step_reads_nothing_back_from_the_device(stage: str, tiny: dict[str, Any]) -> None:
     # Tensors of the meta device have no values: any attempt to look at one is an error.
     task = ready(stage, tiny).to("meta")
     loss = task.training_step(moved("meta"), 0)
@@ -112,7 +112,7 @@ def test_reads_nothing_back_from_the_device(stage: str, tiny: dict[str, Any]) ->
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @stages
-def test_never_waits_for_the_gpu(stage: str, tiny: dict[str, Any]) -> None:
+def test_training_step_never_waits_for_the_gpu(stage: str, tiny: dict[str, Any]) -> None:
     task = ready(stage, tiny).cuda()
     inputs = moved("cuda")
     groups = parameter_groups([task], 1e-4, decay_norm_and_bias=True)
@@ -142,7 +142,7 @@ def test_frozen_levels_keep_nothing_for_a_backward_pass(stage: str, tiny: dict[s
 
 
 @stages
-def test_runs_no_layer_above_its_own_level(stage: str, tiny: dict[str, Any]) -> None:
+def test_stage_runs_no_layer_above_its_own_level(stage: str, tiny: dict[str, Any]) -> None:
     task = ready(stage, tiny)
     ran = []
     for index, layer in enumerate(task.model.network.stages):

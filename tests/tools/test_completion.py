@@ -1,4 +1,4 @@
-"""The script for the shell, asked as the shell asks it."""
+"""The completion script, called as the shell calls it."""
 
 import shutil
 import subprocess
@@ -32,7 +32,7 @@ def bash_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("hcml predict --to", {"--top_k"}),
     ],
 )
-def test_bash_is_offered_what_fits(typed: str, offered: set[str], bash_script: Path):
+def test_bash_completion_offers_matching_words(typed: str, offered: set[str], bash_script: Path):
     words = " ".join(f"'{word}'" for word in typed.split(" "))
     asked = f"""source {bash_script}
         COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 )); _shtab_hcml
@@ -41,7 +41,7 @@ def test_bash_is_offered_what_fits(typed: str, offered: set[str], bash_script: P
     assert {*answer.stdout.split()} - {"-h", "--help", "--version"} == offered
 
 
-def test_zsh_gets_a_script_of_its_own_and_it_stays_small(bash_script: Path):
+def test_zsh_script_is_valid_and_small(bash_script: Path):
     script = completion.script("zsh", completion.whole_parser())
     assert script.startswith("#compdef hcml")
     assert "--model.temperature" in script
@@ -50,7 +50,7 @@ def test_zsh_gets_a_script_of_its_own_and_it_stays_small(bash_script: Path):
         subprocess.run(["zsh", "-n"], input=script, text=True, check=True)
 
 
-def test_without_shtab_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch):
+def test_missing_shtab_is_reported_with_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "shtab", None)
     with pytest.raises(ImportError, match=r"hcml-lightning\[completion\]"):
         completion.script("bash", completion.make_parser())

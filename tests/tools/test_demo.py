@@ -17,7 +17,9 @@ from hcml_lightning.tools.stages import TRAINING
 from hcml_lightning.tools.training.configs import read_config
 
 
-def test_three_runs_one_table_and_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_demo_makes_three_runs_a_table_and_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     recipe = yaml.safe_load(Path(TINY[-1]).read_text())
     recipe["synthesize"] = {
         "num_train": 1,
@@ -53,7 +55,7 @@ def test_three_runs_one_table_and_pictures(tmp_path: Path, capsys: pytest.Captur
     assert curve.epoch == [1]
     assert curve.value == pytest.approx([numbers["epe"]], rel=1e-4)
 
-    # Started again it does nothing, and with another corpus it refuses.
+    # A second start does nothing; one with another corpus is refused.
     calls: list[list[str]] = []
     assert run_demo(tmp_path, recipe, [], lambda words: len(calls) or 1) == runs
     recipe["synthesize"]["num_frames"] = 7
@@ -61,7 +63,7 @@ def test_three_runs_one_table_and_pictures(tmp_path: Path, capsys: pytest.Captur
         run_demo(tmp_path, recipe, [], main)
 
 
-def test_its_three_classifiers_differ_in_nothing_but_the_method():
+def test_classifiers_of_the_demo_differ_only_in_the_method():
     recipe = read_config("demo.yaml")
     recipe.pop("synthesize")
     plan = Plan((yaml.safe_dump(recipe, default_flow_style=True, width=10**6),), ())

@@ -8,7 +8,7 @@ from hcml_lightning.tools.flops import count, main
     ("backbone", "frames", "plain", "motion", "ratio"),
     [("r2d50", 16, 40.7, 48.1, 1.184), ("r2plus1d101", 32, 133.0, 148.0, 1.113)],
 )
-def test_costs_are_those_of_the_design(
+def test_flops_equal_those_of_the_design(
     backbone: str, frames: int, plain: float, motion: float, ratio: float
 ):
     without, with_blocks = count(backbone, frames, 256, ()), count(backbone, frames, 256)
@@ -23,7 +23,7 @@ def test_costs_are_those_of_the_design(
     ("backbone", "frames", "plain", "motion", "paper"),
     [("r2d50", 16, 41.3, 48.9, 49), ("r2plus1d101", 32, 134.5, 149.8, 150)],
 )
-def test_costs_round_to_those_of_the_paper(
+def test_flops_with_norms_round_to_those_of_the_paper(
     backbone: str, frames: int, plain: float, motion: float, paper: int
 ):
     without, with_blocks = count(backbone, frames, 256, ()), count(backbone, frames, 256)
@@ -48,7 +48,7 @@ def test_table_shows_both_settings_beside_the_paper(capsys: pytest.CaptureFixtur
         assert number in said
 
 
-def test_another_backbone_has_no_number_of_the_paper(capsys: pytest.CaptureFixture[str]):
+def test_other_backbone_is_shown_without_numbers_of_the_paper(capsys: pytest.CaptureFixture[str]):
     assert main(["--backbone", "r2d_tiny", "--frames", "8", "--size", "64", "--levels", "0"]) == 0
     said = capsys.readouterr().out
     assert "r2d_tiny, T = 8, 64x64" in said
@@ -56,12 +56,12 @@ def test_another_backbone_has_no_number_of_the_paper(capsys: pytest.CaptureFixtu
     assert "paper" not in said
 
 
-def test_the_paper_is_named_beside_its_own_size_alone(capsys: pytest.CaptureFixture[str]):
+def test_other_size_is_shown_without_numbers_of_the_paper(capsys: pytest.CaptureFixture[str]):
     main(["--size", "64"])
     assert "paper" not in capsys.readouterr().out
 
 
-def test_each_class_costs_its_row_of_the_classifier():
+def test_each_class_adds_one_row_of_the_classifier():
     few, many = (count("r2d_tiny", 4, 32, (), classes).total for classes in (400, 1400))
     features = MotionNetwork("r2d_tiny", levels=()).fc.in_features
     assert many - few == pytest.approx(1000 * features / 1e9)

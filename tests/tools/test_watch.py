@@ -1,4 +1,4 @@
-"""What is logged about validation, beside the pictures."""
+"""When pictures of validation are drawn, and the table of confusions."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -14,14 +14,16 @@ from hcml_lightning.tools.watch import TopConfusions, Watch
 
 
 class Counted(Watch):
-    """Notes when it draws."""
+    """Records the epochs in which it draws."""
 
     def show(self, trainer: pl.Trainer, task: MotionTask) -> None:
         self.epochs = [*getattr(self, "epochs", []), trainer.current_epoch]
 
 
 @pytest.mark.parametrize(("max_epochs", "drawn"), [(6, [0, 3, 5]), (-1, [0, 3])])
-def test_it_is_drawn_every_so_many_epochs_whatever_ends_the_run(max_epochs: int, drawn: list[int]):
+def test_pictures_are_drawn_every_n_epochs_and_in_the_last_one_if_known(
+    max_epochs: int, drawn: list[int]
+):
     watch = Counted(every_n_epochs=3)
     task = RecognitionTask(backbone="r2d_tiny", num_classes=3)
     trainer: Any = SimpleNamespace(max_epochs=max_epochs, sanity_checking=False, loggers=[object()])
@@ -32,7 +34,7 @@ def test_it_is_drawn_every_so_many_epochs_whatever_ends_the_run(max_epochs: int,
     assert watch.epochs == drawn
 
 
-def test_confusions_count_a_video_that_came_twice_once():
+def test_confusions_count_a_repeated_video_once():
     tables: list[list[list[Any]]] = []
     logger = SimpleNamespace(log_table=lambda key, columns, rows, step: tables.append(rows))
     trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[logger], global_step=1)
@@ -44,5 +46,5 @@ def test_confusions_count_a_video_that_came_twice_once():
     top1.update(scores[1:2], torch.tensor([2]), torch.tensor([5]))
     TopConfusions().show(trainer, task)
     assert tables == [[["1", "0", 1, 1.0], ["2", "1", 1, 0.5]]]
-    # The metric goes on as it was.
+    # The metric itself has not changed.
     assert float(top1.compute()) == float(torch.tensor(1 / 3))

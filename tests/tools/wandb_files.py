@@ -16,7 +16,7 @@ WHOLE, LAST = 1, 4
 
 @dataclass
 class OfflineRun:
-    """What one .wandb file says of its run; `exit_code` is None where the run was never finished."""
+    """The content of one .wandb file; `exit_code` is None where the run was never finished."""
 
     run_id: str = ""
     group: str = ""

@@ -1,4 +1,4 @@
-"""Numbers can be traced to the code that made them, and weights to those that they began from."""
+"""Results can be traced to the code that made them, and weights to those that they started from."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ def test_commit_is_that_of_the_checkout(tmp_path: Path, monkeypatch: pytest.Monk
     assert commit("src") is None
 
 
-def test_a_run_remembers_which_weights_it_began_from(
+def test_run_records_the_weights_that_it_started_from(
     synthetic_root: Callable[[str], Path], tmp_path: Path
 ):
     shared = [*TINY, f"--data.root={synthetic_root('ucf101')}", "--trainer.limit_val_batches=0"]
@@ -59,6 +59,6 @@ def test_a_run_remembers_which_weights_it_began_from(
     began = [f"--model.init_from={start}"]
     assert fit("2_contrast_level1", "one", *began, "--trainer.max_epochs=1") == expected
     start.unlink()
-    # Also where it goes on, when that file is no more.
+    # Also when it resumes after that file is gone.
     resumed = [*began, f"--ckpt_path={tmp_path / 'one.ckpt'}", "--trainer.max_epochs=2"]
     assert fit("2_contrast_level1", "two", *resumed) == expected

@@ -1,4 +1,4 @@
-"""What is no bug is said in words; what may be one keeps its traceback."""
+"""Expected errors become messages; what may be a bug keeps its traceback."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ def wrapped(error: BaseException) -> None:
 
 
 def from_worker(call: Callable[[], Any]) -> None:
-    """As a DataLoader does it: raise again in this process what a worker raised, with its traceback as text."""
+    """Raise a worker's error again in this process, with its traceback as text, as a DataLoader does."""
     try:
         call()
     except Exception:
@@ -74,7 +74,7 @@ def test_expected_trouble_becomes_a_message(call: Callable[[], Any], said: str):
 @pytest.mark.parametrize(
     "call",
     [
-        # Of the same type as what is refused, in the same package, but not by a `raise`.
+        # Of the same type as a refusal and in the same package, but not from a `raise`.
         lambda: format_metrics({"val/top1": "much"}),  # type: ignore[dict-item]
         lambda: from_worker(lambda: format_metrics({"val/top1": "much"})),  # type: ignore[dict-item]
         lambda: wrapped(ZeroDivisionError("division by zero")),
@@ -83,7 +83,7 @@ def test_expected_trouble_becomes_a_message(call: Callable[[], Any], said: str):
         lambda: wrapped(OSError(errno.ECHILD, "No child processes")),
     ],
 )
-def test_a_bug_is_not_hidden(call: Callable[[], Any]):
+def test_bug_is_not_turned_into_a_message(call: Callable[[], Any]):
     assert explain(raised(call)) is None
 
 
@@ -112,7 +112,7 @@ def fail_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(RecognitionTask, "training_step", step)
 
 
-def test_a_step_without_memory_ends_in_one_screen(
+def test_out_of_memory_in_a_step_ends_with_a_message(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     fail_with(monkeypatch, torch.OutOfMemoryError(CUDA))
@@ -120,14 +120,16 @@ def test_a_step_without_memory_ends_in_one_screen(
         main(words)
 
 
-def test_a_bug_in_a_step_comes_out_as_it_is(words: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_bug_in_a_step_is_raised_unchanged(words: list[str], monkeypatch: pytest.MonkeyPatch):
     fail_with(monkeypatch, ZeroDivisionError("division by zero"))
     with pytest.raises(ZeroDivisionError):
         main(words)
 
 
 @pytest.mark.parametrize("by_option", [True, False])
-def test_every_traceback_can_be_had(by_option: bool, monkeypatch: pytest.MonkeyPatch):
+def test_debug_option_and_variable_show_the_traceback(
+    by_option: bool, monkeypatch: pytest.MonkeyPatch
+):
     wrong = ["fit", "-c", "nowhere.yaml"]
     with pytest.raises(SystemExit, match="no config 'nowhere"):
         main(wrong)
@@ -137,14 +139,14 @@ def test_every_traceback_can_be_had(by_option: bool, monkeypatch: pytest.MonkeyP
         main([*wrong, "--debug"] if by_option else wrong)
 
 
-def test_a_video_error_keeps_its_words_through_a_worker():
+def test_video_error_from_a_worker_keeps_its_message():
     error = raised(lambda: from_worker(lambda: probe("nowhere.mp4")))
     assert isinstance(error, VideoError)
     assert "Original Traceback" in str(error)
     assert explain(error) == str(raised(lambda: probe("nowhere.mp4")))
 
 
-def test_a_cache_that_is_too_small_says_so(synthetic_root: Callable[[str], Path]):
+def test_cache_that_is_too_small_names_the_option(synthetic_root: Callable[[str], Path]):
     video = next(synthetic_root("ucf101").rglob("*.avi"))
     message = explain(raised(lambda: FrameCache(limit=1).probe(str(video))))
     assert message is not None
@@ -163,7 +165,7 @@ def test_an_interrupted_command_ends_in_one_line(
         main()
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "hcml predict: interrupted\n"
-    # Who calls it is interrupted too.
+    # A caller in Python gets the interrupt itself.
     with pytest.raises(KeyboardInterrupt):
         main(["predict", "a.mp4"])
     monkeypatch.setenv("HCML_DEBUG", "1")
@@ -172,9 +174,9 @@ def test_an_interrupted_command_ends_in_one_line(
 
 
 @pytest.mark.parametrize("words", [["--help"], ["completion", "bash"]])
-def test_output_that_nobody_reads_ends_a_command(words: list[str]):
+def test_closed_output_pipe_ends_a_command(words: list[str]):
     read, write = os.pipe()
-    # Before the command starts: one that is quicker than this test would have written all of it.
+    # Closed before the command starts, since a quick one would have written everything by then.
     os.close(read)
     try:
         ended = subprocess.run(
@@ -190,10 +192,10 @@ def test_output_that_nobody_reads_ends_a_command(words: list[str]):
     assert ended.returncode == 141
 
 
-def test_an_interrupt_that_lightning_has_caught_is_one(
+def test_interrupt_caught_by_lightning_is_raised_again(
     words: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    """It ends the process with status 1, and ignores the interrupts that follow."""
+    """Lightning itself would end the process with status 1, and ignore further interrupts."""
     before = signal.getsignal(signal.SIGINT)
     fail_with(monkeypatch, KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):

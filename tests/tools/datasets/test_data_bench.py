@@ -24,7 +24,7 @@ def no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def test_it_tells_rates_shares_and_cores(synthetic_root, capsys):
+def test_bench_reports_rates_shares_and_cores(synthetic_root, capsys):
     given = words(synthetic_root("ucf101"), "--workers=[0, 1]", "--step_ms=100")
     assert main(given) == 0
     said = capsys.readouterr().out
@@ -34,14 +34,14 @@ def test_it_tells_rates_shares_and_cores(synthetic_root, capsys):
     assert "a GPU whose step takes 100 ms needs 1 cores" in said
 
 
-def test_without_a_gpu_it_asks_for_the_step(synthetic_root, capsys, no_gpu):
+def test_bench_without_a_gpu_asks_for_the_step_time(synthetic_root, capsys, no_gpu):
     assert main(words(synthetic_root("ucf101"), "-c", "stages/1_flow.yaml")) == 0
     said = capsys.readouterr().out
     assert "There is none here to measure the step of" in said
     assert "--step_ms" in said
 
 
-def test_the_step_of_the_stage_is_measured(synthetic_root, capsys, monkeypatch):
+def test_bench_measures_the_step_of_the_given_stage(synthetic_root, capsys, monkeypatch):
     asked = []
 
     def measured(task, data, precision):
@@ -55,7 +55,7 @@ def test_the_step_of_the_stage_is_measured(synthetic_root, capsys, monkeypatch):
     assert "a GPU whose step takes 50 ms needs" in capsys.readouterr().out
 
 
-def test_a_gpu_without_a_stage_asks_for_one(capsys, monkeypatch):
+def test_bench_on_a_gpu_without_a_stage_asks_for_one(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H")
     monkeypatch.setattr(bench, "step_seconds", lambda task, data, precision: 0.05)
@@ -66,7 +66,7 @@ def test_a_gpu_without_a_stage_asks_for_one(capsys, monkeypatch):
     assert "a step of FlowTask takes 50.0 ms on H" in capsys.readouterr().out
 
 
-def test_a_step_is_a_real_one(synthetic_root, no_gpu):
+def test_measured_step_trains_the_task_on_random_batches(synthetic_root, no_gpu):
     data = UCF101DataModule(
         str(synthetic_root("ucf101")),
         clip_length=4,
@@ -92,7 +92,7 @@ def test_cores_are_rounded_up():
     assert cores_needed(step_ms=50, batch_size=8, clips_per_core=25) == 7
 
 
-def test_videos_that_are_skipped_are_not_timed(layout_copy, capsys):
+def test_bench_runs_although_a_video_is_skipped(layout_copy, capsys):
     root = layout_copy("ucf101")
     video = next(root.rglob("*.avi"))
     video.write_bytes(video.read_bytes()[:2000])
@@ -102,7 +102,7 @@ def test_videos_that_are_skipped_are_not_timed(layout_copy, capsys):
     assert "a GPU whose step takes 100 ms needs" in capsys.readouterr().out
 
 
-def test_with_a_cache_there_are_no_workers(synthetic_root, capsys):
+def test_bench_with_a_cache_uses_no_workers(synthetic_root, capsys):
     given = words(synthetic_root("ucf101"), "--data.cache=true", "--data.num_workers=0")
     assert main([*given, "--workers=[0, 1]", "--step_ms=100"]) == 0
     said = capsys.readouterr().out
@@ -129,6 +129,6 @@ def test_the_first_batch_of_every_worker_is_not_timed(monkeypatch: pytest.Monkey
     assert bench.clips_per_second(data, num_workers=2, seconds=2) == 10
 
 
-def test_settings_of_every_stage_name_none(synthetic_root, capsys, no_gpu):
+def test_bench_accepts_a_config_that_names_no_stage(synthetic_root, capsys, no_gpu):
     assert main(words(synthetic_root("ucf101"), "-c", "configs/tiny.yaml")) == 0
     assert "clips/s" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""`hcml data check` finds what is wrong, scans nothing twice, and goes on where it was cut off."""
+"""`hcml data check` finds all faults, scans nothing twice, and resumes where it was cut off."""
 
 import os
 import random
@@ -92,7 +92,7 @@ def test_every_kind_of_fault_is_named(layout_copy, capsys):
     assert len(errors) == 4
 
 
-def test_only_what_changed_is_scanned_again(layout_copy, capsys):
+def test_only_changed_videos_are_scanned_again(layout_copy, capsys):
     root = layout_copy("something_v1")
     assert check("something_v1", root) == 0
     folder = next((root / "20bn-something-something-v1").glob("3"))
@@ -111,7 +111,7 @@ def test_only_what_changed_is_scanned_again(layout_copy, capsys):
 @pytest.mark.parametrize(
     ("layout", "pattern"), [("something_v2", "3.webm"), ("something_v1", "3/00004.jpg")]
 )
-def test_content_that_changed_in_silence_is_named(layout_copy, layout, pattern, capsys):
+def test_verify_finds_content_that_changed_in_silence(layout_copy, layout, pattern, capsys):
     root = layout_copy(layout)
     assert check(layout, root) == 0
     sound = (root / MANIFEST_NAME).read_bytes()
@@ -158,8 +158,8 @@ def test_a_file_that_cannot_be_compared_is_not_called_changed(
     assert (root / MANIFEST_NAME).read_bytes() == sound
 
 
-def test_a_file_that_may_not_be_read_is_named(layout_copy, monkeypatch):
-    # The superuser may read everything, so the refusal is played.
+def test_unreadable_file_is_named(layout_copy, monkeypatch):
+    # The superuser may read everything, so the refusal is simulated.
     root = layout_copy("ucf101")
     video = next((root / "videos").rglob("*.avi"))
     assert digest_of(str(video)) != digest_of(str(video.parent / "none.avi")) == ""
@@ -174,7 +174,7 @@ def test_a_file_that_may_not_be_read_is_named(layout_copy, monkeypatch):
         index_video(str(video))
 
 
-def test_a_wrong_count_in_the_header_is_odd_but_readable(layout_copy, capsys):
+def test_wrong_frame_count_in_the_header_is_noted_but_accepted(layout_copy, capsys):
     root = layout_copy("ucf101")
     video = next((root / "videos").rglob("*.avi"))
     content = video.read_bytes()
@@ -185,7 +185,7 @@ def test_a_wrong_count_in_the_header_is_odd_but_readable(layout_copy, capsys):
     assert "the header promises 5 frames, and there are 12" in capsys.readouterr().out
 
 
-def test_a_webm_that_lost_its_last_frames_is_odd(layout_copy, capsys):
+def test_webm_that_lost_its_last_frames_is_noted(layout_copy, capsys):
     root = layout_copy("something_v2")
     video = next(root.rglob("*.webm"))
     content = video.read_bytes()
@@ -195,7 +195,7 @@ def test_a_webm_that_lost_its_last_frames_is_odd(layout_copy, capsys):
     assert re.search(r"the header promises 0\.48 s|cut short", capsys.readouterr().out)
 
 
-def test_a_killed_check_goes_on_and_ends_the_same(layout_copy, tmp_path):
+def test_killed_check_resumes_and_writes_the_same_manifest(layout_copy, tmp_path):
     root = layout_copy("something_v2")
     assert check("something_v2", root) == 0
     expected = (root / MANIFEST_NAME).read_bytes()
@@ -223,7 +223,7 @@ def test_a_killed_check_goes_on_and_ends_the_same(layout_copy, tmp_path):
     assert not journal.exists()
 
 
-def test_what_a_folder_of_own_videos_lacks_is_said(layout_copy, capsys):
+def test_shortcomings_of_a_folder_of_own_videos_are_reported(layout_copy, capsys):
     root = layout_copy("ucf101") / "videos"
     keep, *others = sorted(path for path in root.iterdir() if path.is_dir())
     for folder in others:
@@ -252,7 +252,7 @@ def test_what_a_folder_of_own_videos_lacks_is_said(layout_copy, capsys):
         ("frames", "it holds neither videos nor folders of classes"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said(tmp_path, given, message, capsys):
+def test_unusable_folder_is_refused_with_the_reason(tmp_path, given, message, capsys):
     (tmp_path / "empty").mkdir()
     # A single video, of frames, is no folder of videos.
     (tmp_path / "frames").mkdir()
@@ -267,14 +267,14 @@ def test_videos_without_labels_are_checked_too(layout_copy, capsys):
     for path in root.glob("*.npz"):
         path.unlink()
     assert main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]) == 0
-    # Nor is the manifest something that lies there unused.
+    # In the second check, the manifest is not reported as an unused file.
     assert main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]) == 0
     said = capsys.readouterr().out
     assert "1 videos (1 train, 0 val), without labels" in said
     assert "not used" not in said
 
 
-def test_a_list_that_is_missing_is_named(tmp_path, capsys):
+def test_missing_list_is_named(tmp_path, capsys):
     (tmp_path / "ucfTrainTestlist").mkdir()
     (tmp_path / "ucfTrainTestlist" / "classInd.txt").write_text("1 a\n")
     with pytest.raises(SystemExit) as stopped:
@@ -292,21 +292,21 @@ def test_a_list_that_is_missing_is_named(tmp_path, capsys):
         (["--data=UCF101DataModule", "--data.rot=x"], "rot"),
     ],
 )
-def test_mistakes_are_named(given, message, capsys):
+def test_wrong_options_are_named(given, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["data", "check", *given])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_tools_are_named(capsys):
+def test_unknown_data_tool_is_named(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["data", "chek"])
     assert "no tool 'chek'" in capsys.readouterr().err
 
 
 class TestJournal:
-    def test_half_a_row_is_none(self, tmp_path):
+    def test_incomplete_last_row_is_dropped(self, tmp_path):
         file = tmp_path / "journal"
         with Journal(file, 2) as journal:
             journal.add(["a", "1\n2"])
@@ -319,7 +319,7 @@ class TestJournal:
         with Journal(file, 2) as journal:
             assert journal.rows[2:] == [["d", "4"]]
 
-    def test_it_belongs_to_one_process_at_a_time(self, tmp_path):
+    def test_journal_in_use_cannot_be_opened_again(self, tmp_path):
         with (
             Journal(tmp_path / "journal", 2),
             pytest.raises(BlockingIOError, match="is in use"),
@@ -328,13 +328,13 @@ class TestJournal:
             pass
 
 
-def test_kinds_of_errors():
+def test_timeout_is_listed_under_gave_no_answer():
     rows = [ManifestRow("a", "a", "", error="decoding it took longer than 5 s")]
     assert by_kind(rows)["gave no answer"] == rows
 
 
-def test_processes_that_die_or_hang_cost_one_item():
-    # abs, os._exit and time.sleep are functions of one argument in modules that any process has.
+def test_items_whose_process_dies_or_hangs_are_reported_lost():
+    # abs, os._exit and time.sleep take one argument, and any process can import them.
     assert dict(run_each(abs, [-1, -2, -3], 2)) == {-1: 1, -2: 2, -3: 3}
     ((_, lost),) = run_each(os._exit, [3], 1)
     assert lost == Lost("decoding it ended the process (3)")
@@ -344,7 +344,7 @@ def test_processes_that_die_or_hang_cost_one_item():
         list(run_each(time.sleep, [-1], 1))
 
 
-def test_a_header_may_be_one_frame_off(layout_copy, capsys):
+def test_frame_count_in_the_header_may_be_off_by_one(layout_copy, capsys):
     root = layout_copy("ucf101")
     videos = sorted((root / "videos").rglob("*.avi"))
     for video, count in zip(videos, (11, 10), strict=False):
@@ -357,7 +357,7 @@ def test_a_header_may_be_one_frame_off(layout_copy, capsys):
     assert "the header promises 11" not in said
 
 
-def test_other_content_of_the_same_size_is_looked_at(layout_copy, capsys):
+def test_new_content_of_the_same_size_is_scanned(layout_copy, capsys):
     root = layout_copy("ucf101")
     assert check("ucf101", root) == 0
     video = next((root / "videos").rglob("*.avi"))
@@ -368,14 +368,14 @@ def test_other_content_of_the_same_size_is_looked_at(layout_copy, capsys):
     assert "looked at 1 of 16 videos" in capsys.readouterr().out
 
 
-def test_a_fault_in_a_list_alone_is_a_fault(layout_copy):
+def test_fault_in_a_list_alone_fails_the_check(layout_copy):
     root = layout_copy("ucf101")
     path = root / "ucfTrainTestlist" / "trainlist01.txt"
     path.write_text(path.read_text().rstrip() + "\nsneeze/v_sneeze_g01_c01.avi 9\n")
     assert check("ucf101", root) == 1
 
 
-def test_what_the_lists_say_of_a_known_video_is_taken_from_them(layout_copy, capsys):
+def test_label_of_a_known_video_is_updated_from_the_lists(layout_copy, capsys):
     root = layout_copy("something_v1")
     assert check("something_v1", root) == 0
     path = root / "something-something-v1-train.csv"

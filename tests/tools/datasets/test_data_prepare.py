@@ -65,7 +65,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_copy_is_the_same_dataset(synthetic_root, tmp_path, layout, capsys):
+def test_copy_is_the_same_dataset_frame_by_frame(synthetic_root, tmp_path, layout, capsys):
     root = synthetic_root(layout)
     assert run(layout, root, tmp_path / "copy", "--short_side=32") == 0
     assert "16 of 16 videos are converted" in capsys.readouterr().out
@@ -80,7 +80,7 @@ def test_the_copy_is_the_same_dataset(synthetic_root, tmp_path, layout, capsys):
             assert record.path.endswith(".mp4")
             assert (info.num_frames, info.height, info.width) == (12, 32, 42)
             assert info.fps == (12 if layout == "something_v1" else 25)
-        # Frame by frame the same picture.
+        # Each frame shows the same picture.
         large = read_frames(first[3].path, range(12)).permute(0, 3, 1, 2).float()
         small = read_frames(second[3].path, range(12)).permute(0, 3, 1, 2).float()
         scaled = torch.nn.functional.interpolate(large, (32, 42), mode="area")
@@ -90,7 +90,7 @@ def test_the_copy_is_the_same_dataset(synthetic_root, tmp_path, layout, capsys):
     assert not list((tmp_path / "copy").glob(".hcml*"))
 
 
-def test_images_may_be_kept(synthetic_root, tmp_path):
+def test_keep_images_copies_images_unchanged(synthetic_root, tmp_path):
     root = synthetic_root("something_v1")
     assert run("something_v1", root, tmp_path, "--keep_images") == 0
     record = SomethingDataModule(str(tmp_path), version=1).records("val")[0]
@@ -130,7 +130,7 @@ def test_copies_have_short_gops_and_no_sound(synthetic_root, tmp_path):
     ("width", "height", "size"),
     [(640, 480, (342, 256)), (480, 640, (256, 342)), (133, 99, (132, 98)), (1, 1, (2, 2))],
 )
-def test_sizes_of_copies(width, height, size):
+def test_copy_size_scales_the_short_side_to_even_numbers(width, height, size):
     assert copy_size(VideoInfo(1, 25.0, width, height), 256) == size
 
 
@@ -156,7 +156,7 @@ def test_broken_videos_are_listed_and_tried_again(layout_copy, tmp_path, capsys)
     assert not any(row["error"] for row in rows(tmp_path / "to" / "hcml_prepared.csv"))
 
 
-def test_nothing_is_converted_twice(layout_copy, tmp_path):
+def test_only_changed_videos_are_converted_again(layout_copy, tmp_path):
     root = layout_copy("kinetics")
     assert run("kinetics", root, tmp_path / "to") == 0
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "to").rglob("*.mp4")}
@@ -167,7 +167,7 @@ def test_nothing_is_converted_twice(layout_copy, tmp_path):
     assert [p.name for p in before if before[p] != after[p]] == [changed.name]
 
 
-def test_what_a_killed_run_converted_is_not_converted_again(synthetic_root, tmp_path, monkeypatch):
+def test_copies_of_an_interrupted_run_are_not_made_again(synthetic_root, tmp_path, monkeypatch):
     root = synthetic_root("kinetics")
 
     def broken_off(function, items, *_, **__):
@@ -185,7 +185,7 @@ def test_what_a_killed_run_converted_is_not_converted_again(synthetic_root, tmp_
     assert {p: p.stat().st_mtime_ns for p in before} == before
 
 
-def test_parts_make_the_whole(synthetic_root, tmp_path):
+def test_shards_together_equal_the_whole_copy(synthetic_root, tmp_path):
     root = synthetic_root("something_v2")
     assert run("something_v2", root, tmp_path / "whole") == 0
     for part in ("2/3", "1/3", "3/3"):
@@ -202,7 +202,7 @@ def test_parts_make_the_whole(synthetic_root, tmp_path):
     }
 
 
-def test_a_part_that_was_killed_is_left_alone_by_the_whole(synthetic_root, tmp_path):
+def test_whole_run_leaves_the_scratch_of_a_killed_shard_alone(synthetic_root, tmp_path):
     part = tmp_path / "to" / ".hcml_prepare" / "part_1-of-8"
     root = synthetic_root("kinetics")
     assert run("kinetics", root, tmp_path / "to", "--shard=1/8") == 0
@@ -211,7 +211,7 @@ def test_a_part_that_was_killed_is_left_alone_by_the_whole(synthetic_root, tmp_p
     assert part.is_dir()
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(synthetic_root, tmp_path):
+def test_killed_run_resumes_and_makes_the_same_copy(synthetic_root, tmp_path):
     root = synthetic_root("something_v1")
     assert run("something_v1", root, tmp_path / "whole") == 0
     command = [sys.executable, "-m", "hcml_lightning", "data", "prepare"]
@@ -239,7 +239,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(synthetic_root, tmp_path):
         (["--output={root}"], "is the dataset itself"),
     ],
 )
-def test_mistakes_are_named(synthetic_root, tmp_path, capsys, more, message):
+def test_wrong_options_are_named(synthetic_root, tmp_path, capsys, more, message):
     root = synthetic_root("ucf101")
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / "hcml_prepare.json").write_text("{}")
@@ -249,7 +249,7 @@ def test_mistakes_are_named(synthetic_root, tmp_path, capsys, more, message):
     assert message in capsys.readouterr().err
 
 
-def test_two_videos_with_one_copy_are_refused(layout_copy, tmp_path, capsys):
+def test_two_videos_with_the_same_copy_are_refused(layout_copy, tmp_path, capsys):
     root = layout_copy("folder")
     video = next((root / "train" / "up").glob("*.mp4"))
     shutil.copy(video, video.with_suffix(".mkv"))
@@ -259,7 +259,9 @@ def test_two_videos_with_one_copy_are_refused(layout_copy, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
-def test_a_target_that_takes_no_more_stops_the_run(synthetic_root, tmp_path, monkeypatch, number):
+def test_target_that_cannot_be_written_is_named_and_left_empty(
+    synthetic_root, tmp_path, monkeypatch, number
+):
     video = next(synthetic_root("ucf101").rglob("*.avi"))
 
     def full(descriptor: int) -> None:
@@ -282,7 +284,7 @@ def test_a_dataset_that_is_gone_stops_the_run(tmp_path):
     assert convert(job)[-1] == "there is no such file"
 
 
-def test_a_copy_that_lost_frames_is_none(synthetic_root, tmp_path, monkeypatch):
+def test_copy_that_lost_frames_is_discarded(synthetic_root, tmp_path, monkeypatch):
     video = next(synthetic_root("ucf101").rglob("*.avi"))
     content, _ = encode(str(video), Encoding())
     monkeypatch.setattr("hcml_lightning.tools.datasets.transcode.encode", lambda *_: (content, 13))
@@ -291,7 +293,7 @@ def test_a_copy_that_lost_frames_is_none(synthetic_root, tmp_path, monkeypatch):
     assert files(tmp_path) == {}
 
 
-def test_parts_of_the_work():
+def test_shard_is_parsed_and_named():
     assert Shard.parse("3/8") == Shard(3, 8)
     assert (Shard(1, 1).name, Shard(3, 8).name) == ("", "_3-of-8")
 
@@ -318,7 +320,7 @@ def test_genuine_videos_keep_their_frames(shared_data, tmp_path):
     assert not (tmp_path / "bad.mp4").exists()
 
 
-def test_a_copy_that_is_gone_is_made_again(synthetic_root, tmp_path):
+def test_missing_copy_is_made_again(synthetic_root, tmp_path):
     root = synthetic_root("ucf101")
     assert run("ucf101", root, tmp_path / "to") == 0
     copy = next((tmp_path / "to").rglob("*.mp4"))
@@ -328,7 +330,7 @@ def test_a_copy_that_is_gone_is_made_again(synthetic_root, tmp_path):
     assert copy.read_bytes() == content
 
 
-def test_a_failure_is_tried_again_even_where_a_copy_lies(synthetic_root, tmp_path):
+def test_failed_video_is_tried_again_even_if_a_copy_exists(synthetic_root, tmp_path):
     root = synthetic_root("ucf101")
     assert run("ucf101", root, tmp_path / "to") == 0
     copy = next((tmp_path / "to").rglob("*.mp4"))
@@ -348,7 +350,7 @@ def test_a_failure_is_tried_again_even_where_a_copy_lies(synthetic_root, tmp_pat
     assert not any(row["error"] for row in rows(listing))
 
 
-def test_quality_is_that_which_was_asked_for(synthetic_root, tmp_path):
+def test_higher_crf_makes_smaller_copies(synthetic_root, tmp_path):
     root = synthetic_root("ucf101")
     for crf in (10, 40):
         assert run("ucf101", root, tmp_path / str(crf), f"--crf={crf}") == 0

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone, in earnest: small ones in a mount namespace of their own."""
+"""Disks that are really full, read-only or gone: small ones, mounted in a separate namespace."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def remount(folder: Path, options: str) -> None:
 
 
 def hcml(*words: str) -> list:
-    """Run a command, and give its exit status, the line of its error, and what it said."""
+    """Run a command; return its exit status, the line of its error and its output."""
     said, error = io.StringIO(), io.StringIO()
     with redirect_stdout(said), redirect_stderr(error):
         try:
@@ -50,7 +50,7 @@ def data(tool: str, root: Path) -> list[str]:
 
 
 def unmount_when(source: Path, begun: Callable[[], bool]) -> threading.Thread:
-    """Take a disk away as soon as something has begun."""
+    """Unmount a disk as soon as something has begun."""
 
     def watch() -> None:
         while not begun():
@@ -67,13 +67,13 @@ def contents(root: Path) -> dict[str, bytes]:
 
 
 def sound_copies(target: Path) -> int:
-    """Count the copies, all of which can be read from end to end."""
+    """Count the copies that can be read from end to end; a broken one raises."""
     copies = [p for p in (target / "videos").rglob("*") if p.is_file()]
     return sum(check_video(path).num_frames == 12 for path in copies)
 
 
 def prepare_on_a_small_disk(root: Path, here: Path) -> dict:
-    """Fill a target, make room, go on; write-protect it, and make it anew."""
+    """Fill a target, make room and resume; then write-protect it and start again."""
     target, found = here / "target", {}
     words = [*data("prepare", root), f"--output={target}"]
     mount(target, "size=64k")
@@ -91,7 +91,7 @@ def prepare_on_a_small_disk(root: Path, here: Path) -> dict:
 
 
 def prepare_while_the_source_leaves(root: Path, here: Path) -> dict:
-    """Take the disk of a dataset away while it is being copied, and bring it back."""
+    """Unmount the disk of a dataset while it is being copied, and bring it back."""
     source, target, found = here / "leaving", here / "left", {}
     mount(source, "size=8m")
     shutil.copytree(root, source, dirs_exist_ok=True)
@@ -113,7 +113,7 @@ def prepare_while_the_source_leaves(root: Path, here: Path) -> dict:
 
 
 def check_while_the_source_leaves(root: Path, here: Path) -> dict:
-    """Take the disk of a dataset away while it is being checked."""
+    """Unmount the disk of a dataset while it is being checked."""
     source = here / "unmounted"
     mount(source, "size=8m")
     for number in range(40):
@@ -165,7 +165,7 @@ def found(synthetic_root, tmp_path_factory) -> dict:
     return json.loads((here / "found.json").read_text())
 
 
-def test_a_full_disk_stops_prepare_which_goes_on_when_there_is_room(found):
+def test_full_disk_stops_prepare_which_resumes_when_there_is_room(found):
     status, error, _ = found["prepare"]["full"]
     assert status == 2
     assert "cannot be written: No space left on device" in error
@@ -177,13 +177,13 @@ def test_a_full_disk_stops_prepare_which_goes_on_when_there_is_room(found):
     assert found["prepare"]["same"]
 
 
-def test_a_target_that_may_only_be_read_stops_prepare(found):
+def test_read_only_target_stops_prepare(found):
     status, error, _ = found["prepare"]["read-only"]
     assert status == 2
     assert "/target cannot be written: Read-only file system" in error
 
 
-def test_a_source_that_leaves_stops_prepare_which_goes_on_when_it_is_back(found):
+def test_unmounted_source_stops_prepare_which_resumes_when_it_is_back(found):
     status, error, _ = found["leaving"]["gone"]
     assert status == 2
     assert "/leaving: the dataset is gone, at videos/" in error
@@ -192,14 +192,14 @@ def test_a_source_that_leaves_stops_prepare_which_goes_on_when_it_is_back(found)
     assert found["leaving"]["same"]
 
 
-def test_a_source_that_leaves_stops_check(found):
+def test_unmounted_source_stops_check(found):
     status, error, _ = found["unmounted"]["gone"]
     assert status == 2
     assert "/unmounted: the dataset is gone, at " in error
     assert found["unmounted"]["files"] == []
 
 
-def test_a_full_disk_stops_check_which_goes_on_when_there_is_room(found):
+def test_full_disk_stops_check_which_resumes_when_there_is_room(found):
     for name, file in (("no journal", ".journal"), ("no manifest", MANIFEST_NAME)):
         status, error, _ = found["check"][name]
         assert status == 2
@@ -210,7 +210,7 @@ def test_a_full_disk_stops_check_which_goes_on_when_there_is_room(found):
     assert found["check"]["same"]
 
 
-def test_a_root_that_may_only_be_read_stops_check(found):
+def test_read_only_root_stops_check(found):
     status, error, _ = found["check"]["read-only"]
     assert status == 2
     assert "cannot be written: Read-only file system" in error

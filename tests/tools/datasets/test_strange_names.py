@@ -1,4 +1,4 @@
-"""Names that are no UTF-8, hold quotes, line ends and tags: they come out of every file as they went in."""
+"""Names with quotes, line ends, tags or bytes that are no UTF-8 come out of every file as they went in."""
 
 import csv
 import json
@@ -45,7 +45,7 @@ def folders(synthetic_root: Callable[[str], Path], tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_check_and_manifest(folders: Path, capsys: pytest.CaptureFixture[str]):
+def test_check_and_manifest_keep_strange_names(folders: Path, capsys: pytest.CaptureFixture[str]):
     (folders / f"class {NAMES[4]}" / f"{NAMES[4]}.avi").write_bytes(b"")
     words = ["data", "check", "--data=VideoFolderDataModule", f"--data.root={folders}"]
     assert main([*words, "--num_workers=1"]) == 1
@@ -70,7 +70,7 @@ def test_prepare_stays_in_its_folder(folders: Path, tmp_path: Path):
         assert (job.output / job.copy).resolve().is_relative_to(tmp_path / "copy")
 
 
-def test_every_table_gives_names_back(tmp_path: Path):
+def test_all_output_files_keep_strange_names(tmp_path: Path):
     write_csv(tmp_path / "a.csv", ["name", "other"], iter([[name, ""] for name in NAMES]))
     found = [Recognition(0.0, 1.0, torch.tensor([1.0]), ("class",))]
     with open_results(tmp_path / "b.csv", ["class"], 1) as write:
@@ -107,5 +107,5 @@ def test_nothing_is_written_through_a_link(tmp_path: Path):
     assert not (data / "table.csv").is_symlink()
 
 
-def test_terminals_get_no_orders():
+def test_control_characters_are_escaped_for_terminals():
     assert printable("a\x1b[31m\n\x07é…") == r"a\x1b[31m\n\x07é…"

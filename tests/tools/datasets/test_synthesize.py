@@ -10,13 +10,13 @@ from hcml_lightning.tools.datasets import synthesize
 FEW = ["--num_train=1", "--num_val=1", "--num_frames=4", "--height=32", "--width=32"]
 
 
-def test_what_it_writes_can_be_read(tmp_path: Path):
+def test_synthesized_dataset_can_be_read(tmp_path: Path):
     assert main(["synthesize", str(tmp_path / "new"), *FEW]) == 0
     data = UCF101DataModule(str(tmp_path / "new"))
     assert data.num_classes == 8
 
 
-def test_a_folder_with_something_in_it_is_left_alone(
+def test_folder_that_is_not_empty_is_refused_and_left_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     (tmp_path / "mine.txt").write_text("dear")

@@ -1,4 +1,4 @@
-"""What was taken for what, counted by hand."""
+"""Confusions between classes, checked against counts by hand."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from hcml_lightning.tools.pictures.confusion import confusion
 from hcml_lightning.tools.run.video_results import VideoResult
 
 
-def test_confusion_counts_what_is_known():
+def test_confusion_counts_labelled_videos_only():
     videos = [
         VideoResult("1", "a", "a", 0.9),
         VideoResult("2", "a", "b", 0.8),
@@ -21,7 +21,7 @@ def test_confusion_counts_what_is_known():
     assert [video.video_id for video in table.mistakes] == ["3", "2", "4"]
 
 
-def test_of_as_many_videos_the_larger_share_of_a_class_comes_first():
+def test_pairs_with_equal_counts_are_ordered_by_share_of_their_class():
     results = [
         VideoResult("1", "a", "b", 0.5),
         VideoResult("2", "a", "a", 0.5),

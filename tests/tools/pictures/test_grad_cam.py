@@ -37,7 +37,7 @@ def by_the_formula(
     network.float()
     features = kept[0].detach()
     everywhere = features.sum(dim=(2, 3, 4), keepdim=True)
-    # Where nothing reaches the class, nothing is weighed.
+    # Where the gradient is zero, the weight is zero.
     alpha = (gradient**2 / (2 * gradient**2 + everywhere * gradient**3)).nan_to_num()
     weights = (alpha * gradient.relu()).sum(dim=(2, 3, 4), keepdim=True)
     heat = (weights * features).sum(dim=1).relu()
@@ -46,7 +46,7 @@ def by_the_formula(
 
 
 @pytest.mark.parametrize("level", [3, 1])
-def test_equals_the_formula(network: MotionNetwork, clip: Tensor, level: int):
+def test_grad_cam_equals_its_formula(network: MotionNetwork, clip: Tensor, level: int):
     expected = by_the_formula(network, clip, [1, 3], level)
     heat = grad_cam(network, clip, [1, 3], level)
     assert heat.shape == (2, 8, 64, 96)
@@ -62,7 +62,7 @@ def test_equals_the_formula(network: MotionNetwork, clip: Tensor, level: int):
     assert heat[0].std() > 0.1
 
 
-def test_explains_the_preferred_class_of_each_clip_by_itself(network: MotionNetwork, clip: Tensor):
+def test_grad_cam_explains_the_preferred_class_of_each_clip(network: MotionNetwork, clip: Tensor):
     preferred = network(clip).argmax(dim=1)
     heat = grad_cam(network, clip)
     assert torch.allclose(heat, grad_cam(network, clip, preferred), atol=1e-6)
@@ -71,7 +71,7 @@ def test_explains_the_preferred_class_of_each_clip_by_itself(network: MotionNetw
     assert torch.allclose(heat[1:], grad_cam(network, clip[1:]), atol=1e-4)
 
 
-def test_finds_the_place_that_a_class_looks_at(monkeypatch: pytest.MonkeyPatch):
+def test_grad_cam_finds_the_cells_that_speak_for_a_class(monkeypatch: pytest.MonkeyPatch):
     """Features known by hand: channel 0 lights up at one cell, channel 1 at another, each for its class."""
     network = MotionNetwork("r2d_tiny", num_classes=4)
     features = torch.zeros(2, network.fc.in_features, 2, 3, 4)
@@ -91,7 +91,7 @@ def test_finds_the_place_that_a_class_looks_at(monkeypatch: pytest.MonkeyPatch):
     assert grad_cam(network, torch.zeros(2, 3, 2, 3, 4, dtype=torch.uint8), [2, 2]).max() == 0
 
 
-def test_in_the_middle_of_training(network: MotionNetwork, clip: Tensor):
+def test_grad_cam_during_training_changes_no_state(network: MotionNetwork, clip: Tensor):
     network.train()
     network.layer1.eval()
     network.fc.weight.grad = torch.ones_like(network.fc.weight)
@@ -109,7 +109,7 @@ def test_in_the_middle_of_training(network: MotionNetwork, clip: Tensor):
     assert torch.allclose(heat, grad_cam(network, clip, [0, 1]), atol=1e-6)
 
 
-def test_modes_come_back_after_an_error(network: MotionNetwork, clip: Tensor):
+def test_training_mode_is_restored_after_an_error(network: MotionNetwork, clip: Tensor):
     network.train()
     with pytest.raises(ValueError, match="classes must be 2 numbers of 0 to 3"):
         grad_cam(network, clip, [0, 4])
@@ -117,18 +117,20 @@ def test_modes_come_back_after_an_error(network: MotionNetwork, clip: Tensor):
     network.eval()
 
 
-def test_refuses_a_stage_that_is_none(network: MotionNetwork, clip: Tensor):
+def test_impossible_level_is_refused(network: MotionNetwork, clip: Tensor):
     with pytest.raises(ValueError, match="level must be 0 … 3, for res2 … res5, got 4"):
         grad_cam(network, clip, level=4)
 
 
-def test_without_the_package(network: MotionNetwork, clip: Tensor, monkeypatch: pytest.MonkeyPatch):
+def test_missing_package_is_reported_with_what_to_install(
+    network: MotionNetwork, clip: Tensor, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(sys.modules, "pytorch_grad_cam", None)
     with pytest.raises(ImportError, match=r"pip install 'hcml-lightning\[explain\]'"):
         grad_cam(network, clip)
 
 
-def test_mass_on_a_square_that_moves():
+def test_moving_mass_is_the_share_of_heat_on_moving_pixels():
     """A 2 × 2 square moves two columns to the right: eight pixels change in both frames."""
     clip = torch.full((2, 3, 2, 6, 6), 100, dtype=torch.uint8)
     clip[:, :, 0, 1:3, 0:2] = 110

@@ -1,4 +1,4 @@
-"""Exported programs compute what the network does, on batches of other sizes, and where this package is not."""
+"""Exported programs compute what the network does, for other batch sizes and without this package."""
 
 import json
 import re
@@ -24,7 +24,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 safetensors = pytest.importorskip("safetensors")
 pytest.importorskip("onnxscript")
 
-# PyTorch 2.11 warns of its own reader and of its own names.
+# PyTorch 2.11 warns about its own reader and its own names.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
     pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning"),
@@ -41,7 +41,7 @@ def exported(
     checkpoints: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A folder as one has it who follows the page."""
+    """A folder as someone has it who follows docs/export.md."""
     folder = tmp_path_factory.mktemp("mine")
     words = ["export", f"--ckpt_path={checkpoints['recognition']}"]
     assert main([*words, f"--output={folder / 'exported'}"]) == 0
@@ -54,7 +54,7 @@ def clips(batch: int) -> torch.Tensor:
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
 
 
-def test_files_are_whole_and_alone(exported: Path):
+def test_export_leaves_one_file_for_each_format(exported: Path):
     names = ["recognizer.onnx", "recognizer.pt2", "recognizer.safetensors"]
     assert sorted(path.name for path in (exported / "exported").iterdir()) == names
 
@@ -74,7 +74,7 @@ def test_programs_compute_what_the_network_does(exported: Path, recognizer: Reco
     assert expected.std() > 1e-3
 
 
-def test_programs_know_names_and_preprocessing(exported: Path, recognizer: Recognizer):
+def test_exported_files_contain_names_and_preprocessing(exported: Path, recognizer: Recognizer):
     files = {tool.METADATA: ""}
     program = torch.export.load(exported / "exported" / "recognizer.pt2", extra_files=files)
     session = onnxruntime.InferenceSession(exported / "exported" / "recognizer.onnx")
@@ -94,12 +94,12 @@ def test_programs_know_names_and_preprocessing(exported: Path, recognizer: Recog
     network.load_state_dict(weights)
     for name, value in recognizer.network.state_dict().items():
         assert torch.equal(value, network.state_dict()[name]), name
-    # Nothing in the program stays behind on the device that it was made on.
+    # No part of the program stays on the device on which it was exported.
     moved = passes.move_to_device_pass(program, "meta").module()
     assert moved(clips(2).to("meta")).device.type == "meta"
 
 
-def test_the_page_without_this_package(
+def test_code_of_the_export_page_runs_without_this_package(
     exported: Path,
     recognizer: Recognizer,
     checkpoints: dict[str, Path],
@@ -107,7 +107,7 @@ def test_the_page_without_this_package(
     synthetic_root: Callable[[str], Path],
     monkeypatch: pytest.MonkeyPatch,
 ):
-    """Run the code of docs/export.md in its order; what is before the package is named, without it."""
+    """Run the code of docs/export.md in order; blocks that do not import the package run without it."""
     blocks = re.findall(r"```python\n(.*?)```", (repository / "docs/export.md").read_text(), re.S)
     without = [block for block in blocks if "hcml_lightning import" not in block]
     shutil.copy(next((synthetic_root("ucf101") / "videos" / "in").glob("*.avi")), exported)
@@ -138,7 +138,7 @@ def test_the_page_without_this_package(
     assert isinstance(names["network"], MotionNetwork)
 
 
-def test_what_differs_is_not_given_away(
+def test_program_that_differs_from_the_network_is_not_kept(
     recognizer: Recognizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(
@@ -150,18 +150,20 @@ def test_what_differs_is_not_given_away(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_the_packages(checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch):
+def test_missing_packages_are_reported_with_what_to_install(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(tool.PACKAGES, "onnx", ("no_such_package",))
     with pytest.raises(SystemExit, match=r"pip install 'hcml-lightning\[export\]'"):
         main(["export", f"--ckpt_path={checkpoints['recognition']}", "--output=nowhere"])
     assert not Path("nowhere").exists()
 
 
-def test_every_format_that_can_be_asked_for_has_a_writer():
+def test_every_format_has_a_writer():
     assert tuple(tool.WRITERS) == FORMATS
 
 
-def test_a_folder_that_is_named_as_a_file_is_refused(
+def test_output_folder_named_like_a_file_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(SystemExit):

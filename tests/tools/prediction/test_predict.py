@@ -32,7 +32,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_good_and_broken_files(
+def test_good_files_are_recognised_and_broken_ones_listed(
     checkpoints: dict[str, Path],
     videos: list[Path],
     tmp_path: Path,
@@ -62,7 +62,7 @@ def test_good_and_broken_files(
     assert [path.name for path in output.parent.iterdir()] == ["found.csv"]
 
 
-def test_windows_as_json_and_as_annotated_video(
+def test_windows_are_written_as_json_and_as_annotated_videos(
     checkpoints: dict[str, Path],
     videos: list[Path],
     tmp_path: Path,
@@ -98,11 +98,11 @@ def test_windows_as_json_and_as_annotated_video(
     info = probe(seen[0])
     assert (info.num_frames, info.fps, info.width, info.height) == (12, 25.0, 64, 48)
     drawn, plain = (read_frames(path, [5]).float() for path in (seen[0], videos[0]))
-    # The names stand above; below them the picture is the same, but for its compression.
+    # The names are drawn at the top; below them, only compression changes the picture.
     assert (drawn - plain)[:, :16].abs().mean() > 3 * (drawn - plain)[:, -8:].abs().mean()
 
 
-def test_a_video_that_breaks_off_keeps_what_was_read(
+def test_video_that_breaks_off_keeps_the_windows_before(
     checkpoints: dict[str, Path], videos: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
     recognizer = Recognizer.from_checkpoint(checkpoints["recognition"])
@@ -136,7 +136,7 @@ def test_a_video_that_breaks_off_keeps_what_was_read(
         (["none/*.mp4"], "none/*.mp4 does not exist"),
     ],
 )
-def test_what_makes_no_sense(
+def test_wrong_options_are_refused_before_anything_is_written(
     words: list[str],
     message: str,
     checkpoints: dict[str, Path],
@@ -153,12 +153,12 @@ def test_what_makes_no_sense(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_debug_shows_where(checkpoints: dict[str, Path]):
+def test_debug_raises_the_error_itself(checkpoints: dict[str, Path]):
     with pytest.raises(ValueError, match="was written by FlowTask"):
         run(["--debug", "--ckpt_path", checkpoints["flow"], "x.mp4"])
 
 
-def test_paths_folders_and_patterns(videos: list[Path], tmp_path: Path):
+def test_find_videos_accepts_paths_folders_and_patterns(videos: list[Path], tmp_path: Path):
     odd = tmp_path / "what [1080p].avi"
     shutil.copy(videos[0], odd)
     below = tmp_path / "a" / "b"
@@ -205,7 +205,7 @@ def test_each_copy_has_a_name_of_its_own(tmp_path: Path):
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, KeyError])
 @pytest.mark.parametrize("suffix", ["csv", "json"])
-def test_what_was_found_before_a_failure_is_kept(
+def test_results_found_before_a_failure_are_kept(
     end: type[BaseException],
     suffix: str,
     checkpoints: dict[str, Path],
@@ -219,7 +219,7 @@ def test_what_was_found_before_a_failure_is_kept(
         probability = torch.full((len(CLASSES),), share)
         for name in ("a.avi", "b.avi"):
             yield Prediction(name, [Recognition(0, 1, probability, recognizer.class_names)], "")
-        # A kill would leave as much.
+        # A kill would leave the same.
         assert "b.avi" in kept.read_text()
         raise end
 
@@ -238,7 +238,7 @@ def test_what_was_found_before_a_failure_is_kept(
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json"])
-def test_what_an_earlier_run_left_is_never_replaced(
+def test_partial_results_of_earlier_runs_are_never_replaced(
     suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     path, first = tmp_path / f"p.{suffix}", tmp_path / f"p.partial.{suffix}"
@@ -269,7 +269,7 @@ def test_what_an_earlier_run_left_is_never_replaced(
 @pytest.mark.parametrize(
     ("output", "message"), [("file/p.csv", "exists: .*/file'"), ("folder.csv", "is a folder")]
 )
-def test_where_nothing_can_be_written_no_video_is_looked_at(
+def test_unwritable_output_is_refused_before_any_video_is_read(
     output: str,
     message: str,
     checkpoints: dict[str, Path],
@@ -296,7 +296,7 @@ def test_windows_overlap_by_half_unless_told_otherwise(
     assert [span["start"] for span in entry["spans"]] == [0.0, 0.08, 0.16, 0.24, 0.32]
 
 
-def test_a_copy_with_another_name_is_told(
+def test_copy_under_another_name_is_reported(
     checkpoints: dict[str, Path],
     videos: list[Path],
     tmp_path: Path,

@@ -26,10 +26,10 @@ def recognizer(checkpoints: dict[str, Path]) -> Recognizer:
     return Recognizer.from_checkpoint(checkpoints["recognition"])
 
 
-def test_sees_and_says_the_same_as_the_task_in_its_test(
+def test_recognizer_gives_the_views_and_probabilities_of_the_task(
     recognizer: Recognizer, checkpoints: dict[str, Path], synthetic_root: Callable[[str], Path]
 ):
-    """The slow twin: loaders of the data module and the task's own step."""
+    """The reference: the dataset of the data module, and the task's own step."""
     settings = torch.load(checkpoints["recognition"])["datamodule_hyper_parameters"]
     data = UCF101DataModule(**{k: v for k, v in settings.items() if not k.startswith("_")})
     data.setup("test")
@@ -50,7 +50,7 @@ def test_sees_and_says_the_same_as_the_task_in_its_test(
     assert (found.start, found.end) == (0.0, 12 / 25)
 
 
-def test_leaves_the_side_branch_behind(recognizer: Recognizer, checkpoints: dict[str, Path]):
+def test_recognizer_drops_the_side_branch(recognizer: Recognizer, checkpoints: dict[str, Path]):
     state = torch.load(checkpoints["recognition"])["state_dict"]
     kept = {k.removeprefix("model.network.") for k in state if k.startswith("model.network.")}
     assert recognizer.network.state_dict().keys() == kept
@@ -60,7 +60,9 @@ def test_leaves_the_side_branch_behind(recognizer: Recognizer, checkpoints: dict
     again.load_state_dict(recognizer.network.state_dict())
 
 
-def test_windows_say_when(recognizer: Recognizer, synthetic_root: Callable[[str], Path]):
+def test_windows_have_the_times_and_probabilities_of_their_frames(
+    recognizer: Recognizer, synthetic_root: Callable[[str], Path]
+):
     path = next((synthetic_root("ucf101") / "videos" / "up").glob("*.avi"))
     found = list(recognizer.windows(path, window=0.32, hop=0.16))
     assert [(span.start, span.end) for span in found] == [(0.0, 0.32), (0.16, 0.48)]
@@ -70,7 +72,7 @@ def test_windows_say_when(recognizer: Recognizer, synthetic_root: Callable[[str]
         clip[0].transpose(0, 1), (32, 32), mode="bilinear", antialias=True
     ).transpose(0, 1)
     [_, seen] = read_spans(str(path), [Span(0, 8), Span(4, 12)], recognizer.recipe)
-    # Of three crops, that in the middle.
+    # The middle one of three crops.
     assert torch.equal(seen.views[1], small)
     views = recognizer.network(seen.views).softmax(dim=1).mean(dim=0)
     assert torch.allclose(found[1].probability, views, atol=1e-6)
@@ -104,7 +106,7 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_windows_go_by_the_clock_where_frames_come_unevenly(recognizer: Recognizer, uneven: Path):
+def test_windows_over_uneven_frames_follow_their_times(recognizer: Recognizer, uneven: Path):
     times = frame_times(str(uneven))
     assert times[:-1].tolist() == [*(np.arange(10) / 10), *range(1, 6)]
     # The last frame lasts as long as the average, 0.4 s, and the last window ends with it.
@@ -113,11 +115,11 @@ def test_windows_go_by_the_clock_where_frames_come_unevenly(recognizer: Recogniz
     assert spans == [Span(*span) for span in expected]
     found = list(recognizer.windows(uneven, 1.0, 1.0))
     assert [span.start for span in found] == [0, 1, 2, 3, 4]
-    # Of windows that are shorter than the gaps, each has a frame.
+    # Windows shorter than the gaps still have a frame each.
     assert all(span.end > span.first for span in sliding_windows(times, 0.25, 0.25))
 
 
-def test_an_annotated_copy_shows_each_frame_when_the_video_does(
+def test_annotated_copy_keeps_the_times_of_the_frames(
     recognizer: Recognizer, uneven: Path, tmp_path: Path
 ):
     copy = tmp_path / "copy.mp4"
@@ -128,7 +130,7 @@ def test_an_annotated_copy_shows_each_frame_when_the_video_does(
 def test_a_whole_video_is_read_part_by_part(
     recognizer: Recognizer, synthetic_root: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
-    """Not all of its clips are in memory in their full size, and the views are the same."""
+    """Its clips are not all in memory at full size, and the views stay the same."""
     path = str(next((synthetic_root("ucf101") / "videos" / "up").glob("*.avi")))
     [whole] = read_spans(path, None, recognizer.recipe)
     sizes: list[int] = []
@@ -146,7 +148,7 @@ def test_a_whole_video_is_read_part_by_part(
     assert torch.equal(parts.views, whole.views)
 
 
-def test_a_window_too_short_for_a_clip_reaches_beyond_it(synthetic_root: Callable[[str], Path]):
+def test_clip_of_a_short_window_reaches_beyond_it(synthetic_root: Callable[[str], Path]):
     path = str(next((synthetic_root("ucf101") / "videos" / "up").glob("*.avi")))
     recipe = ClipRecipe(4, 2, (48, 48), 48)
     assert probe(path).num_frames == 12
@@ -161,7 +163,9 @@ def test_a_window_too_short_for_a_clip_reaches_beyond_it(synthetic_root: Callabl
     )
 
 
-def test_errors(recognizer: Recognizer, tmp_path: Path):
+def test_missing_video_and_wrong_number_of_names_are_refused(
+    recognizer: Recognizer, tmp_path: Path
+):
     with pytest.raises(VideoError, match=r"nothing\.mp4"):
         recognizer(tmp_path / "nothing.mp4")
     with pytest.raises(ValueError, match="knows 8 classes, got 1 names"):
@@ -169,7 +173,7 @@ def test_errors(recognizer: Recognizer, tmp_path: Path):
     assert "Recognizer" in dir(hcml_lightning)
 
 
-def test_a_checkpoint_that_does_not_say_how_it_saw_is_told_of(tmp_path: Path):
+def test_checkpoint_without_clip_settings_warns(tmp_path: Path):
     task = RecognitionTask(backbone="r2d_tiny", num_classes=3)
     state = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
     names = {"task": "RecognitionTask", "class_names": list("abc")}
@@ -178,7 +182,7 @@ def test_a_checkpoint_that_does_not_say_how_it_saw_is_told_of(tmp_path: Path):
         Recognizer.from_checkpoint(tmp_path / "a.ckpt")
 
 
-def test_crops_are_those_of_the_test_of_the_training_data(
+def test_crops_follow_the_test_settings_of_the_training_data(
     checkpoints: dict[str, Path], tmp_path: Path
 ):
     checkpoint = torch.load(checkpoints["recognition"])
@@ -190,7 +194,7 @@ def test_crops_are_those_of_the_test_of_the_training_data(
     assert (recipe.crop_size, recipe.short_side) == (size, (size, size))
 
 
-def test_the_network_can_be_made_again_with_a_reach_of_its_own(tmp_path: Path):
+def test_architecture_includes_displacement_and_stride(tmp_path: Path):
     options = {"backbone": "r2d_tiny", "num_classes": 3, "max_displacement": 2, "stride": 2}
     task = RecognitionTask(**options)
     state = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams)}
@@ -205,13 +209,13 @@ def test_the_network_can_be_made_again_with_a_reach_of_its_own(tmp_path: Path):
     again.load_state_dict(recognizer.network.state_dict())
 
 
-def test_frames_fall_to_the_nearest_start_of_a_window():
+def test_window_starts_are_rounded_to_the_nearest_frame():
     """0.7 s is the middle of frame 17, which floating point puts a little earlier."""
     spans = sliding_windows(np.arange(101) / 25, 1.0, 0.1)
     assert [span.first for span in spans][:9] == [0, 2, 5, 7, 10, 12, 15, 17, 20]
 
 
-def test_times_of_a_file_that_is_read_in_order_are_its_rate(
+def test_frame_times_of_a_sequential_file_follow_its_rate(
     synthetic_root: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
     path = str(next(synthetic_root("ucf101").rglob("*.avi")))

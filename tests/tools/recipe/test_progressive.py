@@ -1,4 +1,4 @@
-"""All stages in order; what is done is skipped, what was cut off goes on."""
+"""All stages in order: finished ones are skipped, interrupted ones resume."""
 
 import csv
 import hashlib
@@ -46,7 +46,7 @@ class Recorder:
         return main(words)
 
 
-def test_all_stages_hand_over_and_are_done_once(
+def test_stages_pass_on_their_weights_and_run_once(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     plan, run_dir = Plan.from_words(words), tmp_path / "run"
@@ -58,14 +58,14 @@ def test_all_stages_hand_over_and_are_done_once(
     launch = Recorder()
     records = run_plan(plan, PAPER, run_dir, launch)
     assert [record.stage for record in records] == list(PAPER)
-    # Nobody has to start the next stage.
+    # The next stage starts by itself, so no command for it is printed.
     assert "\nnext " not in capsys.readouterr().out
     assert [call[0] for call in launch.calls] == ["fit", "fit", "test"]
     before = run_dir / "contrast1" / "checkpoints" / "last.ckpt"
     assert f"--model.init_from={before}" in launch.calls[0]
     assert set(records[-1].metrics) >= {"test/top1", "test/top5"}
     assert records[0].metrics["val/epe_zero"] > 0
-    # What a contrastive stage leaves alone, it leaves alone.
+    # The contrastive stage has not changed what it does not train.
     flow, contrast = (torch.load(r.checkpoint, weights_only=True) for r in records[:2])
     name = "model.network.conv1.weight"
     assert torch.equal(flow["state_dict"][name], contrast["state_dict"][name])
@@ -80,7 +80,7 @@ def test_all_stages_hand_over_and_are_done_once(
     changed = Plan.from_words([*words, "--contrast1.model.temperature", "0.5"])
     with pytest.raises(StageError, match=r"stage 'contrast1'.*model\.temperature: None -> 0\.5"):
         run_plan(changed, PAPER, run_dir, again)
-    # Another flow below makes what stands on it another thing too.
+    # Other weights of the flow stage make the stages that start from it outdated, too.
     done = run_dir / "flow" / "done.json"
     done.write_text(json.dumps({**json.loads(done.read_text()), "checkpoint_sha256": "0" * 64}))
     with pytest.raises(StageError, match=r"stage 'contrast1'.*from: flow"):
@@ -88,9 +88,7 @@ def test_all_stages_hand_over_and_are_done_once(
     assert again.calls == []
 
 
-def test_the_config_of_a_stage_begins_another_run_and_leaves_that_one_alone(
-    words: list[str], tmp_path: Path
-):
+def test_fit_with_the_config_of_a_stage_starts_another_run(words: list[str], tmp_path: Path):
     run_dir = tmp_path / "run"
     stage = run_dir / "recognition"
     run_plan(Plan.from_words(words), ["recognition"], run_dir, Recorder())
@@ -104,7 +102,7 @@ def test_the_config_of_a_stage_begins_another_run_and_leaves_that_one_alone(
         "version_1",
         "version_2",
     ]
-    # The curves of another run are not those of this one.
+    # The curves of the other runs are not read as those of this one.
     assert read_points(stage) == curves
 
 
@@ -118,7 +116,7 @@ def test_checkpoints_of_another_run_are_not_replaced(
     content = (folder / "last.ckpt").read_bytes()
     with pytest.raises(SystemExit, match=r"last\.ckpt is of another run.*--ckpt_path last"):
         main(fit)
-    # Nor by one that goes on from elsewhere, or that has no logger and so no folder of its own.
+    # Nor by a run that resumes from elsewhere, or one without a logger and so without its own folder.
     elsewhere = shutil.copy(folder / "last.ckpt", tmp_path / "copy.ckpt")
     with pytest.raises(SystemExit, match=r"last\.ckpt is of another run"):
         main([*fit, f"--ckpt_path={elsewhere}", "--trainer.max_epochs=2"])
@@ -126,12 +124,14 @@ def test_checkpoints_of_another_run_are_not_replaced(
     alone += ["--trainer.logger=false", f"--trainer.default_root_dir={tmp_path / 'one'}"]
     with pytest.raises(SystemExit, match=r"another run.*leave out --trainer\.logger false"):
         main(alone)
-    # What writes none may look.
+    # A run that writes no checkpoint is allowed.
     assert main([*alone, "--trainer.fast_dev_run=true"]) == 0
     assert (folder / "last.ckpt").read_bytes() == content
 
 
-def test_what_failed_before_it_learned_may_be_begun_otherwise(words: list[str], tmp_path: Path):
+def test_stage_that_failed_before_learning_may_change_its_settings(
+    words: list[str], tmp_path: Path
+):
     failing = Recorder(fail_at="1_flow")
     with pytest.raises(StageError):
         run_plan(Plan.from_words(words), ["flow"], tmp_path, failing)
@@ -147,13 +147,13 @@ def test_a_mistyped_stage_is_named_before_anything_runs(words: list[str], tmp_pa
         main(["progressive", "--run_dir", str(tmp_path / "run"), *words, *wrong])
 
 
-def test_data_that_was_forgotten_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_missing_data_option_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["progressive", "--run_dir", str(tmp_path / "run"), "-c", "tiny.yaml"])
     assert "no --data; name the data: -c configs/data/" in capsys.readouterr().err
 
 
-def test_a_stage_that_ended_unrecorded_is_not_run_again(words: list[str], tmp_path: Path):
+def test_finished_stage_without_a_record_is_not_run_again(words: list[str], tmp_path: Path):
     plan, run_dir = Plan.from_words(words), tmp_path / "run"
     records = run_plan(plan, ["flow"], run_dir, Recorder())
     content = Path(records[0].checkpoint).read_bytes()
@@ -164,7 +164,7 @@ def test_a_stage_that_ended_unrecorded_is_not_run_again(words: list[str], tmp_pa
     assert launch.calls == []
 
 
-def test_a_stage_whose_end_broke_before_it_was_recorded_ends_once_more(
+def test_stage_with_a_damaged_last_checkpoint_resumes_from_the_previous(
     words: list[str], tmp_path: Path
 ):
     plan, run_dir = Plan.from_words([*words, "--trainer.max_epochs=2"]), tmp_path / "run"
@@ -190,7 +190,7 @@ def test_a_stage_whose_end_broke_before_it_was_recorded_ends_once_more(
         run_plan(plan, ["flow", "contrast1"], run_dir, launch)
 
 
-def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
+def test_first_chosen_stage_starts_from_the_stage_done_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     for name in ("flow", "contrast1"):
@@ -224,7 +224,7 @@ def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
     said = capsys.readouterr().out
     for name in ("probe", "test"):
         assert f"{name}: starts from contrast1, done before\n" in said
-    # What is compared with the paper's row of stages starts from nothing, or from what is given.
+    # Baselines start from nothing, and any stage from a checkpoint that is given.
     assert start("baseline", words) == ("", [])
     assert start("motion_only", words) == ("", [])
     (tmp_path / "recognition" / "settings.json").unlink()
@@ -232,8 +232,8 @@ def test_the_first_of_some_stages_starts_from_what_is_done_below_it(
     assert "starts from" not in capsys.readouterr().out
 
 
-def test_what_learns_by_labels_alone_gets_no_weights_of_the_stages_before_it(tmp_path: Path):
-    """Nor does what follows get its weights, but for the test and the probe."""
+def test_baselines_get_no_weights_of_the_stages_before_them(tmp_path: Path):
+    """Nor do the stages that follow get theirs, except for the test and the probe."""
     run_dir = tmp_path / "run"
 
     def train(words: list[str]) -> int:
@@ -277,12 +277,12 @@ def test_what_learns_by_labels_alone_gets_no_weights_of_the_stages_before_it(tmp
     ]
 
 
-def test_there_is_no_test_without_training(words: list[str], tmp_path: Path):
+def test_test_without_a_trained_stage_is_refused(words: list[str], tmp_path: Path):
     with pytest.raises(StageError, match="no stage before it"):
         run_plan(Plan.from_words(words), ["test"], tmp_path, Recorder())
 
 
-def test_there_is_no_probe_of_nothing(words: list[str], tmp_path: Path):
+def test_probe_without_a_stage_or_checkpoint_is_refused(words: list[str], tmp_path: Path):
     launch = Recorder(fail_at="--checkpoint.dirpath")
     with pytest.raises(StageError, match=r"no stage before it .*--stages flow,probe"):
         run_plan(Plan.from_words(words), ["probe"], tmp_path, launch)
@@ -292,13 +292,15 @@ def test_there_is_no_probe_of_nothing(words: list[str], tmp_path: Path):
     assert "--probe" not in " ".join(launch.calls[0])
 
 
-def test_a_stage_that_does_not_exist_is_named(capsys: pytest.CaptureFixture[str]):
+def test_unknown_stage_is_named(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["progressive", "--run_dir", "x", "--stages", "flow,walk"])
     assert "no stage 'walk'" in capsys.readouterr().err
 
 
-def test_it_is_one_task_of_slurm(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_progressive_refuses_several_tasks_of_slurm(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.setenv("SLURM_PROCID", "3")
     with pytest.raises(SystemExit, match=r"SLURM was asked for 8 tasks.*srun hcml fit"):
@@ -306,7 +308,7 @@ def test_it_is_one_task_of_slurm(words: list[str], tmp_path: Path, monkeypatch: 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_mistake_in_the_last_stage_shows_before_the_first(
+def test_mistyped_option_of_the_last_stage_is_named_before_the_first(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     wrong = ["--recognition.model.flow_wieght", "3"]
@@ -318,14 +320,12 @@ def test_a_mistake_in_the_last_stage_shows_before_the_first(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_was_moved_or_copied_goes_on_with_its_own_weights(
-    words: list[str], tmp_path: Path
-):
+def test_moved_or_copied_run_continues_with_its_own_weights(words: list[str], tmp_path: Path):
     plan = Plan.from_words(words)
     run_plan(plan, ["flow"], tmp_path / "run", main)
     for name in ("copy", "moved"):
         shutil.copytree(tmp_path / "run", tmp_path / name)
-    # Whatever has become of the other.
+    # Whatever has become of the original.
     other = tmp_path / "run/flow/checkpoints/last.ckpt"
     torch.save({"state_dict": {}}, other)
 
@@ -345,7 +345,7 @@ def test_a_run_that_was_moved_or_copied_goes_on_with_its_own_weights(
     shutil.rmtree(tmp_path / "run")
     expected = [f"--model.init_from={tmp_path}/moved/flow/checkpoints/last.ckpt"]
     assert source(tmp_path / "moved") == expected
-    # One whose record was lost finds its weights too.
+    # A stage whose record was lost finds its weights, too.
     (tmp_path / "moved/flow/done.json").unlink()
     assert source(tmp_path / "moved") == expected
 
@@ -367,7 +367,7 @@ def test_stages_that_cannot_follow_each_other_are_refused(
 
 
 @pytest.mark.parametrize("stages", ["flow", "flow,contrast1"])
-def test_the_config_of_one_stage_is_not_for_all(stages: str, words: list[str], tmp_path: Path):
+def test_config_of_one_stage_is_refused_for_another(stages: str, words: list[str], tmp_path: Path):
     begin = ["progressive", "--run_dir", str(tmp_path / "run"), "--stages", stages]
     with pytest.raises(SystemExit, match="would be a RecognitionTask and not a FlowTask"):
         main([*begin, "-c", "stages/4_recognition.yaml", *words])
@@ -376,14 +376,14 @@ def test_the_config_of_one_stage_is_not_for_all(stages: str, words: list[str], t
             main([*begin, *words, f"--flow.model={given}"])
 
 
-def test_what_changes_no_result_may_change(words: list[str], tmp_path: Path):
+def test_options_that_change_no_result_may_differ_between_starts(words: list[str], tmp_path: Path):
     root = next(word for word in words if word.startswith("--data.root="))
     plan = Plan.from_words(words)
     (record,) = run_plan(plan, ["baseline"], tmp_path / "run", main)
     other = [f"{root}/" if word == root else word for word in words]
     other += ["--trainer.log_every_n_steps=5", "--trainer.logger=CSVLogger"]
     other += ["--save_every_n_steps=7", "--save_every_n_epochs=2"]
-    # One that was begun before this was harmless has it in its notes.
+    # Runs begun by earlier versions have noted this option among their settings.
     noted = tmp_path / "run/baseline/settings.json"
     note = json.loads(noted.read_text())
     note["settings"]["trainer.log_every_n_steps"] = 1
@@ -394,7 +394,7 @@ def test_what_changes_no_result_may_change(words: list[str], tmp_path: Path):
 
 @pytest.fixture
 def raw(layout_copy: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Path]:
-    """Videos without labels, and some with."""
+    """A folder of unlabelled videos, and one of labelled videos."""
     labelled = layout_copy("folder")
     (tmp_path / "raw").mkdir()
     for number, path in enumerate(sorted(labelled.rglob("*.mp4"))):
@@ -402,7 +402,9 @@ def raw(layout_copy: Callable[[str], Path], tmp_path: Path) -> tuple[Path, Path]
     return tmp_path / "raw", labelled
 
 
-def test_what_a_later_stage_refuses_shows_before_the_first(raw: tuple[Path, Path], tmp_path: Path):
+def test_refusal_of_a_later_stage_shows_before_the_first_runs(
+    raw: tuple[Path, Path], tmp_path: Path
+):
     own = ["-c", "data/video_folder.yaml", *TINY[2:], f"--data.root={raw[0]}"]
     begin = ["progressive", "--run_dir", str(tmp_path / "run")]
     with pytest.raises(SystemExit, match=r"'recognition', before anything runs: num_classes must"):
@@ -419,7 +421,9 @@ def test_what_a_later_stage_refuses_shows_before_the_first(raw: tuple[Path, Path
     assert not (tmp_path / "run").exists()
 
 
-def test_motion_of_raw_videos_serves_to_recognise_others(raw: tuple[Path, Path], tmp_path: Path):
+def test_motion_learned_on_unlabelled_videos_starts_recognition(
+    raw: tuple[Path, Path], tmp_path: Path
+):
     words = ["-c", "data/video_folder.yaml", *TINY[2:], f"--data.root={raw[0]}"]
     words += [f"--recognition.data.root={raw[1]}", "--trainer.max_epochs=1"]
     *_, last = run_plan(Plan.from_words(words), PAPER, tmp_path / "run", main)
@@ -431,7 +435,7 @@ def test_motion_of_raw_videos_serves_to_recognise_others(raw: tuple[Path, Path],
 
 
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_killed_run_goes_on_from_its_last_epoch(
+def test_killed_run_resumes_from_its_last_epoch(
     whole_group: bool, words: list[str], tmp_path: Path
 ):
     run_dir, epochs = tmp_path / "run", 8
@@ -468,7 +472,7 @@ def epochs_in(file: Path) -> set[int]:
         return {int(row["epoch"]) for row in csv.DictReader(lines) if row.get("val/photometric")}
 
 
-def test_another_test_needs_no_other_training(tmp_path: Path):
+def test_changed_test_options_do_not_outdate_the_training(tmp_path: Path):
     def ends(words: list[str]) -> int:
         checkpoint = tmp_path / "recognition" / "checkpoints" / "last.ckpt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -489,7 +493,7 @@ def test_another_test_needs_no_other_training(tmp_path: Path):
     run_plan(Plan.from_words(again), ["recognition", "test"], tmp_path, ends)
 
 
-def test_words_that_are_no_yaml_and_roots_that_are_numbers_go_through(
+def test_words_that_are_no_yaml_and_numeric_roots_are_passed_on(
     words: list[str],
     synthetic_root: Callable[[str], Path],
     tmp_path: Path,
@@ -510,13 +514,13 @@ def test_words_that_are_no_yaml_and_roots_that_are_numbers_go_through(
 
 
 class OwnLogger(CSVLogger):
-    """Takes no name."""
+    """A logger without the option `name`."""
 
     def __init__(self, save_dir: str) -> None:
         super().__init__(save_dir, "own")
 
 
-def test_a_logger_gets_the_options_that_it_has(words: list[str], tmp_path: Path):
+def test_logger_gets_only_the_options_that_it_has(words: list[str], tmp_path: Path):
     logger = f"--trainer.logger={__name__}.OwnLogger"
     plan = Plan.from_words([*words, logger])
     launch = Recorder()
@@ -525,7 +529,7 @@ def test_a_logger_gets_the_options_that_it_has(words: list[str], tmp_path: Path)
     assert (tmp_path / "run/own/version_0/metrics.csv").is_file()
 
 
-def test_a_run_has_one_test_and_says_so_before_it_trains(words: list[str], tmp_path: Path):
+def test_second_test_of_a_run_is_refused_before_training(words: list[str], tmp_path: Path):
     plan, launch = Plan.from_words(words), Recorder()
     run_plan(plan, ["baseline", "test"], tmp_path, launch)
     launch.calls.clear()
@@ -536,13 +540,13 @@ def test_a_run_has_one_test_and_says_so_before_it_trains(words: list[str], tmp_p
     assert launch.calls == []
 
 
-def test_stages_that_would_leave_no_weights_are_refused(words: list[str]):
+def test_fast_dev_run_of_several_stages_is_refused(words: list[str]):
     plan = Plan.from_words([*words, "--trainer.fast_dev_run=true"])
     with pytest.raises(ValueError, match=r"fast_dev_run keeps no weights.*max_epochs 1"):
         plan.check(["flow", "contrast1"])
 
 
-def test_a_stage_counts_the_time_of_all_its_starts(words: list[str], tmp_path: Path):
+def test_time_of_a_stage_adds_up_over_its_starts(words: list[str], tmp_path: Path):
     plan = Plan.from_words(words)
     stage = StageFolder(plan, "flow", TRAINING["flow"], None, tmp_path)
     stage.last.parent.mkdir()

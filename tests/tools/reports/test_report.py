@@ -1,4 +1,4 @@
-"""The page about a run: what it shows, that it shows it safely, and that a browser draws it."""
+"""The report of a run: what it shows, that names in it are harmless, and that a browser draws it."""
 
 import html
 import json
@@ -28,7 +28,7 @@ from hcml_lightning.tools.run.video_results import VideoResult, write_prediction
 pytestmark = pytest.mark.filterwarnings("ignore:init_from.*Run the stages between")
 
 EVIL = "<img src=x onerror=alert(1)>"
-# What the page is asked in the browser: what it drew, and what it loaded.
+# Asks the page in the browser what it drew and what it loaded.
 QUESTIONS = """
 <script>
 addEventListener("load", () => {
@@ -60,7 +60,7 @@ class Tags(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(synthetic_root: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a run of three stages, of videos one of whose classes has an evil name."""
+    """The folder of a run of three stages, on videos of which one class has an evil name."""
     folder = tmp_path_factory.mktemp("reported")
     videos = shutil.copytree(synthetic_root("folder"), folder / "videos")
     for split in ("train", "val"):
@@ -77,7 +77,7 @@ def page(run: Path) -> str:
     return (run / "report.html").read_text()
 
 
-def test_shows_all_that_the_run_holds(run: Path, page: str):
+def test_report_shows_all_parts_of_the_run(run: Path, page: str):
     test = json.loads((run / "test" / "test.json").read_text())
     assert f"<b>{100 * test['metrics']['test/top1']:.1f} %</b>" in page
     for heading in ("Stages", "Curves", "Flow", "Test", "Settings", "Versions and machine"):
@@ -95,7 +95,7 @@ def test_shows_all_that_the_run_holds(run: Path, page: str):
     assert test["environment"]["torch"] in page
 
 
-def test_names_from_outside_are_text(page: str):
+def test_evil_names_are_shown_as_text(page: str):
     assert EVIL not in page
     assert html.escape(EVIL) in page
     tags = Tags()
@@ -108,7 +108,7 @@ def test_names_from_outside_are_text(page: str):
     assert all(value.startswith("data:image/") for value in sources)
 
 
-def test_a_single_stage_and_a_moved_run(run: Path, tmp_path: Path):
+def test_report_of_one_stage_names_missing_data_and_metrics(run: Path, tmp_path: Path):
     stage = shutil.copytree(run / "flow", tmp_path / "elsewhere")
     config = yaml.safe_load((stage / "config.yaml").read_text())
     config["data"]["init_args"]["root"] = "/no/such <folder>"
@@ -124,9 +124,7 @@ def test_a_single_stage_and_a_moved_run(run: Path, tmp_path: Path):
     assert '<h2 id="test' not in page
 
 
-def test_several_runs_stand_on_one_page(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_several_runs_share_one_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     other = tmp_path / "other"
     shutil.copytree(run, other)
     page = tmp_path / "page.html"
@@ -169,7 +167,7 @@ def test_copies_of_configs_are_no_stages(tmp_path: Path):
     assert [stage.name for stage in read_run(tmp_path)] == ["flow"]
 
 
-def test_a_checkpoint_of_another_release_costs_no_more_than_the_pictures(
+def test_checkpoint_of_another_release_costs_only_the_pictures(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     stage = shutil.copytree(run / "flow", tmp_path / "flow")
@@ -192,7 +190,7 @@ def test_a_checkpoint_of_another_release_costs_no_more_than_the_pictures(
         main(["report", str(stage)])
 
 
-def test_a_run_that_has_not_ended(run: Path, tmp_path: Path):
+def test_unfinished_run_is_reported_as_unfinished(run: Path, tmp_path: Path):
     stage = shutil.copytree(run / "flow", tmp_path / "half" / "flow")
     for name in ("fit.json", "done.json"):
         (stage / name).unlink()
@@ -212,7 +210,9 @@ def test_a_run_that_has_not_ended(run: Path, tmp_path: Path):
         ({"config.yaml": "", "predictions.csv": "a,b\n"}, "expected the columns video_id"),
     ],
 )
-def test_what_is_no_run_is_named(files: dict[str, str], message: str, tmp_path: Path):
+def test_folder_that_is_no_run_is_refused_with_the_reason(
+    files: dict[str, str], message: str, tmp_path: Path
+):
     folder = tmp_path / "run"
     for name, content in files.items():
         folder.mkdir(exist_ok=True)
@@ -221,7 +221,7 @@ def test_what_is_no_run_is_named(files: dict[str, str], message: str, tmp_path: 
         main(["report", str(folder)])
 
 
-def test_a_chart_holds_its_curves_and_keeps_their_mean():
+def test_charts_hold_their_curves_and_thinning_keeps_the_mean():
     curves = {
         "val/epe": [(1.0, 4.0), (2.0, 2.0)],
         "val/epe_zero": [(2.0, 6.0)],
@@ -258,7 +258,7 @@ def test_ticks_are_few_and_inside(low: float, high: float):
     assert low - 1e-9 * (high - low) <= found[0] <= found[-1] <= high + 1e-9 * (high - low)
 
 
-def test_many_classes_make_a_page(tmp_path: Path):
+def test_report_of_many_classes_stays_small(tmp_path: Path):
     videos = [VideoResult(str(i), f"c{i % 400}", f"c{i * 7 % 400}", 0.5) for i in range(4000)]
     (tmp_path / "test.json").write_text('{"task": "RecognitionTask", "seconds": 1, "metrics": {}}')
     write_predictions(tmp_path / "predictions.csv", videos)
@@ -268,18 +268,18 @@ def test_many_classes_make_a_page(tmp_path: Path):
     assert len(page) < 2e6
 
 
-def test_stages_stand_in_their_order(run: Path):
+def test_stages_are_read_in_their_order(run: Path):
     stages = read_run(run)
     assert [stage.name for stage in stages] == ["flow", "recognition", "test"]
     assert [stage.task for stage in stages] == ["FlowTask", "RecognitionTask", "RecognitionTask"]
 
 
-def test_a_browser_draws_it_without_network(run: Path, page: str, tmp_path: Path):
+def test_browser_draws_the_report_without_network(run: Path, page: str, tmp_path: Path):
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium here")
-    # The page itself allows neither scripts nor anything from elsewhere, and the console would tell what was refused;
-    # the copy that is asked allows the questions.
+    # The page allows neither scripts nor anything from elsewhere, and the console would tell what was refused; the
+    # copy used here allows the script that asks.
     asked = tmp_path / "asked.html"
     allowed = page.replace("default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';")
     asked.write_text(allowed.replace("</body>", f"{QUESTIONS}</body>"))
@@ -308,7 +308,7 @@ def browse(chromium: str, file: Path, folder: Path, *options: str) -> tuple[str,
         [
             *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
             *("--disable-background-networking", "--disable-component-update", "--no-first-run"),
-            # What the browser itself would fetch: names of hosts lead nowhere.
+            # Host names lead nowhere, so that the browser itself fetches nothing.
             *(f"--user-data-dir={folder}/profile", "--host-resolver-rules=MAP * ~NOTFOUND"),
             *options,
             file.resolve().as_uri(),
@@ -322,7 +322,7 @@ def browse(chromium: str, file: Path, folder: Path, *options: str) -> tuple[str,
 
 
 @pytest.mark.parametrize(("seen", "said"), [(3, ", 3 of 8 videos"), (8, "")])
-def test_a_test_of_some_videos_says_so(seen: int, said: str, tmp_path: Path):
+def test_report_says_how_many_videos_a_partial_test_saw(seen: int, said: str, tmp_path: Path):
     videos = {"seen": seen, "in_split": 8}
     record = {"task": "RecognitionTask", "seconds": 1, "metrics": {}, "videos": videos}
     (tmp_path / "test.json").write_text(json.dumps(record))

@@ -1,4 +1,4 @@
-"""One reader of the numbers of a run, and what is drawn of them."""
+"""Reading the metrics of a run, and the curves drawn from them."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from hcml_lightning.tools.run.curves import Curve, Point, by_epoch, by_step, fil
 from hcml_lightning.tools.run.run_folder import keep_curves
 
 
-def test_curves_of_a_resumed_run_are_the_later_ones(tmp_path: Path):
+def test_later_starts_replace_curves_of_a_resumed_run(tmp_path: Path):
     starts = {
         ".": "0,9,1.0,\n",
         "version_0": "0,9,1.5,\n,14,,0.1\n1,19,2.0,\n",
@@ -31,13 +31,13 @@ def test_curves_of_a_resumed_run_are_the_later_ones(tmp_path: Path):
     assert by_step(points) == {"lr": [(1.5, 0.1)], "val/x": [(1.0, 1.5), (2.0, 3.0)]}
 
 
-def test_a_run_without_curves_has_none(tmp_path: Path):
+def test_run_without_metrics_has_no_curves(tmp_path: Path):
     assert read_points(tmp_path) == {}
     assert by_step({}) == {}
 
 
 class Elsewhere(Logger):
-    """A logger that keeps no table, as that of TensorBoard."""
+    """A logger that keeps no table, like that of TensorBoard."""
 
     def __init__(self, save_dir: Path) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Elsewhere(Logger):
         pass
 
 
-def test_a_run_that_is_logged_elsewhere_keeps_its_curves(tmp_path: Path):
+def test_run_with_another_logger_also_keeps_its_curves_as_csv(tmp_path: Path):
     trainer = pl.Trainer(logger=Elsewhere(tmp_path), accelerator="cpu", enable_model_summary=False)
     keep_curves(trainer)
     keep_curves(trainer)
@@ -72,7 +72,7 @@ def test_a_run_that_is_logged_elsewhere_keeps_its_curves(tmp_path: Path):
     assert "train/loss" in file.read_text()
 
 
-def test_curves_may_lie_beside_the_config(tmp_path):
+def test_curves_beside_the_config_are_read(tmp_path):
     (tmp_path / "config.yaml").write_text("{}")
     (tmp_path / "metrics.csv").write_text("epoch,step,val/x\n0,9,1.0\n")
     assert list(read_points(tmp_path)) == ["val/x"]

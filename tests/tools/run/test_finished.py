@@ -32,7 +32,7 @@ def run_dir(
     return moved
 
 
-def test_one_stage(run_dir: Path):
+def test_load_run_gives_config_weights_and_curves_of_one_stage(run_dir: Path):
     run = load_run(run_dir / "flow")
     assert run.config["model"]["class_path"].endswith("FlowTask")
     assert run.config["trainer"]["max_epochs"] == 2
@@ -47,13 +47,15 @@ def test_one_stage(run_dir: Path):
     assert "step" not in run.curves
 
 
-def test_a_run_has_one_config(run_dir: Path):
-    """Any folder with one counts as a stage."""
+def test_each_stage_has_one_config(run_dir: Path):
+    """Any folder with a config counts as a stage."""
     stages = [file.parent.name for file in run_dir.rglob("config.yaml")]
     assert sorted(stages) == ["flow", "recognition", "test"]
 
 
-def test_a_task_of_ones_own(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_load_run_accepts_a_task_of_the_user(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "own_task.py").write_text(
         "from hcml_lightning import FlowTask\n\n\nclass OwnTask(FlowTask):\n    pass\n"
     )
@@ -71,7 +73,7 @@ def test_a_task_of_ones_own(run_dir: Path, tmp_path: Path, monkeypatch: pytest.M
     assert type(load_run(stage).model).__name__ == "OwnTask"
 
 
-def test_data_as_it_was(run_dir: Path):
+def test_load_run_restores_the_data_module(run_dir: Path):
     data = load_run(run_dir / "recognition").datamodule
     assert isinstance(data, UCF101DataModule)
     data.setup("test")
@@ -80,23 +82,23 @@ def test_data_as_it_was(run_dir: Path):
     assert sample.video.shape == (6, 3, 4, 32, 32)
 
 
-def test_all_stages_together(run_dir: Path):
+def test_load_run_gives_all_stages_in_their_order(run_dir: Path):
     run = load_run(run_dir)
     assert list(run.stages) == ["flow", "recognition", "test"]
     assert run.metrics == run.stages["test"].metrics
     assert 0 <= run.metrics["test/top1"] <= 1
     assert isinstance(run.model, RecognitionTask)
-    # What was tested is what the stage before ended with, though both were moved.
+    # The tested checkpoint is the final one of the stage before, though both were moved.
     assert run.checkpoint == run_dir / "recognition" / "checkpoints" / "last.ckpt"
     assert run.stages["flow"].metrics == load_run(run_dir / "flow").metrics
-    # As a copy whose files arrived in another order.
+    # As in a copy whose files arrived in another order.
     for number, name in enumerate(reversed(list(run.stages))):
         for file in (run_dir / name).glob("*.json"):
             os.utime(file, (number, number))
     assert list(load_run(run_dir).stages) == ["flow", "recognition", "test"]
 
 
-def test_what_is_no_run(run_dir: Path, tmp_path: Path):
+def test_load_run_names_missing_parts_of_a_run(run_dir: Path, tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"no run has ended here; expected test\.json"):
         load_run(tmp_path)
     kept = tmp_path / "flow"
@@ -123,7 +125,7 @@ def test_a_test_that_is_cut_short_counts_the_videos_of_all_devices():
     assert summary._videos(trainer, "test") == {"seen": 12, "in_split": 20}
 
 
-def test_a_resumed_run_knows_when_it_was_validated():
+def test_resumed_run_keeps_its_validated_epoch_and_its_seconds():
     told: Any = summary.StageSummary()
     trainer: Any = SimpleNamespace(state=SimpleNamespace(fn="fit"))
     told.on_load_checkpoint(trainer, None, {"validated_epoch": 2, "seconds": 1000.0})

@@ -48,13 +48,13 @@ def test_two_processes_write_each_video_once(tmp_path: Path):
     ]
 
 
-def test_names_come_back_as_they_were(tmp_path: Path):
+def test_predictions_survive_writing_and_reading(tmp_path: Path):
     videos = [VideoResult('a,"b"\n', "péter, 1", "<b>", 0.25), VideoResult("c", "", "x", 1.0)]
     write_predictions(tmp_path / "found.csv", videos)
     assert read_predictions(tmp_path / "found.csv") == videos
 
 
-def test_another_table_is_refused(tmp_path: Path):
+def test_malformed_predictions_are_refused(tmp_path: Path):
     file = tmp_path / "predictions.csv"
     file.write_text("video,rank,class\n")
     with pytest.raises(ValueError, match=r"expected the columns video_id, .* got \['video'"):
@@ -65,6 +65,6 @@ def test_another_table_is_refused(tmp_path: Path):
             read_predictions(file)
 
 
-def test_a_video_without_a_label_has_no_class():
+def test_video_without_a_label_has_no_class_name():
     assert [_class_name(["a", "b"], -1), _class_name(None, -1)] == ["", ""]
     assert _class_name(["a", "b"], 1) == "b"

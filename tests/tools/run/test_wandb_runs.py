@@ -41,7 +41,7 @@ def words(synthetic_root: Callable[[str], Path], tmp_path: Path) -> list[str]:
     [(Stopped(signal.SIGTERM, is_main=False), 0), (SystemExit(1), 1), (ValueError(), 1)],
     ids=repr,
 )
-def test_a_run_that_is_stopped_with_status_0_has_not_failed(
+def test_run_stopped_with_status_0_is_not_marked_as_failed(
     end: BaseException, exit_code: int, monkeypatch: pytest.MonkeyPatch
 ):
     active = iter([None, run := mock.Mock()])
@@ -51,7 +51,7 @@ def test_a_run_that_is_stopped_with_status_0_has_not_failed(
     run.finish.assert_called_once_with(exit_code=exit_code)
 
 
-def test_a_run_logs_curves_config_and_pictures_and_goes_on_in_itself(
+def test_run_logs_curves_config_and_pictures_and_resumes_under_its_id(
     words: list[str], tmp_path: Path
 ):
     stage = ["fit", "-c", "stages/4_recognition.yaml", *words]
@@ -71,7 +71,7 @@ def test_a_run_logs_curves_config_and_pictures_and_goes_on_in_itself(
     assert json.loads(table.read_text())["columns"][:2] == ["true class", "taken for"]
 
     folder = tmp_path / "hcml_lightning" / run.run_id
-    # The same curves stay on the disk.
+    # The same curves are kept on disk.
     assert "train/grad_norm" in (folder / "version_0" / "metrics.csv").read_text()
     last = folder / "checkpoints" / "last.ckpt"
     again = ["fit", "-c", str(folder / "config.yaml"), f"--ckpt_path={last}"]
@@ -80,15 +80,15 @@ def test_a_run_logs_curves_config_and_pictures_and_goes_on_in_itself(
     assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
     assert resumed.run_id == first.run_id
     assert min(resumed.values("epoch")) == 1
-    # What is not resumed is another run.
+    # A fit that does not resume is another run.
     assert main([*stage, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]) == 0
     assert read_runs(tmp_path)[-1].run_id != first.run_id
 
 
-def test_a_second_start_with_the_id_of_a_run_replaces_nothing(
+def test_second_start_with_the_same_run_id_replaces_nothing(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """As a scheduler starts a command again whose environment says which run it is."""
+    """As when a scheduler restarts a command whose environment names the run."""
     # W&B reads its environment once in a process.
     wandb.teardown()
     monkeypatch.setenv("WANDB_RUN_ID", "again")
@@ -107,7 +107,7 @@ def test_a_second_start_with_the_id_of_a_run_replaces_nothing(
     wandb.teardown()
 
 
-def test_a_checkpoint_in_the_working_folder_is_found_by_its_name(
+def test_run_of_a_checkpoint_in_the_working_folder_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "checkpoints").mkdir()
@@ -117,7 +117,7 @@ def test_a_checkpoint_in_the_working_folder_is_found_by_its_name(
     assert choose_run(logger, Path("last.ckpt")) == "abc"
 
 
-def test_a_copy_of_a_run_goes_on_as_another(tmp_path: Path):
+def test_copy_of_a_run_resumes_as_another_run(tmp_path: Path):
     arguments = {"save_dir": str(tmp_path), "project": "p"}
     for name in ("abc", "branch"):
         (tmp_path / "p" / name / "checkpoints").mkdir(parents=True)
@@ -129,7 +129,7 @@ def test_a_copy_of_a_run_goes_on_as_another(tmp_path: Path):
 
     assert chosen("abc") == "abc"
     assert chosen("branch") != "abc"
-    # One that was moved is the same run.
+    # A run that was moved is the same run.
     shutil.rmtree(tmp_path / "p" / "abc")
     assert chosen("branch") == "abc"
 
@@ -139,7 +139,7 @@ def test_stages_of_one_run_share_a_group(words: list[str], tmp_path: Path):
     quick = ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=0"]
     plan = Plan.from_words([*words, *quick])
     run_plan(plan, ["flow", "contrast1"], run_dir, main)
-    # Two that begin within a second come in any order.
+    # Runs that begin within the same second come in any order.
     first, second = read_runs(run_dir)
     assert first.group.startswith("ucf-")
     assert second.group == first.group
@@ -148,7 +148,9 @@ def test_stages_of_one_run_share_a_group(words: list[str], tmp_path: Path):
     assert {note["id"] for note in notes} == {first.run_id, second.run_id}
 
 
-def test_without_wandb_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch, words: list[str]):
+def test_missing_wandb_is_reported_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, words: list[str]
+):
     monkeypatch.setattr("hcml_lightning.tools.run.wandb_runs.find_spec", lambda name: None)
     with pytest.raises(
         SystemExit, match=r"not installed.\nEither pip install.*leave out -c configs"
@@ -157,7 +159,7 @@ def test_without_wandb_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch, wo
     assert choose_run({"class_path": "CSVLogger"}, None) is None
 
 
-def test_a_missing_login_is_said_with_the_next_step(
+def test_missing_login_is_reported_with_the_next_step(
     words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     # W&B reads its environment once.
@@ -173,14 +175,14 @@ def test_a_missing_login_is_said_with_the_next_step(
     wandb.teardown()
 
 
-def test_the_agent_of_wandb_runs_a_sweep_on_two_processes(
+def test_wandb_agent_runs_a_sweep_on_two_processes(
     words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     content = yaml.safe_load((CONFIGS / "sweeps" / "joint_weights.yaml").read_text())
     arguments = content["command"].index("--config")
     two = ["--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=2"]
     quick = [*two, "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
-    # The parameters come last, so that they are what counts.
+    # The parameters come last, so that they take precedence.
     content["command"][arguments:arguments] = [*words, *quick]
     content["parameters"] = {
         "model.init_args.init_from": {"value": None},
@@ -197,7 +199,7 @@ def test_the_agent_of_wandb_runs_a_sweep_on_two_processes(
         assert run.sweep_id == "offline"
         assert content["metric"]["name"] in run.names
         assert run.config["cli"]["trainer"]["devices"] in (2, "2")
-        # Once, though configs/wandb.yaml is named by these words and by the sweep.
+        # Drawn once, although both these words and the sweep name configs/wandb.yaml.
         assert run.values("pictures/grad_cam/count") == [4]
 
 
@@ -206,7 +208,7 @@ def _init_args(run: OfflineRun) -> dict[str, Any]:
 
 
 def _run_agent(sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
-    """Let the agent run the grid: what it would ask of W&B's server is answered here, all else is its own."""
+    """Let W&B's own agent run the grid; only the answers of its server are made here."""
     from wandb import wandb_agent
 
     points = _grid(sweep["parameters"])
@@ -223,7 +225,7 @@ def _run_agent(sweep: dict[str, Any], monkeypatch: pytest.MonkeyPatch, folder: P
     monkeypatch.chdir(folder)
     monkeypatch.setenv("WANDB_SWEEP_ID", "offline")
     monkeypatch.setenv("WANDB_DIR", str(folder))
-    # The agent starts `python`, whichever that is.
+    # The agent starts the first `python` on the path.
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     server = "wandb.apis.public.sweeps"
     with (
@@ -244,7 +246,7 @@ def _grid(parameters: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"point{number}", dict(zip(parameters, point, strict=True))
 
 
-def test_no_id_is_taken_for_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_ids_are_not_parsed_as_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     parser = ArgumentParser()
     parser.add_argument("--id", type=str | None)
     for digits in ("06753e64", "12345678", "0x123456"):

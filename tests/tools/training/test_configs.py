@@ -17,13 +17,15 @@ def test_recipes_are_found_without_the_repository(tmp_path: Path, monkeypatch: p
         assert read_config(name)["model"]["class_path"] == "FlowTask"
 
 
-def test_a_file_here_comes_before_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_file_in_the_working_folder_precedes_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo.yaml").write_text("model: {}")
     assert find_config("demo.yaml") == Path("demo.yaml")
 
 
-def test_a_missing_config_is_named_with_what_there_is():
+def test_missing_config_is_named_with_suggestions():
     with pytest.raises(FileNotFoundError, match=r"no config 'x.yaml'.*stages/1_flow\.yaml"):
         find_config("x.yaml")
     with pytest.raises(FileNotFoundError, match=r"did you mean 'data/ucf101\.yaml'"):
@@ -36,7 +38,7 @@ def test_a_config_must_be_a_mapping(tmp_path: Path):
         read_config(tmp_path / "list.yaml")
 
 
-def test_options_come_last_and_classes_first(tmp_path: Path):
+def test_order_words_puts_classes_first_and_options_last(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("data: {init_args: {batch_size: 3}}")
     (tmp_path / "b.yaml").write_text("data: {class_path: UCF101DataModule}")
     a, b = str(tmp_path / "a.yaml"), str(tmp_path / "b.yaml")
@@ -62,18 +64,18 @@ def test_a_config_option_needs_a_value():
         ["--model.num_classes=8", "--model", "{init_args: {num_classes: 7}}"],
     ],
 )
-def test_a_number_of_classes_is_found_however_it_is_spelt(words: list[str]):
+def test_num_classes_is_found_in_every_spelling(words: list[str]):
     assert typed_num_classes(words) == 7
 
 
-def test_no_number_of_classes_is_read_into_other_words():
+def test_num_classes_is_not_read_from_other_words():
     assert (
         typed_num_classes(["--data.num_classes=7", "--model={lr: 1", "--seed_everything=1"]) is None
     )
     assert typed_num_classes(["--model={num_classes: 7"]) is None
 
 
-def test_extras_before_a_stage_would_be_lost(tmp_path):
+def test_extra_config_before_its_stage_is_refused(tmp_path):
     (tmp_path / "extra.yaml").write_text("trainer: {max_epochs: 1}")
     (tmp_path / "stage.yaml").write_text("model: {class_path: X}\ntrainer: {max_epochs: 9}")
     with pytest.raises(ValueError, match="max_epochs"):
