@@ -714,10 +714,11 @@ def test_checkpoint_of_another_level_or_without_state_is_refused(
         check_checkpoint(tmp_path / "x.ckpt", task, ["a", "b"], to_resume=resumed)
 
 
+@pytest.mark.parametrize("stage", ["baseline", "probe"])
 def test_best_checkpoint_is_the_one_with_the_largest_top1(
-    synthetic_root: Callable[[str], Path],
+    synthetic_root: Callable[[str], Path], stage: str
 ):
-    words = ["-c", "configs/stages/baseline.yaml", *TINY, f"--data.root={synthetic_root('ucf101')}"]
+    words = ["-c", f"configs/stages/{stage}.yaml", *TINY, f"--data.root={synthetic_root('ucf101')}"]
     with quiet():
         cli = MotionCLI(words, run=False)
     checkpoint = cli.config["checkpoint"]

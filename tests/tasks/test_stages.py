@@ -719,8 +719,3 @@ def test_a_trainer_fits_one_task_after_another(fit: Fit, tiny: dict[str, Any]) -
     task = FlowTask(**tiny)
     trainer.fit(task, trainer.train_dataloader, trainer.val_dataloaders)
     assert "train/photometric" in trainer.callback_metrics
-
-
-@pytest.mark.parametrize("make", [RecognitionTask, ProbeTask])
-def test_best_checkpoint_is_chosen_by_validation_top1(make: Any) -> None:
-    assert make.MONITOR == ("val/top1", "max")

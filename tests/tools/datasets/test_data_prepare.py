@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 
@@ -113,8 +114,26 @@ def test_class_folders_keep_their_split(synthetic_root, tmp_path):
     assert first == second
 
 
+def with_sound(video: Path, path: Path) -> Path:
+    """Copy a video to `path`, and add half a second of silence to it."""
+    with av.open(str(video)) as source, av.open(str(path), "w") as target:
+        (pictures,) = source.streams.video
+        copied = target.add_stream_from_template(pictures)
+        sound = target.add_stream("pcm_s16le", rate=8000)
+        for packet in source.demux(pictures):
+            if packet.dts is not None:
+                packet.stream = copied
+                target.mux(packet)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        target.mux([*sound.encode(frame), *sound.encode(None)])
+    return path
+
+
 def test_copies_have_short_gops_and_no_sound(synthetic_root, tmp_path):
-    video = next(synthetic_root("ucf101").rglob("*.avi"))
+    video = with_sound(next(synthetic_root("ucf101").rglob("*.avi")), tmp_path / "sound.avi")
+    with av.open(str(video)) as container:
+        assert [stream.type for stream in container.streams] == ["video", "audio"]
     content, count = encode(str(video), Encoding(gop=5))
     (tmp_path / "copy.mp4").write_bytes(content)
     index = index_video(str(tmp_path / "copy.mp4"))
