@@ -71,5 +71,6 @@ def middle_view(batch: VideoBatch) -> VideoBatch:
         return batch
     views = clip.shape[1]
     # With an even number of clips of three crops each, `views // 2` is the first crop of a clip, not its centre crop.
+    # Of six clips of one crop each, this takes the one after the middle.
     middle = views // 2 + (views % 6 == 0)
     return {**batch, "video": clip[:, middle]}

@@ -41,7 +41,9 @@ class StopOnCollapse(pl.Callback):
             CollapseError: if the spread of a level is too small.
             NotFiniteError: if the spread of a level is NaN.
         """
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        # A Trainer keeps its callbacks: one that has run a self-supervised stage may go on to train with labels.
+        learns_alone = getattr(pl_module, "SELF_SUPERVISED", True)
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not learns_alone:
             return
         for name, value in trainer.callback_metrics.items():
             if name.startswith("val/spread_l") and not value > self.least_spread:
@@ -88,7 +90,7 @@ class TrainOnly(pl.Callback):
         if stage == "fit":
             by_hand = {name for name, p in pl_module.named_parameters() if not p.requires_grad}
             pl_module.requires_grad_(False)
-            for module in self._trained(pl_module):
+            for module in self.trained(pl_module):
                 module.requires_grad_(True)
             self._remark(pl_module, by_hand)
 
@@ -118,7 +120,7 @@ class TrainOnly(pl.Callback):
                 resets the statistics of all batch norms and recomputes only those of the modules that train.
         """
         frozen = {id(m) for m in pl_module.modules() if isinstance(m, _BatchNorm)}
-        frozen -= {id(m) for module in self._trained(pl_module) for m in module.modules()}
+        frozen -= {id(m) for module in self.trained(pl_module) for m in module.modules()}
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if frozen and any(isinstance(c, StochasticWeightAveraging) for c in callbacks):
             raise ValueError(
@@ -138,10 +140,15 @@ class TrainOnly(pl.Callback):
 
     def _set_modes(self, task: pl.LightningModule) -> None:
         task.eval()
-        for module in self._trained(task):
+        for module in self.trained(task):
             module.train()
 
-    def _trained(self, task: pl.LightningModule) -> list[nn.Module]:
+    def trained(self, task: pl.LightningModule) -> list[nn.Module]:
+        """Return the modules of a task that train.
+
+        Raises:
+            TypeError: if neither this callback nor the task names them.
+        """
         if self.modules is not None:
             return self.modules
         if not isinstance(task, _TrainsSome):

@@ -65,6 +65,18 @@ def test_training_accuracy_of_a_resumed_run_covers_the_whole_epoch(
         assert float(run.callback_metrics["train/top1"]) == 5 / 8
 
 
+def test_training_accuracy_is_of_whole_epochs_if_a_stop_was_asked_for_before_min_epochs(
+    fit: Callable[..., pl.Trainer], tiny: dict[str, Any]
+):
+    class Hasty(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.should_stop = True
+
+    trainer = fit(counting(RecognitionTask, tiny), callbacks=[Hasty()], max_epochs=3, min_epochs=2)
+    assert trainer.current_epoch == 2
+    assert float(trainer.callback_metrics["train/top1"]) == sum(RIGHT[4:]) / 8
+
+
 # Lightning warns that the added epoch has no optimizer step, and of the settings chosen here.
 @pytest.mark.filterwarnings("ignore:.*lr_scheduler", "ignore:.*SWA")
 def test_epoch_without_steps_does_not_change_the_training_accuracy(

@@ -477,14 +477,23 @@ def test_impossible_levels_are_refused(tiny: dict[str, Any]) -> None:
         (ContrastTask, {"max_offset": 0}, "max_offset must be at least 1, but is 0"),
         (ContrastTask, {"max_offset": -1}, "max_offset must be at least 1, but is -1"),
         (ContrastTask, {"temperature": -1.0}, "temperature must be above 0, but is -1.0"),
-        (ContrastTask, {"num_locations": 0}, "num_locations must be above 0, but is 0"),
+        (ContrastTask, {"num_locations": 0}, "num_locations must be at least 1, but is 0"),
+        (ContrastTask, {"num_locations": 2.5}, "num_locations must be a whole number, but is 2.5"),
+        (RecognitionTask, {"num_locations": 2.5}, "num_locations must be a whole number"),
+        (ContrastTask, {"max_offset": 2.5}, "max_offset must be a whole number, but is 2.5"),
+        (FlowTask, {"num_classes": 2.5}, "num_classes must be a whole number, but is 2.5"),
+        (RecognitionTask, {"views_per_forward": 2.5}, "views_per_forward must be a whole number"),
         (RecognitionTask, {"temperature": 0.0}, "temperature must be above 0"),
-        (RecognitionTask, {"views_per_forward": 0}, "views_per_forward must be above 0, but is 0"),
+        (
+            RecognitionTask,
+            {"views_per_forward": 0},
+            "views_per_forward must be at least 1, but is 0",
+        ),
         (RecognitionTask, {"dropout": 2.0}, "dropout must be at least 0 and below 1, but is 2.0"),
         (FlowTask, {"momentum": 1.5}, "momentum must be at least 0 and below 1, but is 1.5"),
         (FlowTask, {"momentum": -0.1}, "momentum must be at least 0 and below 1"),
-        (ProbeTask, {"hidden": 0}, "hidden must be above 0, but is 0"),
-        (ProbeTask, {"hidden": "64"}, "hidden must be a number, but is '64'"),
+        (ProbeTask, {"hidden": 0}, "hidden must be at least 1, but is 0"),
+        (ProbeTask, {"hidden": "64"}, "hidden must be a whole number, but is '64'"),
         (FlowTask, {"lr": "0.1"}, "lr must be a number, but is '0.1'"),
         (FlowTask, {"warmup_epochs": None}, "warmup_epochs must be a number, but is None"),
         (
@@ -496,7 +505,8 @@ def test_impossible_levels_are_refused(tiny: dict[str, Any]) -> None:
         (ProbeTask, {"level": "0"}, r"levels \(0, 1, 2\), got '0'"),
         (RecognitionTask, {"num_classes": 1}, "num_classes must be at least 2"),
         (ProbeTask, {"num_classes": 1}, "num_classes must be at least 2"),
-        (FlowTask, {"flow_weight": -1.0}, "flow_weight must be at least 0, but is -1.0"),
+        (FlowTask, {"flow_weight": -1.0}, "flow_weight must be above 0, but is -1.0"),
+        (FlowTask, {"flow_weight": 0.0}, "flow_weight must be above 0, but is 0.0"),
         (FlowTask, {"smoothness_weight": -1.0}, "smoothness_weight must be at least 0"),
         (FlowTask, {"lr": float("nan")}, "lr must be at least 0, but is nan"),
         (RecognitionTask, {"flow_weight": -1.0}, "flow_weight must be at least 0, but is -1.0"),
@@ -561,6 +571,45 @@ def test_description_covers_every_parameter_once(stage: str, tiny: dict[str, Any
     named = [*description["trains"], *description["frozen"]]
     parameters = [p for name in named for p in task.get_submodule(name).parameters()]
     assert sorted(map(id, parameters)) == sorted(map(id, task.parameters()))
+
+
+def test_description_in_a_run_is_of_the_modules_that_its_train_only_names(
+    fit: Fit, tiny: dict[str, Any]
+) -> None:
+    task = RecognitionTask(**tiny)
+    classifier = task.model.network.fc
+    fit(task, callbacks=[TrainOnly([classifier])])
+    description = task.describe()
+    assert description["trains"] == ["model.network.fc"]
+    assert description["trained_parameters"] == sum(p.numel() for p in classifier.parameters())
+    assert "model.network.conv1" in description["frozen"]
+
+
+def test_trainer_of_a_self_supervised_stage_trains_with_labels_next(
+    fit: Fit, tiny: dict[str, Any], loader: Any
+) -> None:
+    """The callback that stops a collapsed stage remains with the Trainer."""
+    trainer = fit(FlowTask(**tiny))
+    assert any(isinstance(callback, StopOnCollapse) for callback in trainer.callbacks)
+    task = RecognitionTask(**tiny)
+    for parameter in task.model.network.block(2).extract.parameters():
+        torch.nn.init.zeros_(parameter)
+    task.lr = 0.0
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(task, loader, loader)
+    assert trainer.callback_metrics["val/spread_l2"] < 0.05
+    assert trainer.current_epoch == 2
+
+
+def test_joint_training_logs_the_share_of_pixels_whose_flow_stays_in_the_frame(
+    fit: Fit, tiny: dict[str, Any]
+) -> None:
+    task = RecognitionTask(**tiny, lr=0.0)
+    torch.nn.init.constant_(task.side.flow_decoder(0).flow.bias, 100.0)
+    logged = fit(task).callback_metrics
+    assert logged["train/valid"] == 0.0
+    assert logged["train/photometric"] == 0.0
+    assert logged["train/smoothness"] > 0
 
 
 def test_flow_stage_that_learned_nothing_warns(fit: Fit, tiny: dict[str, Any]) -> None:

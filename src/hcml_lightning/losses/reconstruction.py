@@ -101,7 +101,7 @@ class FlowTerms(NamedTuple):
         flow: cells of the level's grid, (B, 2, T − 1, H, W).
         photometric: Eq. 3, scalar.
         smoothness: Eq. 4, scalar.
-        photometric_zero: Eq. 3 of zero flow, scalar: the baseline that the flow has to beat.
+        photometric_zero: Eq. 3 of zero flow, scalar; times `valid`, the baseline that the flow has to beat.
         valid: share of pixels that could be rebuilt, scalar. Watch it, because flow that leaves the frame also lowers
             Eq. 3.
     """
@@ -111,6 +111,15 @@ class FlowTerms(NamedTuple):
     smoothness: Tensor
     photometric_zero: Tensor
     valid: Tensor
+
+    def loss(self, smoothness_weight: float) -> Tensor:
+        """Return the reconstruction loss, photometric + ζ · smoothness (Sec. 3.3)."""
+        return self.photometric + smoothness_weight * self.smoothness
+
+    def measurements(self) -> dict[str, Tensor]:
+        """Return all scalars by name, without gradient."""
+        names = ("photometric", "photometric_zero", "smoothness", "valid")
+        return {name: getattr(self, name).detach() for name in names}
 
 
 def reconstruct(flow: Tensor, clip: Tensor, step: int = 1) -> FlowTerms:

@@ -1,6 +1,8 @@
 """[predictions and losses of batches → **means over videos**]
 
-Each video counts exactly once, whatever the number of ranks, and even if it is repeated to fill a rank's last batch.
+Accuracies count each video exactly once, whatever the number of ranks, and even if it is repeated to fill a rank's last
+batch. Other means count each batch once; they are means over videos if each batch goes to one rank as a whole, as
+`EvaluationSampler` deals them out.
 """
 
 from collections.abc import Mapping
@@ -97,8 +99,8 @@ class VideoAccuracy(Metric):
 class BatchMeans(Metric):
     """Means of values measured batch by batch, each batch weighted by its number of videos and counted once.
 
-    The means are the same to the last digit for any number of ranks. Lightning's average over ranks is not, if ranks
-    have different numbers of videos.
+    With the data modules of this package, the means are the same to the last digit for any number of ranks. Lightning's
+    average over ranks is not, if ranks have different numbers of videos.
 
     Example:
         >>> means = BatchMeans()

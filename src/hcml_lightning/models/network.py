@@ -110,7 +110,7 @@ class MotionNetwork(nn.Module):
             up_to: the last level wanted.
 
         Returns:
-            P^l, each (B, C_l, T / 2^l, H_l, W_l), lowest level first.
+            P^l, each (B, C_l, ⌈T / 2^l⌉, H_l, W_l), lowest level first.
 
         Raises:
             ValueError: if level `up_to` has no block.

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from hcml_lightning.ranges import check_at_least
+from hcml_lightning.ranges import check_whole
 
 
 class Predictor(nn.Module):
@@ -30,7 +30,7 @@ class Predictor(nn.Module):
         self, upper_channels: int, below_channels: int, max_offset: int = 4, ratio: int = 2
     ) -> None:
         super().__init__()
-        check_at_least(1, max_offset=max_offset)
+        check_whole(1, max_offset=max_offset)
         self.max_offset, self.ratio = max_offset, ratio
         self.hidden = nn.Linear(upper_channels + below_channels, 2 * upper_channels)
         self.heads = nn.Linear(2 * upper_channels, max_offset * below_channels)

@@ -26,7 +26,7 @@ from hcml_lightning.optim import (
     parameter_groups,
     schedule_steps,
 )
-from hcml_lightning.ranges import check_at_least, check_one_of, check_share
+from hcml_lightning.ranges import check_at_least, check_one_of, check_share, check_whole
 from hcml_lightning.resume import ResumedLoader
 from hcml_lightning.seeds import SeedEachBatch
 from hcml_lightning.signatures import show_all_arguments
@@ -91,8 +91,7 @@ class MotionTask(StoredTask, ABC):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        # As checkpoints store them, and as Python's own: `range(3)`, or the number of classes that NumPy has counted.
-        levels, num_classes = plain(levels), plain(num_classes)
+        check_whole(0, num_classes=num_classes)
         check_at_least(0, lr=lr, weight_decay=weight_decay, warmup_epochs=warmup_epochs)
         check_share(momentum=momentum, dropout=dropout)
         check_one_of("optimizer", optimizer, get_args(OptimizerName))
@@ -104,6 +103,8 @@ class MotionTask(StoredTask, ABC):
             )
         # Without `frame`, Lightning leaves the caller's frames in a reference cycle, which keeps its loaders' workers.
         self.save_hyperparameters(frame=inspect.currentframe())
+        # As Python's own: levels may be `range(3)`, or NumPy may have counted the classes.
+        self.hparams.update(plain(dict(self.hparams)))
         self.model = MotionHierarchy(
             backbone=backbone,
             num_classes=num_classes,
@@ -114,7 +115,7 @@ class MotionTask(StoredTask, ABC):
             dropout=dropout,
             recompute=recompute,
         )
-        self.num_classes = num_classes
+        self.num_classes = int(num_classes)
         self.init_from = init_from
         self.optimizer_name, self.lr, self.momentum = optimizer, lr, momentum
         self.weight_decay, self.decay_norm_and_bias = weight_decay, decay_norm_and_bias
@@ -169,7 +170,7 @@ class MotionTask(StoredTask, ABC):
                 f"{type(self).__name__} stands on frozen features that have learned nothing, and stay so: give the "
                 "checkpoint of the stage before as init_from (--model.init_from)"
             )
-        trained = [part for module in self.trained_modules() for part in module.modules()]
+        trained = [part for module in self._trained_here() for part in module.modules()]
         own = [p for p in trained if isinstance(p, _BatchNorm) and not isinstance(p, SYNCHRONISED)]
         if self.SELF_SUPERVISED and own and self.trainer.world_size > 1:
             rank_zero_warn(
@@ -220,7 +221,13 @@ class MotionTask(StoredTask, ABC):
 
     def describe(self) -> Description:
         """Return what the summary at the start of a stage reports: trained and frozen modules, and parameters."""
-        return describe(self)
+        return describe(self, self._trained_here())
+
+    def _trained_here(self) -> list[nn.Module]:
+        """Return the modules that train, which a `TrainOnly` of the Trainer may have chosen."""
+        given: list[pl.Callback] = [] if self._trainer is None else self._trainer.callbacks  # type: ignore[attr-defined]
+        only = next((c for c in given if isinstance(c, TrainOnly)), TrainOnly())
+        return only.trained(self)
 
     @property
     def side(self) -> SideBranch:

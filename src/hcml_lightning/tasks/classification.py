@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.metrics import VideoAccuracy
-from hcml_lightning.ranges import check_above_zero
+from hcml_lightning.ranges import check_whole
 from hcml_lightning.tasks.base import MotionTask
 from hcml_lightning.tasks.views import VideoPrediction, mean_probability
 
@@ -38,7 +38,7 @@ class ClassificationTask(MotionTask):
 
     def __init__(self, views_per_forward: int = 8, **shared: Any) -> None:
         super().__init__(**shared)
-        check_above_zero(views_per_forward=views_per_forward)
+        check_whole(1, views_per_forward=views_per_forward)
         self.views_per_forward = views_per_forward
         # The metrics of one collection share their state, so that each score is stored only once.
         accuracy = MetricCollection({"top1": VideoAccuracy(), "top5": VideoAccuracy(top_k=5)})
@@ -81,8 +81,11 @@ class ClassificationTask(MotionTask):
         In `on_train_epoch_end` it would be too late, because callbacks that report it come before the task.
         """
         trainer = self.trainer
+        # Not `should_stop`, after which training goes on if `min_epochs` or `min_steps` is not reached.
         ends = (
-            trainer.is_last_batch or trainer.should_stop or trainer.global_step == trainer.max_steps
+            trainer.is_last_batch
+            or trainer.global_step == trainer.max_steps
+            or trainer.fit_loop.epoch_loop.done
         )
         # Weight averaging adds an epoch without backward passes, in which nothing is counted.
         if ends and self.train_accuracy.update_called:

@@ -14,7 +14,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from hcml_lightning.batch import VideoBatch, middle_view
 from hcml_lightning.losses import contrastive_accuracy, contrastive_loss
 from hcml_lightning.metrics import feature_health
-from hcml_lightning.ranges import check_above_zero
+from hcml_lightning.ranges import check_above_zero, check_whole
 from hcml_lightning.tasks.base import MotionTask
 
 
@@ -45,7 +45,8 @@ class ContrastTask(MotionTask):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        check_above_zero(temperature=temperature, num_locations=num_locations)
+        check_above_zero(temperature=temperature)
+        check_whole(1, num_locations=num_locations)
         self.level, self.below = level, self.model.level_below(level)
         self.temperature, self.num_locations = temperature, num_locations
         self.gather_negatives = gather_negatives
@@ -92,7 +93,8 @@ class ContrastTask(MotionTask):
     def _step(self, batch: VideoBatch, stage: str) -> Tensor:
         clip = batch["video"]
         network = self.model.network
-        motion = dict(zip(network.levels, network.motion_features(clip, self.level), strict=False))
+        levels = [level for level in network.levels if level <= self.level]
+        motion = dict(zip(levels, network.motion_features(clip, self.level), strict=True))
         predicted, targets, positive = self.contrast_pairs(self.level, motion, self.num_locations)
         # In evaluation ranks may have different numbers of videos, and a rank must not wait for one that has finished.
         together = self._trainer is not None and self.trainer.world_size > 1

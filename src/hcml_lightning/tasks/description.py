@@ -3,7 +3,7 @@
 What the summary at the start of a stage reports.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, TypedDict
 
 import pytorch_lightning as pl
@@ -37,11 +37,16 @@ def title(task: pl.LightningModule) -> str:
     return type(task).__name__ + ("" if level is None else f" level {level}")
 
 
-def describe(task: "MotionTask") -> Description:
-    """Return which modules train, which are frozen, and how many parameters train."""
-    trained = {id(module) for module in task.trained_modules()}
+def describe(task: "MotionTask", modules: Sequence[nn.Module]) -> Description:
+    """Return which modules train, which are frozen, and how many parameters train.
+
+    Args:
+        task: the task.
+        modules: those of its modules that train.
+    """
+    trained = {id(module) for module in modules}
     names = [name for name, module in task.named_modules() if id(module) in trained]
-    parameters = {p: p.numel() for m in task.trained_modules() for p in m.parameters()}
+    parameters = {p: p.numel() for m in modules for p in m.parameters()}
     return {
         "task": type(task).__name__,
         "trains": names,

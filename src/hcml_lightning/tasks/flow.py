@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from hcml_lightning.batch import VideoBatch, middle_view
 from hcml_lightning.metrics import end_point_distance, feature_health
 from hcml_lightning.models.backbones import fold_time
-from hcml_lightning.ranges import check_at_least
+from hcml_lightning.ranges import check_above_zero, check_at_least
 from hcml_lightning.tasks.base import MotionTask
 
 
@@ -28,7 +28,7 @@ class FlowTask(MotionTask):
         **shared: arguments of every task.
 
     Raises:
-        ValueError: if the level has no motion block, or a weight is below 0.
+        ValueError: if the level has no motion block, or a weight is out of its range.
     """
 
     MONITOR: ClassVar[tuple[str, str]] = ("val/photometric", "min")
@@ -46,7 +46,8 @@ class FlowTask(MotionTask):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        check_at_least(0, smoothness_weight=smoothness_weight, flow_weight=flow_weight)
+        check_at_least(0, smoothness_weight=smoothness_weight)
+        check_above_zero(flow_weight=flow_weight)
         self.level = level
         self.smoothness_weight, self.flow_weight = smoothness_weight, flow_weight
         if level not in self.model.levels:
@@ -111,16 +112,13 @@ class FlowTask(MotionTask):
         terms = self.flow_terms(self.level, motion, clip)
         # Departure: the paper has λ in joint training only. Here it also scales the loss of the first stage, so that
         # the same learning rate and ζ suit both.
-        reconstruction = terms.photometric + self.smoothness_weight * terms.smoothness
+        reconstruction = terms.loss(self.smoothness_weight)
         loss = self.flow_weight * reconstruction
         values: dict[str, Tensor | float] = {
             "loss": loss.detach(),
             # Logged under the same name as in joint training, so that one curve covers all stages.
             "flow": reconstruction.detach(),
-            "photometric": terms.photometric.detach(),
-            "photometric_zero": terms.photometric_zero,
-            "smoothness": terms.smoothness.detach(),
-            "valid": terms.valid,
+            **terms.measurements(),
             "flow_magnitude": torch.linalg.vector_norm(terms.flow.detach(), dim=1).mean(),
         }
         if stage != "train":

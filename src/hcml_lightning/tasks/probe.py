@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.metrics import efficacy_score
 from hcml_lightning.models.backbones import backbone_spec, initialise_, keep_channels_last_
-from hcml_lightning.ranges import check_above_zero
+from hcml_lightning.ranges import check_whole
 from hcml_lightning.tasks.classification import ClassificationTask
 
 
@@ -33,7 +33,7 @@ class ProbeTask(ClassificationTask):
     # Unstated in the paper: the classifier. Here a 3×3×3 convolution over space and time, pooling, and a linear layer.
     def __init__(self, level: int = 0, hidden: int = 64, **shared: Any) -> None:
         super().__init__(**shared)
-        check_above_zero(hidden=hidden)
+        check_whole(1, hidden=hidden)
         if level not in self.model.levels:
             raise ValueError(f"level must be one of the levels {self.model.levels}, got {level!r}")
         self.level = level

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from hcml_lightning.batch import VideoBatch
 from hcml_lightning.losses import contrastive_loss
 from hcml_lightning.metrics import feature_health
-from hcml_lightning.ranges import check_above_zero, check_at_least
+from hcml_lightning.ranges import check_above_zero, check_at_least, check_whole
 from hcml_lightning.tasks.classification import ClassificationTask
 
 
@@ -51,7 +51,8 @@ class RecognitionTask(ClassificationTask):
                 f"contrast_weights needs a weight for each contrastive level {levels[1:]}, got {contrast_weights}"
             )
         # A negative weight would silently leave its term out, as 0 does.
-        check_above_zero(temperature=temperature, num_locations=num_locations)
+        check_above_zero(temperature=temperature)
+        check_whole(1, num_locations=num_locations)
         check_at_least(0, flow_weight=flow_weight, smoothness_weight=smoothness_weight)
         check_at_least(0, **{f"contrast_weights[{i}]": w for i, w in enumerate(contrast_weights)})
         self.flow_weight = flow_weight if levels else 0.0
@@ -83,10 +84,9 @@ class RecognitionTask(ClassificationTask):
         if self.flow_weight > 0:
             lowest = self.model.levels[0]
             flow = self.flow_terms(lowest, motion[lowest], clip)
-            reconstruction = flow.photometric + self.smoothness_weight * flow.smoothness
+            reconstruction = flow.loss(self.smoothness_weight)
             loss = loss + self.flow_weight * reconstruction
-            values |= {"flow": reconstruction.detach(), "photometric": flow.photometric.detach()}
-            values["photometric_zero"] = flow.photometric_zero
+            values |= {"flow": reconstruction.detach(), **flow.measurements()}
         # Unstated in the paper: whether the level below is also pulled towards its prediction if both train. Here the
         # targets get no gradient, as in the stages before (with gradient 76.7 % instead of 79.3 %: RESULTS.md).
         # Unstated in the paper: whether clips of other devices are negatives. Here only those of the same device are,
