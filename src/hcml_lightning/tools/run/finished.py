@@ -53,7 +53,8 @@ class Run:
         """
         if self.checkpoint is None:
             raise FileNotFoundError(
-                f"{self.folder}: the checkpoint of this run is gone; put it back to use the model (metrics and config can still be read)"
+                f"{self.folder}: the checkpoint of this run is gone; put it back to use the model "
+                "(metrics and config can still be read)"
             )
         module, _, name = self.config["model"]["class_path"].rpartition(".")
         task: type[MotionTask] = getattr(import_module(module), name)

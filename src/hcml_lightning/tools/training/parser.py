@@ -111,7 +111,7 @@ def _wrong_class(key: str, message: str) -> str | None:
         given = given or _first(r"Given value: (.*)", message)
         own = sorted(cls.__name__ for cls in found if cls.__module__.startswith("hcml_lightning."))
         kinds = ", ".join(own or [BASES[key].__name__])
-        return f"--{key}: expected the class {kinds} or a subclass, got '{given}'"
+        return f"--{key}: expected a class: {kinds} or a subclass, got '{given}'"
     return None
 
 
