@@ -168,7 +168,9 @@ def test_missing_video_and_wrong_number_of_names_are_refused(
 ):
     with pytest.raises(VideoError, match=r"nothing\.mp4"):
         recognizer(tmp_path / "nothing.mp4")
-    with pytest.raises(ValueError, match="knows 8 classes, got 1 names"):
+    with pytest.raises(
+        ValueError, match="expected 8 names, one for each class of the network, got 1"
+    ):
         Recognizer(recognizer.network, ["one"], recognizer.recipe)
     assert "Recognizer" in dir(hcml_lightning)
 

@@ -28,7 +28,7 @@ OF_FILES = {
     )
 }
 
-OUT_OF_MEMORY = """{device} does not have enough memory for a step of this run. To reduce it, most effective first:
+OUT_OF_MEMORY = """{device} does not have enough memory for a step of this run. Ways to need less, most effective first:
   --data.batch_size        fewer clips at a time on each device (--trainer.accumulate_grad_batches keeps their
                            number per step)
   --model.recompute true   keep no activations inside the blocks; takes about a third longer
