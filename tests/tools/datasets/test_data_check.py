@@ -48,13 +48,13 @@ def test_a_sound_dataset_is_scanned_once(layout_copy, layout, capsys):
     said = capsys.readouterr().out
     assert "16 videos (8 train, 8 val), 8 classes" in said
     assert "16 good: 192 frames (12 / 12 / 12 min/median/max)" in said
-    assert "checked 16 of 16 videos" in said
+    assert "newly checked: 16 of 16 videos" in said
     rows = read_manifest(root / MANIFEST_NAME)
     assert len(rows) == 16
     assert all(r.info.num_frames == 12 and r.label and r.size > 0 for r in rows.values())
     before = (root / MANIFEST_NAME).read_bytes()
     assert check(layout, root) == 0
-    assert "checked 0 of 16 videos" in capsys.readouterr().out
+    assert "newly checked: 0 of 16 videos" in capsys.readouterr().out
     assert (root / MANIFEST_NAME).read_bytes() == before
     assert not list(root.glob(".hcml*"))
 
@@ -102,7 +102,7 @@ def test_only_changed_videos_are_scanned_again(layout_copy, capsys):
     capsys.readouterr()
     assert check("something_v1", root) == 1
     said = capsys.readouterr().out
-    assert "checked 2 of 16 videos" in said
+    assert "newly checked: 2 of 16 videos" in said
     assert "00003.jpg: the image is damaged" in said
     rows = read_manifest(root / MANIFEST_NAME)
     assert rows["20bn-something-something-v1/3"].info.num_frames == 11
@@ -122,7 +122,7 @@ def test_verify_finds_content_that_changed_in_silence(layout_copy, layout, patte
     file.write_bytes(damaged)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert check(layout, root) == 0
-    assert "checked 0 of 16" in capsys.readouterr().out
+    assert "newly checked: 0 of 16" in capsys.readouterr().out
     for more in (["--verify"], [], ["--verify"]):
         assert check(layout, root, *more) == 1
         said = capsys.readouterr().out
@@ -134,7 +134,7 @@ def test_verify_finds_content_that_changed_in_silence(layout_copy, layout, patte
     file.write_bytes(whole)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert check(layout, root, "--verify") == 0
-    assert "checked 1 of 16" in capsys.readouterr().out
+    assert "newly checked: 1 of 16" in capsys.readouterr().out
     assert (root / MANIFEST_NAME).read_bytes() == sound
 
 
@@ -286,7 +286,7 @@ def test_missing_list_is_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "which data?"),
+        ([], "no data is set; pass a config"),
         (["-c", "none.yaml"], "config 'none.yaml' not found"),
         (["--data=UCF101DataModule", "--data.root=none"], "root=none: there is no such folder"),
         (["--data=UCF101DataModule", "--data.rot=x"], "rot"),
@@ -365,7 +365,7 @@ def test_new_content_of_the_same_size_is_scanned(layout_copy, capsys):
     video.write_bytes(b"no video" + bytes(size - 8))
     capsys.readouterr()
     assert check("ucf101", root) == 1
-    assert "checked 1 of 16 videos" in capsys.readouterr().out
+    assert "newly checked: 1 of 16 videos" in capsys.readouterr().out
 
 
 def test_fault_in_a_list_alone_fails_the_check(layout_copy):
@@ -385,6 +385,6 @@ def test_label_of_a_known_video_is_updated_from_the_lists(layout_copy, capsys):
     path.write_text("\n".join([f"{number};{other}", *lines[1:]]))
     capsys.readouterr()
     check("something_v1", root)
-    assert "checked 0 of 16 videos" in capsys.readouterr().out
+    assert "newly checked: 0 of 16 videos" in capsys.readouterr().out
     row = read_manifest(root / MANIFEST_NAME)[f"20bn-something-something-v1/{number}"]
     assert row.label == other

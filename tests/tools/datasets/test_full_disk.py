@@ -206,7 +206,7 @@ def test_full_disk_stops_check_which_resumes_when_there_is_room(found):
         assert f"{file} cannot be written: No space left on device" in error
     assert found["check"]["files"] == [f".{MANIFEST_NAME}.journal"]
     assert found["check"]["again"][0] == 0
-    assert "looked at 0 of 16 videos" in found["check"]["again"][2]
+    assert "newly checked: 0 of 16 videos" in found["check"]["again"][2]
     assert found["check"]["same"]
 
 

@@ -198,7 +198,7 @@ def test_unfinished_run_is_reported_as_unfinished(run: Path, tmp_path: Path):
         (stage / name).unlink()
     assert main(["report", str(tmp_path / "half")]) == 0
     page = (tmp_path / "half" / "report.html").read_text()
-    assert "has not ended" in page
+    assert "not finished" in page
     assert "photometric error" in page
 
 

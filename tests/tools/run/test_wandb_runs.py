@@ -66,7 +66,7 @@ def test_run_logs_curves_config_and_pictures_and_resumes_under_its_id(
     for name in ("flow", "grad_cam", "samples"):
         assert run.values(f"pictures/{name}/count") == [4]
     for name in ("grad_cam", "samples"):
-        assert "; found " in run.values(f"pictures/{name}/captions")[0][0]
+        assert "; predicted " in run.values(f"pictures/{name}/captions")[0][0]
     table = next(tmp_path.rglob("confusions*.table.json"))
     assert json.loads(table.read_text())["columns"][:2] == ["true class", "predicted class"]
 

@@ -198,5 +198,5 @@ def main(words: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print_report(data, listing.splits, listing.faults, listing.links, rows)
-    print(f"\nchecked {scanned} of {len(rows)} videos -> {file}")
+    print(f"\nnewly checked: {scanned} of {len(rows)} videos -> {file}")
     return int(bool(listing.faults) or any(row.error for row in rows))
