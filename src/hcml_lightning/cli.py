@@ -73,7 +73,7 @@ def main(args: "ArgsType" = None) -> int:
             if debug or args is not None or not _nobody_reads():
                 raise
             print(
-                f"{' '.join(['hcml', *words[:1]])}: the reader of the output has gone, stopped",
+                f"{' '.join(['hcml', *words[:1]])}: stopped, because the output was closed",
                 file=sys.stderr,
             )
             raise SystemExit(128 + signal.SIGPIPE) from None

@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="hcml completion",
         description="Print a script that lets the shell complete `hcml`. Needs shtab: pip install "
         "'hcml-lightning[completion]'.",
-        epilog='bash: add eval "$(hcml completion bash)" to ~/.bashrc, or, which is faster, source a file that holds '
+        epilog='bash: add eval "$(hcml completion bash)" to ~/.bashrc, or better, source a file there that holds '
         "the script. zsh: run hcml completion zsh > _hcml in a folder of $fpath.",
     )
     parser.add_argument("shell", choices=sorted(PREAMBLE))

@@ -115,7 +115,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--size", type=int, default=256, help="rows and columns of the clip, pixels"
     )
     parser.add_argument(
-        "--levels", type=int, nargs="*", default=[0, 1, 2], help="with a motion block"
+        "--levels", type=int, nargs="*", default=[0, 1, 2], help="levels with a motion block"
     )
     parser.add_argument("--num_classes", type=int, default=400, help="classes of the classifier")
     return parser

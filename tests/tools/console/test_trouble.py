@@ -134,11 +134,11 @@ def test_debug_option_and_variable_show_the_traceback(
     by_option: bool, monkeypatch: pytest.MonkeyPatch
 ):
     wrong = ["fit", "-c", "nowhere.yaml"]
-    with pytest.raises(SystemExit, match="config 'nowhere.*' not found"):
+    with pytest.raises(SystemExit, match=r"config 'nowhere.*' not found"):
         main(wrong)
     if not by_option:
         monkeypatch.setenv("HCML_DEBUG", "1")
-    with pytest.raises(FileNotFoundError, match="config 'nowhere.*' not found"):
+    with pytest.raises(FileNotFoundError, match=r"config 'nowhere.*' not found"):
         main([*wrong, "--debug"] if by_option else wrong)
 
 
@@ -191,7 +191,7 @@ def test_closed_output_pipe_ends_a_command(words: list[str]):
         )
     finally:
         os.close(write)
-    assert ended.stderr == f"hcml {words[0]}: the reader of the output has gone, stopped\n"
+    assert ended.stderr == f"hcml {words[0]}: stopped, because the output was closed\n"
     assert ended.returncode == 141
 
 

@@ -412,10 +412,14 @@ def test_refusal_of_a_later_stage_shows_before_the_first_runs(
     ):
         main([*begin, *own])
     own.append("--recognition.data.root=nowhere")
-    with pytest.raises(SystemExit, match=r"'recognition' \(nothing has been run\): .*nowhere: there is no such fol"):
+    with pytest.raises(
+        SystemExit, match=r"'recognition' \(nothing has been run\): .*nowhere: there is no such fol"
+    ):
         main([*begin, *own])
     few = [f"--recognition.data.root={raw[1]}", "--recognition.data.batch_size=99"]
-    with pytest.raises(SystemExit, match=r"'recognition', before .*needs 99 training videos, but"):
+    with pytest.raises(
+        SystemExit, match=r"'recognition' \(nothing has been run\): .*needs 99 training videos, but"
+    ):
         main([*begin, *own, *few])
     wrong = ["--contrast2.model.dropout=1.5", f"--recognition.data.root={raw[1]}"]
     with pytest.raises(SystemExit, match=r"'contrast2' \(nothing has been run\): dropout must be"):

@@ -127,7 +127,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Run all stages and the test, each stage from the checkpoint of the one before. Run the same "
         "command again to skip what is done and to resume what was interrupted from its last checkpoint.",
         epilog="Options and configs apply to all stages. An option that begins with the name of a stage, and anything "
-        "under that name in a config, applies only to that stage and its test: --flow.trainer.max_epochs 10. "
+        "under that name in a config, apply only to that stage and its test: --flow.trainer.max_epochs 10. "
         f"Configs are in {CONFIGS.resolve()}.",
         allow_abbrev=False,
     )

@@ -161,7 +161,7 @@ def _read_json(path: Path, *needed: str) -> dict[str, Any]:
         content = dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         raise ValueError(
-            f"{path} cannot be read ({error}); run the stage again to write it"
+            f"{path} cannot be read ({error}); delete it and run the stage again"
         ) from error
     if missing := [name for name in needed if name not in content]:
         raise ValueError(
