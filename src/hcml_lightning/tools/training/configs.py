@@ -232,7 +232,7 @@ def typed_num_classes(words: Sequence[str]) -> int | None:
                 typed = value
     if typed is not None and type(typed) is not int:
         raise ValueError(
-            f"--model.num_classes: expected a whole number, got {typed!r}; omit it to take it from the data"
+            f"--model.num_classes: expected a whole number, got {typed!r}; omit it to use the number in the data"
         )
     return typed
 

@@ -207,8 +207,8 @@ class MotionCLI(LightningCLI):
         typed, found = self._typed_num_classes, self.datamodule.num_classes
         if typed is not None and typed != found:
             raise ValueError(
-                f"--model.num_classes is {typed}, but the data has {found} classes; omit it to take it from the "
-                "data"
+                f"--model.num_classes is {typed}, but the data has {found} classes; omit the option to use "
+                "the number in the data"
             )
         path = self._get(self.config, "ckpt_path")
         if path and Path(path).is_file():
