@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "bad_inputs.md"
 # Every message that tells the user what to do next contains one of these.
 NEXT = re.compile(
     r"expected|give|name|choose|use |set |lower|remove|get |run |allow|save|take|link|train|there are|must|needs|"
-    r"hcml \w|mend|leave|invalid choice|required|look|wait|fetch|delete|--\w|at least|one of",
+    r"did you mean|fix |pass |hcml \w|mend|leave|invalid choice|required|look|wait|fetch|delete|--\w|at least|one of",
     re.IGNORECASE,
 )
 LONGEST = 420

@@ -92,7 +92,7 @@ def test_unknown_command_is_named(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stopped:
         main(["train"])
     assert stopped.value.code == 2
-    assert "no command 'train'" in capsys.readouterr().err
+    assert "unknown command 'train'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", TOOL_COMMANDS)
@@ -125,28 +125,37 @@ def test_public_names_exist():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--model.zetta=1"], "RecognitionTask has no option 'zetta'; there are backbone,"),
+        (["--model.zetta=1"], "RecognitionTask has no option 'zetta'; choose from backbone,"),
         (["--model.temprature=1"], "no option 'temprature'; did you mean 'temperature'?"),
-        (["--modle.lr=1"], "no option '--modle.lr=1'; did you mean '--model.lr'?"),
-        (["--lr=1"], "no option '--lr=1'; did you mean '--model.lr'?"),
+        (["--modle.lr=1"], "unknown option '--modle.lr=1'; did you mean '--model.lr'?"),
+        (["--lr=1"], "unknown option '--lr=1'; did you mean '--model.lr'?"),
         (["--data.batchsize=1"], "UCF101DataModule has no option 'batchsize'; did you mean"),
-        (["-c", "{trainer: {max_epoch: 1}}"], "'trainer.max_epoch', which a config names; did you"),
+        (
+            ["-c", "{trainer: {max_epoch: 1}}"],
+            "unknown option 'trainer.max_epoch' in a config; did you",
+        ),
         (["-c", "tiny.yaml", "--print_config"], "is for the stage 'flow' of `hcml progressive`"),
-        (["--model=RecognitonTask"], "no class 'RecognitonTask'; did you mean 'RecognitionTask'?"),
-        (["--model=hcml_lightning.Nope"], "there are ContrastTask, FlowTask, "),
-        (["--model=ClassificationTask"], "expected a class, ContrastTask, FlowTask, ProbeTask, "),
-        (["--data=UCF"], "no class 'UCF'; there are "),
-        (["--trainer.logger=WandbLoger"], "no class 'WandbLoger'; did you mean 'WandbLogger'?"),
+        (
+            ["--model=RecognitonTask"],
+            "unknown class 'RecognitonTask'; did you mean 'RecognitionTask'?",
+        ),
+        (["--model=hcml_lightning.Nope"], "; choose from ContrastTask, FlowTask, "),
+        (["--model=ClassificationTask"], "expected a class: ContrastTask, FlowTask, ProbeTask, "),
+        (["--data=UCF"], "unknown class 'UCF'; choose from "),
+        (
+            ["--trainer.logger=WandbLoger"],
+            "unknown class 'WandbLoger'; did you mean 'WandbLogger'?",
+        ),
         (["--model.lr=abc"], "--model.lr: expected a number, got 'abc'"),
         (["--data.flip=mirro"], "expected one of none, plain, mirror, got 'mirro'; did you mean"),
         (["--trainer.max_epochs=1.5"], "expected a whole number or null, got '1.5'"),
-        (["--trainer.enable_checkpointing=false"], "leave it out (--trainer.fast_dev_run true"),
+        (["--trainer.enable_checkpointing=false"], "remove it (--trainer.fast_dev_run true"),
         (["--trainer.strategy=dp"], "--trainer: You selected an invalid strategy name"),
         (
             ["-c", "configs/data/something_v1.yaml", "-c", "configs/stages/1_flow.yaml"],
-            "The later wins",
+            "Later configs override earlier ones",
         ),
-        (["-c", "configs/stages/none.yaml"], "no config 'configs/stages/none.yaml'"),
+        (["-c", "configs/stages/none.yaml"], "config 'configs/stages/none.yaml' not found"),
         (["--data.root=nowhere"], "root=nowhere: there is no such folder"),
         (["--model.num_classes=7"], "the data has 8 classes"),
         (["--model.num_classes=abc"], "expected a whole number, got 'abc'"),
@@ -231,7 +240,7 @@ def test_summary_shows_what_trains_and_the_next_stage(
     assert "frozen         network.layer2" in said
     assert "0.5 per device x 1 = 0.5" in said
     assert "4 per device x 1 devices x 1 accumulated = 4 clips" in said
-    assert "within the clips of each device" in said
+    assert "separate statistics on each device" in said
     assert "2_contrast_level1.yaml" in said
 
 
@@ -276,7 +285,7 @@ def test_suggested_next_command_follows_the_chosen_levels(
         ),
         (
             ["--trainer.max_epochs=1", "--model.warmup_epochs=40"],
-            "only rises, since warmup_epochs=40 of 1 leaves no epoch in which it could fall: lower it "
+            "only rises, because warmup_epochs=40 of 1 leaves no epoch for it to fall; lower it "
             "(--model.warmup_epochs)",
             "epoch 1/1  ",
         ),
@@ -288,7 +297,7 @@ def test_suggested_next_command_follows_the_chosen_levels(
         (["--trainer.max_steps=3"], "warm-up 1 of 3 steps, then half a cosine", "epoch 1  "),
         (
             ["--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01"],
-            "warm-up 0.5 epochs, then as it is",
+            "warm-up 0.5 epochs, then constant",
             "epoch 1  ",
         ),
     ],
@@ -313,7 +322,7 @@ def test_summary_counts_in_the_unit_that_ends_the_run(
 def test_summary_does_not_describe_another_schedule():
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     screen = before(trainer, FlowTask(backbone="r2d_tiny"))
-    assert dict(screen)["learning rate"].endswith("sgd; with a schedule of its own")
+    assert dict(screen)["learning rate"].endswith("sgd; custom schedule")
 
 
 def test_epoch_line_without_validation_repeats_no_earlier_metrics(
@@ -375,7 +384,7 @@ def test_saved_config_tests_its_own_checkpoint(
     record = json.loads((tmp_path / "validate.json").read_text())
     assert {name.partition("/")[0] for name in record["metrics"]} == {"val"}
     assert record["videos"] == {"seen": 3, "in_split": 8}
-    assert "3 of 8: a limit of batches leaves out 5\n" in capsys.readouterr().out
+    assert "3 of 8: a limit on batches skips 5\n" in capsys.readouterr().out
 
 
 def test_command_line_wins_over_checkpoint_and_config(
@@ -398,7 +407,7 @@ def test_command_line_wins_over_checkpoint_and_config(
         (["-c", "configs/stages/motion_only.yaml"], "was written with levels"),
         (
             ["-c", "configs/stages/1_flow.yaml"],
-            "was written by RecognitionTask, and this run is FlowTask",
+            "was written by RecognitionTask, but this run is FlowTask",
         ),
     ],
 )
@@ -414,12 +423,12 @@ def test_checkpoint_of_another_network_is_refused(
     ("key", "value", "message"),
     [
         ("class_names", [f"class {i}" for i in range(8)], "number 0 was 'class 0', and is"),
-        ("hyper_parameters", {"num_classes": 5}, "num_classes 5, and the data of this run has 8"),
-        ("hyper_parameters", {"max_displacement": 2}, "Give --model.max_displacement 2"),
+        ("hyper_parameters", {"num_classes": 5}, "num_classes 5, but the data of this run has 8"),
+        ("hyper_parameters", {"max_displacement": 2}, "Pass --model.max_displacement 2"),
         (
             "state_dict",
             {"model.x": torch.zeros(1)},
-            r"weights are missing, too many .* first of them",
+            r"weights are missing, unexpected .* first of them",
         ),
     ],
 )
@@ -489,7 +498,7 @@ def test_resuming_a_finished_run_says_so(
     words = ["fit", "-c", str(trained / "config.yaml"), f"--ckpt_path={last}"]
     main([*words, f"--trainer.logger.init_args.save_dir={tmp_path}"])
     said = capsys.readouterr().out
-    assert "trained        nothing: it had ended" in said
+    assert "trained        nothing: the run had already ended" in said
     assert f"--ckpt_path {last}\n" in said
     record = json.loads(next(tmp_path.rglob("fit.json")).read_text())
     assert record["checkpoint"] == str(last)
@@ -516,14 +525,14 @@ def test_one_command_starts_a_job_and_resumes_it_at_every_requeue(
 
     with monkeypatch.context() as ending:
         ending.setattr(LastCheckpoint, "on_train_epoch_end", ended_by_the_scheduler)
-        for begins in (f"from {source / 'last.ckpt'}", f"go on from {last}"):
+        for begins in (f"from {source / 'last.ckpt'}", f"resumed from {last}"):
             with pytest.raises(SystemExit) as stopped:
                 main(command)
             assert stopped.value.code == 128 + signal.SIGUSR1
             assert f"weights        {begins}" in capsys.readouterr().out
     assert main(command) == 0
     said = capsys.readouterr().out
-    assert f"go on from {last}" in said
+    assert f"resumed from {last}" in said
     # The schedule is that of the whole run, not of what is left.
     assert "warm-up 2 of 3 epochs" in said
     assert [f"epoch {n}/3" in said for n in (1, 2, 3)] == [False, False, True]
@@ -592,9 +601,9 @@ def test_folder_given_as_a_checkpoint_suggests_the_one_in_it(tmp_path: Path):
     last.touch()
     for folder in (tmp_path / "run", last.parents[1], last.parent):
         assert (
-            no_file(folder) == f"'{folder}' is a folder; name a .ckpt in it; did you mean {last}?"
+            no_file(folder) == f"'{folder}' is a folder; pass a .ckpt in it; did you mean {last}?"
         )
-    assert no_file(tmp_path) == f"'{tmp_path}' is a folder; name a .ckpt in it"
+    assert no_file(tmp_path) == f"'{tmp_path}' is a folder; pass a .ckpt in it"
 
 
 def test_run_keeps_its_folder_beside_a_users_own_model_checkpoint(words: list[str], tmp_path: Path):
@@ -619,7 +628,7 @@ def test_chosen_version_of_another_run_is_refused(words: list[str], tmp_path: Pa
     assert main(fit) == 0
     (last,) = tmp_path.rglob("mine/checkpoints/last.ckpt")
     content = last.read_bytes()
-    with pytest.raises(SystemExit, match=r"mine/checkpoints/last\.ckpt is of another run"):
+    with pytest.raises(SystemExit, match=r"mine/checkpoints/last\.ckpt belongs to another run"):
         main(fit)
     assert last.read_bytes() == content
 
@@ -663,7 +672,7 @@ def test_compiled_fit_gives_the_same_weights_and_metrics(
 
 def test_compile_together_with_recompute_is_refused(words: list[str]):
     fit = ["fit", "-c", "stages/baseline.yaml", *words, "--compile=true", "--model.recompute=true"]
-    with pytest.raises(SystemExit, match=r"--compile and --model\.recompute do not go together"):
+    with pytest.raises(SystemExit, match=r"--compile and --model\.recompute cannot be combined"):
         main(fit)
 
 
@@ -701,7 +710,7 @@ def test_checkpoint_of_the_newest_run_is_suggested(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("level", "resumed", "message"),
-    [(2, False, "with level 2, and this run has 1"), (1, True, "without the state of training")],
+    [(2, False, "with level 2, but this run has 1"), (1, True, "weights but no training state")],
 )
 def test_checkpoint_of_another_level_or_without_state_is_refused(
     level: int, resumed: bool, message: str, tmp_path: Path

@@ -237,7 +237,7 @@ def test_example_of_a_data_set_trains(
     # Its csv lists no test videos, which is reported before the first stage runs.
     common = [word for word in words[3:] if not word.startswith("--trainer.logger")]
     for stages in ([], ["--stages=baseline,test"]):
-        with pytest.raises(SystemExit, match=r"'test', before anything runs: .* no videos"):
+        with pytest.raises(SystemExit, match=r"'test' \(nothing has been run\): .* no videos"):
             main(["progressive", f"--run_dir={tmp_path / 'run'}", *stages, *common])
     assert not list((tmp_path / "run").rglob("*.ckpt"))
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def usage() -> str:
     """Return the text of `hcml --help`."""
     lines = [
-        "usage: hcml COMMAND [options]     (hcml COMMAND --help says more)",
+        "usage: hcml COMMAND [options]     (hcml COMMAND --help for details)",
         "",
         "train and test one stage:",
     ]
@@ -72,7 +72,10 @@ def main(args: "ArgsType" = None) -> int:
         except BrokenPipeError:
             if debug or args is not None or not _nobody_reads():
                 raise
-            print(f"{' '.join(['hcml', *words[:1]])}: nobody reads on, stopped", file=sys.stderr)
+            print(
+                f"{' '.join(['hcml', *words[:1]])}: stopped, because the output was closed",
+                file=sys.stderr,
+            )
             raise SystemExit(128 + signal.SIGPIPE) from None
         except KeyboardInterrupt as stopped:
             # In a notebook or a script, the interrupt is also meant for the caller.
@@ -117,9 +120,9 @@ def _run(command: str, words: list[str]) -> int:
         return TOOL_COMMANDS[command].run(words[1:])
     else:
         close = get_close_matches(command, [*TRAINER_COMMANDS, *TOOL_COMMANDS], 1)
-        guess = f"; did you mean '{close[0]}'?" if close else ""
+        guess = f"did you mean '{close[0]}'?" if close else "choose one of those above"
         print(usage(), file=sys.stderr)
-        print(f"\nhcml: no command '{command}'{guess}", file=sys.stderr)
+        print(f"\nhcml: unknown command '{command}'; {guess}", file=sys.stderr)
         raise SystemExit(2)
     return 0
 

@@ -28,41 +28,43 @@ class Tool(NamedTuple):
 # Commands that run one stage, described by configs, with Lightning's command line.
 TRAINER_COMMANDS = {
     "fit": "train one stage: -c STAGE.yaml -c DATA.yaml [-c EXTRA.yaml] [--model.lr 0.01 …]",
-    "validate": "validation metrics of a checkpoint: -c … --ckpt_path X",
-    "test": "multi-view test of a checkpoint: -c … --ckpt_path X",
+    "validate": "compute the validation metrics of a checkpoint: -c … --ckpt_path X",
+    "test": "run the multi-view test of a checkpoint: -c … --ckpt_path X",
 }
 TOOL_COMMANDS = {
     "progressive": Tool(
-        "recipe.progressive", "all stages and the test in order; resumes what was interrupted"
+        "recipe.progressive", "train all stages in order, then test; resumes an interrupted run"
     ),
     "data": Tool("datasets.data", "check, prepare and time the videos of a dataset"),
     "predict": Tool(
-        "prediction.predict", "the top classes of your own videos, and when, as csv or json"
+        "prediction.predict",
+        "write the top classes of your own videos, and when they occur, as csv or json",
     ),
     "report": Tool(
-        "reports.report", "one html page about a run: curves, flow, confusions, settings"
+        "reports.report", "write one HTML page about a run: curves, flow, confusions, settings"
     ),
     "export": Tool(
-        "prediction.export", "the recogniser for use without this package: .pt2, ONNX, safetensors"
+        "prediction.export",
+        "write a recogniser that works without this package: .pt2, ONNX, safetensors",
     ),
     "synthesize": Tool("datasets.synthesize", "write videos of shapes in known motion"),
-    "flops": Tool("flops", "multiply-adds beside the paper's"),
+    "flops": Tool("flops", "count multiply-adds, next to the paper's"),
     "completion": Tool(
-        "completion", "a script that lets bash or zsh complete commands and options"
+        "completion", "print a script that lets bash or zsh complete commands and options"
     ),
-    "demo": Tool("demo", "the whole method on synthetic videos, in minutes on a CPU"),
+    "demo": Tool("demo", "run the whole method on synthetic videos, in minutes on a CPU"),
 }
 # The commands of `hcml data`.
 DATA_COMMANDS = {
     "check": Tool(
         "datasets.check",
-        "decode all videos, say what is wrong, write the manifest that later runs use",
+        "decode all videos, report what is wrong, write the manifest that later runs use",
     ),
     "prepare": Tool(
         "datasets.prepare",
         "copy a dataset for training: short side scaled down, H.264 with short GOP",
     ),
     "bench": Tool(
-        "datasets.bench", "time the loader of a config, and say how many cores feed a GPU"
+        "datasets.bench", "time the loader of a config, and report how many cores keep a GPU busy"
     ),
 }

@@ -29,8 +29,8 @@ def make_parser() -> argparse.ArgumentParser:
         prog="hcml completion",
         description="Print a script that lets the shell complete `hcml`. Needs shtab: pip install "
         "'hcml-lightning[completion]'.",
-        epilog='bash: eval "$(hcml completion bash)" in ~/.bashrc, or better a file that is sourced there. '
-        "zsh: hcml completion zsh > _hcml in a folder of $fpath.",
+        epilog='bash: add eval "$(hcml completion bash)" to ~/.bashrc, or better, source a file there that holds '
+        "the script. zsh: run hcml completion zsh > _hcml in a folder of $fpath.",
     )
     parser.add_argument("shell", choices=sorted(PREAMBLE))
     return parser

@@ -77,7 +77,7 @@ def print_results(numbers: dict[str, Any]) -> None:
     print_table(rows)
     print(
         f"\nend-point error of the flow {numbers['epe']:.3f}, of zero flow {numbers['epe_zero']:.3f} "
-        "(cells of the coarse grid)"
+        "(in cells of the coarse grid)"
     )
 
 
@@ -88,13 +88,13 @@ def _corpus(run_dir: Path, corpus: dict[str, int]) -> Path:
     videos = run_dir / "videos"
     note = videos / "recipe.json"
     if not note.is_file():
-        print(f"writing videos of shapes in motion to {videos}", flush=True)
+        print(f"writing videos of moving shapes to {videos}", flush=True)
         write_synthetic(videos, layout="ucf101", **corpus)
         write_json(note, corpus)
     before = read_config(note)
     if before != corpus:
         raise StageError(
-            f"{videos} was written with {before}, and the recipe asks for {corpus}; delete {run_dir} or name "
+            f"{videos} was written with {before}, but the recipe asks for {corpus}; delete {run_dir} or choose "
             "another --run_dir"
         )
     return videos
@@ -106,12 +106,14 @@ def make_parser() -> argparse.ArgumentParser:
         prog="hcml demo",
         usage="hcml demo [--run_dir DIR] [--recipe YAML] [options of hcml progressive]",
         description="Write synthetic videos, and train a plain baseline, motion blocks without self-supervision, and "
-        "the full method on them. Started again, it resumes where it was interrupted.",
+        "the full method on them. After an interruption, run the same command again to resume.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--run_dir", type=Path, default=Path("runs/demo"), help="folder of it all")
-    parser.add_argument("--recipe", default="demo.yaml", help="settings of corpus and stages")
+    parser.add_argument(
+        "--run_dir", type=Path, default=Path("runs/demo"), help="folder to write to"
+    )
+    parser.add_argument("--recipe", default="demo.yaml", help="config of the videos and stages")
     return parser
 
 

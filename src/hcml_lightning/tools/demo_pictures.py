@@ -55,7 +55,9 @@ def draw_flow(folder: Path, path: Path, videos: int = 8, enlarged: int = 4) -> N
     with torch.inference_mode():
         estimate = estimate_flow(run.model, batch["video"])
         if estimate is None:
-            raise ValueError(f"{folder}: expected a stage that trained flow")
+            raise ValueError(
+                f"{folder}: this stage did not train flow; pass the folder of one that did"
+            )
         rows = flow_rows(batch, estimate)
     image = Image.fromarray(
         rearrange(torch.cat(rows, dim=1), "c h w -> h w c").contiguous().numpy()

@@ -105,15 +105,19 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of `hcml flops`."""
     parser = argparse.ArgumentParser(
         prog="hcml flops",
-        description="Multiply-adds of one clip through the network that inference keeps, plain -> with motion "
+        description="Count the multiply-adds of one clip through the network that inference uses, plain -> with motion "
         "blocks. Without --backbone: the two settings of the paper's Tables 2 and 6.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--backbone", help="r2d50, r2plus1d101 or r2d_tiny")
-    parser.add_argument("--frames", type=int, default=16, help="T, with --backbone")
-    parser.add_argument("--size", type=int, default=256, help="rows and columns, pixels")
-    parser.add_argument("--levels", type=int, nargs="*", default=[0, 1, 2], help="with a block")
-    parser.add_argument("--num_classes", type=int, default=400, help="of the classifier")
+    parser.add_argument("--frames", type=int, default=16, help="T; used with --backbone only")
+    parser.add_argument(
+        "--size", type=int, default=256, help="rows and columns of the clip, pixels"
+    )
+    parser.add_argument(
+        "--levels", type=int, nargs="*", default=[0, 1, 2], help="levels with a motion block"
+    )
+    parser.add_argument("--num_classes", type=int, default=400, help="classes of the classifier")
     return parser
 
 
@@ -123,7 +127,7 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     for name in ("frames", "size", "num_classes"):
         if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1, but is {getattr(options, name)}")
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     settings = [("r2d50", 16, "49 (1.18x)"), ("r2plus1d101", 32, "150 (1.11x)")]
     if options.backbone is not None:
         settings = [(options.backbone, options.frames, "")]

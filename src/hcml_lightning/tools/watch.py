@@ -126,7 +126,7 @@ class GradCamPictures(Watch):
         try:
             heat = grad_cam(task.model.network, clip, probability.argmax(dim=1))
         except ImportError as error:
-            rank_zero_warn(f"no pictures of Grad-CAM++: {error}")
+            rank_zero_warn(f"skipping Grad-CAM++ pictures: {error}")
             self._next_epoch = 2**31
             return
         images = map(heat_row, batch["video"], heat)
@@ -198,7 +198,7 @@ class TopConfusions(Watch):
                 )
 
 
-CONFUSION_COLUMNS = ["true class", "taken for", "videos", "share of the true class"]
+CONFUSION_COLUMNS = ["true class", "predicted class", "videos", "share of the true class"]
 
 
 def log_pictures(trainer: pl.Trainer, key: str, pictures: Sequence[Picture]) -> None:
@@ -234,8 +234,8 @@ def _captions(task: MotionTask, batch: VideoBatch, probability: Tensor) -> list[
     ):
         found = int(row.argmax())
         true = names[label] if label >= 0 else "unknown"
-        verdict = "right" if found == label else "wrong"
-        captions.append(f"{name}: {true}; found {names[found]} ({row[found]:.0%}), {verdict}")
+        verdict = "correct" if found == label else "wrong"
+        captions.append(f"{name}: {true}; predicted {names[found]} ({row[found]:.0%}), {verdict}")
     return captions
 
 

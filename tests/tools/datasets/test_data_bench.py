@@ -37,7 +37,7 @@ def test_bench_reports_rates_shares_and_cores(synthetic_root, capsys):
 def test_bench_without_a_gpu_asks_for_the_step_time(synthetic_root, capsys, no_gpu):
     assert main(words(synthetic_root("ucf101"), "-c", "stages/1_flow.yaml")) == 0
     said = capsys.readouterr().out
-    assert "There is none here to measure the step of" in said
+    assert "There is no GPU here to measure" in said
     assert "--step_ms" in said
 
 
@@ -60,7 +60,7 @@ def test_bench_on_a_gpu_without_a_stage_asks_for_one(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H")
     monkeypatch.setattr(bench, "step_seconds", lambda task, data, precision: 0.05)
     assert bench.measured_step(None, None, "32-true") == []
-    assert "Name the stage whose step is to be measured" in capsys.readouterr().out
+    assert "Pass the stage to measure" in capsys.readouterr().out
     task = FlowTask(backbone="r2d_tiny", level=0)
     assert bench.measured_step(task, None, "32-true") == [50.0]
     assert "a step of FlowTask takes 50.0 ms on H" in capsys.readouterr().out

@@ -48,13 +48,13 @@ def test_a_sound_dataset_is_scanned_once(layout_copy, layout, capsys):
     said = capsys.readouterr().out
     assert "16 videos (8 train, 8 val), 8 classes" in said
     assert "16 good: 192 frames (12 / 12 / 12 min/median/max)" in said
-    assert "looked at 16 of 16 videos" in said
+    assert "newly checked: 16 of 16 videos" in said
     rows = read_manifest(root / MANIFEST_NAME)
     assert len(rows) == 16
     assert all(r.info.num_frames == 12 and r.label and r.size > 0 for r in rows.values())
     before = (root / MANIFEST_NAME).read_bytes()
     assert check(layout, root) == 0
-    assert "looked at 0 of 16 videos" in capsys.readouterr().out
+    assert "newly checked: 0 of 16 videos" in capsys.readouterr().out
     assert (root / MANIFEST_NAME).read_bytes() == before
     assert not list(root.glob(".hcml*"))
 
@@ -84,7 +84,7 @@ def test_every_kind_of_fault_is_named(layout_copy, capsys):
         assert f"  {kind}:\n" in said
     assert "'sneeze', which is not in classInd.txt" in said
     assert "the id 'v_out_g02_c01' more than once" in said
-    assert "is in training and in validation" in said
+    assert "is in both training and validation" in said
     assert "1 classes of left or right without the mirrored class" in said
     assert "'clockwise'" in said
     assert "'sneezing'" in said
@@ -102,7 +102,7 @@ def test_only_changed_videos_are_scanned_again(layout_copy, capsys):
     capsys.readouterr()
     assert check("something_v1", root) == 1
     said = capsys.readouterr().out
-    assert "looked at 2 of 16 videos" in said
+    assert "newly checked: 2 of 16 videos" in said
     assert "00003.jpg: the image is damaged" in said
     rows = read_manifest(root / MANIFEST_NAME)
     assert rows["20bn-something-something-v1/3"].info.num_frames == 11
@@ -122,11 +122,11 @@ def test_verify_finds_content_that_changed_in_silence(layout_copy, layout, patte
     file.write_bytes(damaged)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert check(layout, root) == 0
-    assert "looked at 0 of 16" in capsys.readouterr().out
+    assert "newly checked: 0 of 16" in capsys.readouterr().out
     for more in (["--verify"], [], ["--verify"]):
         assert check(layout, root, *more) == 1
         said = capsys.readouterr().out
-        assert "1 changed in silence:" in said
+        assert "1 changed, with the same size and time:" in said
         assert "the content is not the one that was checked" in said
     (row,) = [row for row in read_manifest(root / MANIFEST_NAME).values() if row.error]
     assert Path(pattern).parts[0] in row.path
@@ -134,7 +134,7 @@ def test_verify_finds_content_that_changed_in_silence(layout_copy, layout, patte
     file.write_bytes(whole)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert check(layout, root, "--verify") == 0
-    assert "looked at 1 of 16" in capsys.readouterr().out
+    assert "newly checked: 1 of 16" in capsys.readouterr().out
     assert (root / MANIFEST_NAME).read_bytes() == sound
 
 
@@ -182,7 +182,7 @@ def test_wrong_frame_count_in_the_header_is_noted_but_accepted(layout_copy, caps
     assert content[place : place + 4] == (12).to_bytes(4, "little")
     video.write_bytes(content[:place] + (5).to_bytes(4, "little") + content[place + 4 :])
     assert check("ucf101", root) == 0
-    assert "the header promises 5 frames, and there are 12" in capsys.readouterr().out
+    assert "the header promises 5 frames, but there are 12" in capsys.readouterr().out
 
 
 def test_webm_that_lost_its_last_frames_is_noted(layout_copy, capsys):
@@ -236,10 +236,10 @@ def test_shortcomings_of_a_folder_of_own_videos_are_reported(layout_copy, capsys
     assert main([*words, "--data.clip_length=1000"]) == 0
     said = capsys.readouterr().out
     assert "(2 train, 2 val), 1 class\n" in said.replace("(1 train, 1 val)", "(2 train, 2 val)")
-    assert "to recognise classes, there must be two or more" in said
-    assert "with fewer frames than a clip spans, 1999, so that some come again" in said
+    assert "enough for the self-supervised stages; recognition needs two or more classes" in said
+    assert "with fewer frames than a clip spans (1999), so some frames repeat" in said
     assert (
-        f"1 files that are no videos by their names, and are not used:\n    {keep}/notes.txt"
+        f"1 files not used, because their names are not those of videos:\n    {keep}/notes.txt"
         in said
     )
 
@@ -286,8 +286,8 @@ def test_missing_list_is_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "which data?"),
-        (["-c", "none.yaml"], "no config 'none.yaml'"),
+        ([], "no data is set; pass a config"),
+        (["-c", "none.yaml"], "config 'none.yaml' not found"),
         (["--data=UCF101DataModule", "--data.root=none"], "root=none: there is no such folder"),
         (["--data=UCF101DataModule", "--data.rot=x"], "rot"),
     ],
@@ -302,7 +302,7 @@ def test_wrong_options_are_named(given, message, capsys):
 def test_unknown_data_tool_is_named(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["data", "chek"])
-    assert "no tool 'chek'" in capsys.readouterr().err
+    assert "unknown tool 'chek'" in capsys.readouterr().err
 
 
 class TestJournal:
@@ -328,9 +328,9 @@ class TestJournal:
             pass
 
 
-def test_timeout_is_listed_under_gave_no_answer():
+def test_timeout_is_listed_under_crashed_or_took_too_long():
     rows = [ManifestRow("a", "a", "", error="decoding it took longer than 5 s")]
-    assert by_kind(rows)["gave no answer"] == rows
+    assert by_kind(rows)["crashed or took too long"] == rows
 
 
 def test_items_whose_process_dies_or_hangs_are_reported_lost():
@@ -353,7 +353,7 @@ def test_frame_count_in_the_header_may_be_off_by_one(layout_copy, capsys):
         video.write_bytes(content[:place] + count.to_bytes(4, "little") + content[place + 4 :])
     assert check("ucf101", root) == 0
     said = capsys.readouterr().out
-    assert "the header promises 10 frames, and there are 12" in said
+    assert "the header promises 10 frames, but there are 12" in said
     assert "the header promises 11" not in said
 
 
@@ -365,7 +365,7 @@ def test_new_content_of_the_same_size_is_scanned(layout_copy, capsys):
     video.write_bytes(b"no video" + bytes(size - 8))
     capsys.readouterr()
     assert check("ucf101", root) == 1
-    assert "looked at 1 of 16 videos" in capsys.readouterr().out
+    assert "newly checked: 1 of 16 videos" in capsys.readouterr().out
 
 
 def test_fault_in_a_list_alone_fails_the_check(layout_copy):
@@ -385,6 +385,6 @@ def test_label_of_a_known_video_is_updated_from_the_lists(layout_copy, capsys):
     path.write_text("\n".join([f"{number};{other}", *lines[1:]]))
     capsys.readouterr()
     check("something_v1", root)
-    assert "looked at 0 of 16 videos" in capsys.readouterr().out
+    assert "newly checked: 0 of 16 videos" in capsys.readouterr().out
     row = read_manifest(root / MANIFEST_NAME)[f"20bn-something-something-v1/{number}"]
     assert row.label == other

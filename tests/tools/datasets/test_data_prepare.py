@@ -69,7 +69,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 def test_copy_is_the_same_dataset_frame_by_frame(synthetic_root, tmp_path, layout, capsys):
     root = synthetic_root(layout)
     assert run(layout, root, tmp_path / "copy", "--short_side=32") == 0
-    assert "16 of 16 videos are converted" in capsys.readouterr().out
+    assert "converted 16 of 16 videos" in capsys.readouterr().out
     module, own = LAYOUTS[layout]
     for split in ("train", "val"):
         first = module(str(root), **own).records(split)
@@ -161,7 +161,7 @@ def test_broken_videos_are_listed_and_tried_again(layout_copy, tmp_path, capsys)
     videos[1].unlink()
     assert run("ucf101", root, tmp_path / "to") == 1
     said = capsys.readouterr().out
-    assert "14 of 16 videos are converted" in said
+    assert "converted 14 of 16 videos" in said
     assert "the file is cut short" in said
     listed = rows(tmp_path / "to" / "hcml_prepared.csv")
     assert len(listed) == 16
@@ -253,7 +253,7 @@ def test_killed_run_resumes_and_makes_the_same_copy(synthetic_root, tmp_path):
     [
         (["--shard=4/3"], "--shard 4/3: expected i/n with i from 1 to n"),
         (["--shard=x"], "--shard x"),
-        (["--gop=6"], "was begun with"),
+        (["--gop=6"], "was started with"),
         (["--output=/proc/none"], "cannot be written"),
         (["--output={root}"], "is the dataset itself"),
     ],
@@ -297,7 +297,9 @@ def test_a_dataset_that_is_gone_stops_the_run(tmp_path):
     job = Job(str(tmp_path / "gone" / "a.avi"), "a.avi", "a.mp4", tmp_path, tmp_path, Encoding())
     with (
         Journal(tmp_path / "journal", len(COLUMNS)) as journal,
-        pytest.raises(FileNotFoundError, match=r"gone: the dataset is gone, at a\.avi"),
+        pytest.raises(
+            FileNotFoundError, match=r"gone: the dataset disappeared while a\.avi was read"
+        ),
     ):
         list(prepare([job], str(tmp_path / "gone"), tmp_path / "none", journal, 1))
     assert convert(job)[-1] == "there is no such file"

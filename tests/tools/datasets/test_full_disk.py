@@ -170,7 +170,7 @@ def test_full_disk_stops_prepare_which_resumes_when_there_is_room(found):
     assert status == 2
     assert "cannot be written: No space left on device" in error
     assert "/target/" in error
-    assert "the same command resumes" in error
+    assert "run the same command to resume" in error
     assert 0 < found["prepare"]["copies"] < 16
     assert found["prepare"]["scratch"] == []
     assert found["prepare"]["again"][0] == 0
@@ -186,7 +186,7 @@ def test_read_only_target_stops_prepare(found):
 def test_unmounted_source_stops_prepare_which_resumes_when_it_is_back(found):
     status, error, _ = found["leaving"]["gone"]
     assert status == 2
-    assert "/leaving: the dataset is gone, at videos/" in error
+    assert "/leaving: the dataset disappeared while videos/" in error
     assert 0 < found["leaving"]["copies"] < 16
     assert found["leaving"]["again"][0] == 0
     assert found["leaving"]["same"]
@@ -195,7 +195,7 @@ def test_unmounted_source_stops_prepare_which_resumes_when_it_is_back(found):
 def test_unmounted_source_stops_check(found):
     status, error, _ = found["unmounted"]["gone"]
     assert status == 2
-    assert "/unmounted: the dataset is gone, at " in error
+    assert "/unmounted: the dataset disappeared while " in error
     assert found["unmounted"]["files"] == []
 
 
@@ -206,7 +206,7 @@ def test_full_disk_stops_check_which_resumes_when_there_is_room(found):
         assert f"{file} cannot be written: No space left on device" in error
     assert found["check"]["files"] == [f".{MANIFEST_NAME}.journal"]
     assert found["check"]["again"][0] == 0
-    assert "looked at 0 of 16 videos" in found["check"]["again"][2]
+    assert "newly checked: 0 of 16 videos" in found["check"]["again"][2]
     assert found["check"]["same"]
 
 

@@ -97,7 +97,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "journal").symlink_to(mine)
-    with pytest.raises(ValueError, match=r"is a link to .*mine\.txt, and would be written to"):
+    with pytest.raises(ValueError, match=r"is a link to .*mine\.txt, which would be written to"):
         Journal(data / "journal", 1).__enter__()
     (data / "table.csv").symlink_to(mine)
     (data / f".table.csv.{os.getpid()}.part").symlink_to(mine)

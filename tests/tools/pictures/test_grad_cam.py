@@ -111,7 +111,7 @@ def test_grad_cam_during_training_changes_no_state(network: MotionNetwork, clip:
 
 def test_training_mode_is_restored_after_an_error(network: MotionNetwork, clip: Tensor):
     network.train()
-    with pytest.raises(ValueError, match="classes must be 2 numbers of 0 to 3"):
+    with pytest.raises(ValueError, match="classes must be 2 numbers from 0 to 3"):
         grad_cam(network, clip, [0, 4])
     assert network.layer1.training
     network.eval()
@@ -144,7 +144,7 @@ def test_moving_mass_is_the_share_of_heat_on_moving_pixels():
     assert moving_mass(heat, clip)[0] == 0.75
     assert moving_mass(heat, clip)[1].isnan()
     assert torch.allclose(moving_mass(torch.ones_like(heat), clip), torch.tensor(8 / 36))
-    with pytest.raises(ValueError, match="map of the shape"):
+    with pytest.raises(ValueError, match="heat must have the shape"):
         moving_mass(heat[:, :1], clip)
     with pytest.raises(ValueError, match="at least two frames"):
         moving_pixels(clip[:, :, :1])

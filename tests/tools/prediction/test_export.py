@@ -168,6 +168,6 @@ def test_output_folder_named_like_a_file_is_refused(
 ):
     with pytest.raises(SystemExit):
         main(["export", "--ckpt_path", "no.ckpt", "--output", str(tmp_path / "net.onnx")])
-    assert "give its name, and the format by --formats onnx" in " ".join(
+    assert "pass a folder, and set the format with --formats onnx" in " ".join(
         capsys.readouterr().err.split()
     )

@@ -128,10 +128,13 @@ def test_video_that_breaks_off_keeps_the_windows_before(
         (["--ckpt_path=flow"], "was written by FlowTask"),
         (["--ckpt_path=nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
         (["--output=found.txt"], "must end in .csv or .json"),
-        (["--hop=1"], "give --window too"),
-        (["--window=0"], "--window must be seconds above 0, but is 0.0"),
-        (["--window=1", "--hop=0"], "--hop must be seconds above 0, but is 0.0"),
-        (["--window=inf"], "--window must be seconds above 0, but is inf"),
+        (["--hop=1"], "pass --window too"),
+        (["--window=0"], "--window must be a finite number of seconds greater than 0, got 0.0"),
+        (
+            ["--window=1", "--hop=0"],
+            "--hop must be a finite number of seconds greater than 0, got 0.0",
+        ),
+        (["--window=inf"], "--window must be a finite number of seconds greater than 0, got inf"),
         (["--num_workers=-1"], "--num_workers must be at least 0"),
         (["none/*.mp4"], "none/*.mp4 does not exist"),
     ],
@@ -168,7 +171,7 @@ def test_find_videos_accepts_paths_folders_and_patterns(videos: list[Path], tmp_
     assert find_videos([str(odd), f"{tmp_path}/./{odd.name}"]) == [str(odd)]
     assert find_videos([str(tmp_path)]) == [str(below / "c.avi"), str(odd)]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no videos"):
+    with pytest.raises(FileNotFoundError, match="holds neither videos nor frames"):
         find_videos([str(tmp_path / "empty")])
 
 
@@ -191,7 +194,7 @@ def test_an_annotated_copy_never_replaces_a_video(
     shutil.copy(videos[0], mine / "a.mp4")
     (tmp_path / "link").symlink_to(mine)
     words = ["--ckpt_path", checkpoints["recognition"], "--output", tmp_path / "p.csv"]
-    with pytest.raises(SystemExit, match=r"--annotate .*link: the copy of .* would replace"):
+    with pytest.raises(SystemExit, match=r"--annotate .*link: the copy of .* would overwrite"):
         run([*words, mine, "--annotate", tmp_path / "link"])
     assert video.read_bytes() == videos[0].read_bytes()
     assert not (tmp_path / "p.csv").exists()
@@ -228,7 +231,7 @@ def test_results_found_before_a_failure_are_kept(
     words = ["--ckpt_path", checkpoints["recognition"], videos[0]]
     with pytest.raises(end):
         run([*words, "--output", tmp_path / f"p.{suffix}"])
-    assert f"what was found in 2 videos is kept: {kept}" in capsys.readouterr().err
+    assert f"the results of 2 videos are kept in {kept}" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [kept]
     if suffix == "csv":
         assert {row["video"] for row in read_csv(kept)} == {"a.avi", "b.avi"}

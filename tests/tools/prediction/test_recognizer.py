@@ -87,7 +87,7 @@ def test_windows_cover_the_video_and_never_leave_it():
         assert {span.end - span.first for span in spans} == {length}
         assert all(0 < b.first - a.first <= round(hop * 25) + 1 for a, b in pairwise(spans))
     assert sliding_windows(np.arange(25) / 12, 1.0, 1.0) == [Span(0, 12), Span(12, 24)]
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(ValueError, match="greater than 0 seconds"):
         sliding_windows(np.arange(25) / 12, 1.0, 0.0)
 
 
@@ -168,7 +168,9 @@ def test_missing_video_and_wrong_number_of_names_are_refused(
 ):
     with pytest.raises(VideoError, match=r"nothing\.mp4"):
         recognizer(tmp_path / "nothing.mp4")
-    with pytest.raises(ValueError, match="knows 8 classes, got 1 names"):
+    with pytest.raises(
+        ValueError, match="expected 8 names, one for each class of the network, got 1"
+    ):
         Recognizer(recognizer.network, ["one"], recognizer.recipe)
     assert "Recognizer" in dir(hcml_lightning)
 

@@ -43,7 +43,7 @@ def test_options_that_cannot_change_a_result_are_no_settings():
 
 
 def test_a_word_without_option_is_refused():
-    with pytest.raises(ValueError, match="'stray' belongs to no option"):
+    with pytest.raises(ValueError, match="'stray' does not belong to an option"):
         Plan.from_words(["stray"])
 
 

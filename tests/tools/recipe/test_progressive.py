@@ -51,7 +51,7 @@ def test_stages_pass_on_their_weights_and_run_once(
 ):
     plan, run_dir = Plan.from_words(words), tmp_path / "run"
     failing = Recorder(fail_at="3_contrast_level2")
-    with pytest.raises(StageError, match=r"stage 'contrast2' did not end \(exit status 3\)"):
+    with pytest.raises(StageError, match=r"stage 'contrast2' failed \(exit status 3\)"):
         run_plan(plan, PAPER, run_dir, failing)
     assert [call[0] for call in failing.calls] == ["fit", "fit", "fit"]
 
@@ -114,15 +114,15 @@ def test_checkpoints_of_another_run_are_not_replaced(
     fit += [f"--checkpoint.dirpath={folder}", f"--trainer.logger.init_args.save_dir={tmp_path}"]
     assert main(fit) == 0
     content = (folder / "last.ckpt").read_bytes()
-    with pytest.raises(SystemExit, match=r"last\.ckpt is of another run.*--ckpt_path last"):
+    with pytest.raises(SystemExit, match=r"last\.ckpt belongs to another run.*--ckpt_path last"):
         main(fit)
     # Nor by a run that resumes from elsewhere, or one without a logger and so without its own folder.
     elsewhere = shutil.copy(folder / "last.ckpt", tmp_path / "copy.ckpt")
-    with pytest.raises(SystemExit, match=r"last\.ckpt is of another run"):
+    with pytest.raises(SystemExit, match=r"last\.ckpt belongs to another run"):
         main([*fit, f"--ckpt_path={elsewhere}", "--trainer.max_epochs=2"])
     alone = [word for word in fit if "dirpath" not in word and "save_dir" not in word]
     alone += ["--trainer.logger=false", f"--trainer.default_root_dir={tmp_path / 'one'}"]
-    with pytest.raises(SystemExit, match=r"another run.*leave out --trainer\.logger false"):
+    with pytest.raises(SystemExit, match=r"another run.*omit --trainer\.logger false"):
         main(alone)
     # A run that writes no checkpoint is allowed.
     assert main([*alone, "--trainer.fast_dev_run=true"]) == 0
@@ -150,7 +150,7 @@ def test_a_mistyped_stage_is_named_before_anything_runs(words: list[str], tmp_pa
 def test_missing_data_option_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["progressive", "--run_dir", str(tmp_path / "run"), "-c", "tiny.yaml"])
-    assert "no --data; name the data: -c configs/data/" in capsys.readouterr().err
+    assert "--data is missing; pass the data: -c configs/data/" in capsys.readouterr().err
 
 
 def test_finished_stage_without_a_record_is_not_run_again(words: list[str], tmp_path: Path):
@@ -185,7 +185,7 @@ def test_stage_with_a_damaged_last_checkpoint_resumes_from_the_previous(
     last.write_bytes(content)
     with pytest.raises(
         StageError,
-        match=r"'contrast1' cannot begin: .*not what the stage left.* Delete .*done\.json",
+        match=r"'contrast1' cannot start: .*not what the stage wrote.* Delete .*done\.json",
     ):
         run_plan(plan, ["flow", "contrast1"], run_dir, launch)
 
@@ -206,7 +206,7 @@ def test_first_chosen_stage_starts_from_the_stage_done_before(
 
     def start(stage: str, words: list[str]) -> tuple[str, list[str]]:
         launch = Recorder(fail_at="--checkpoint.dirpath")
-        with pytest.raises(StageError, match="did not end"):
+        with pytest.raises(StageError, match=r"failed \(exit status"):
             run_plan(Plan.from_words(words), [stage], tmp_path, launch)
         note = json.loads((tmp_path / stage / "settings.json").read_text())
         return note["settings"].get("from", ""), [w for w in launch.calls[0] if "init_from" in w]
@@ -215,7 +215,7 @@ def test_first_chosen_stage_starts_from_the_stage_done_before(
         f"contrast1 {digest[:12]}",
         [f"--model.init_from={tmp_path}/contrast1.ckpt"],
     )
-    assert "recognition: starts from contrast1, done before\n" in capsys.readouterr().out
+    assert "recognition: starts from contrast1, which is already done\n" in capsys.readouterr().out
     assert start("probe", words) == (
         f"contrast1 {digest[:12]}",
         [f"--model.init_from={tmp_path}/contrast1.ckpt"],
@@ -223,7 +223,7 @@ def test_first_chosen_stage_starts_from_the_stage_done_before(
     assert start("test", words)[0] == f"contrast1 {digest[:12]}"
     said = capsys.readouterr().out
     for name in ("probe", "test"):
-        assert f"{name}: starts from contrast1, done before\n" in said
+        assert f"{name}: starts from contrast1, which is already done\n" in said
     # Baselines start from nothing, and any stage from a checkpoint that is given.
     assert start("baseline", words) == ("", [])
     assert start("motion_only", words) == ("", [])
@@ -287,7 +287,7 @@ def test_probe_without_a_stage_or_checkpoint_is_refused(words: list[str], tmp_pa
     with pytest.raises(StageError, match=r"no stage before it .*--stages flow,probe"):
         run_plan(Plan.from_words(words), ["probe"], tmp_path, launch)
     given = Plan.from_words([*words, "--probe.model.init_from=mine.ckpt"])
-    with pytest.raises(StageError, match="did not end"):
+    with pytest.raises(StageError, match=r"failed \(exit status"):
         run_plan(given, ["probe"], tmp_path, launch)
     assert "--probe" not in " ".join(launch.calls[0])
 
@@ -295,7 +295,7 @@ def test_probe_without_a_stage_or_checkpoint_is_refused(words: list[str], tmp_pa
 def test_unknown_stage_is_named(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["progressive", "--run_dir", "x", "--stages", "flow,walk"])
-    assert "no stage 'walk'" in capsys.readouterr().err
+    assert "unknown stage 'walk'" in capsys.readouterr().err
 
 
 def test_progressive_refuses_several_tasks_of_slurm(
@@ -316,7 +316,7 @@ def test_mistyped_option_of_the_last_stage_is_named_before_the_first(
         main(["progressive", "--run_dir", str(tmp_path / "run"), *words, *wrong])
     said = capsys.readouterr().err
     assert "RecognitionTask has no option 'flow_wieght'; did you mean 'flow_weight'?" in said
-    assert "of the stage 'recognition'; nothing has been run" in said
+    assert "about the stage 'recognition'; nothing has been run" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -340,7 +340,7 @@ def test_moved_or_copied_run_continues_with_its_own_weights(words: list[str], tm
     assert (
         load_run(tmp_path / "copy/flow").checkpoint == tmp_path / "copy/flow/checkpoints/last.ckpt"
     )
-    with pytest.raises(StageError, match="its content is not what the stage left"):
+    with pytest.raises(StageError, match="its content is not what the stage wrote"):
         run_plan(plan, ["flow", "contrast1"], tmp_path / "run", Recorder())
     shutil.rmtree(tmp_path / "run")
     expected = [f"--model.init_from={tmp_path}/moved/flow/checkpoints/last.ckpt"]
@@ -353,8 +353,8 @@ def test_moved_or_copied_run_continues_with_its_own_weights(words: list[str], tm
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ("baseline,test,motion_only,test", "'test' stands there twice"),
-        ("recognition,flow", "each starts from the one before"),
+        ("baseline,test,motion_only,test", "'test' appears twice"),
+        ("recognition,flow", "each stage starts from the one before"),
     ],
 )
 def test_stages_that_cannot_follow_each_other_are_refused(
@@ -369,10 +369,10 @@ def test_stages_that_cannot_follow_each_other_are_refused(
 @pytest.mark.parametrize("stages", ["flow", "flow,contrast1"])
 def test_config_of_one_stage_is_refused_for_another(stages: str, words: list[str], tmp_path: Path):
     begin = ["progressive", "--run_dir", str(tmp_path / "run"), "--stages", stages]
-    with pytest.raises(SystemExit, match="would be a RecognitionTask and not a FlowTask"):
+    with pytest.raises(SystemExit, match="would be a RecognitionTask instead of a FlowTask"):
         main([*begin, "-c", "stages/4_recognition.yaml", *words])
     for given in ("ContrastTask", "hcml_lightning.ContrastTask", "{class_path: ContrastTask}"):
-        with pytest.raises(SystemExit, match="ContrastTask and not a FlowTask"):
+        with pytest.raises(SystemExit, match="ContrastTask instead of a FlowTask"):
             main([*begin, *words, f"--flow.model={given}"])
 
 
@@ -407,16 +407,22 @@ def test_refusal_of_a_later_stage_shows_before_the_first_runs(
 ):
     own = ["-c", "data/video_folder.yaml", *TINY[2:], f"--data.root={raw[0]}"]
     begin = ["progressive", "--run_dir", str(tmp_path / "run")]
-    with pytest.raises(SystemExit, match=r"'recognition', before anything runs: num_classes must"):
+    with pytest.raises(
+        SystemExit, match=r"'recognition' \(nothing has been run\): num_classes must"
+    ):
         main([*begin, *own])
     own.append("--recognition.data.root=nowhere")
-    with pytest.raises(SystemExit, match=r"'recognition', before .*nowhere: there is no such fol"):
+    with pytest.raises(
+        SystemExit, match=r"'recognition' \(nothing has been run\): .*nowhere: there is no such fol"
+    ):
         main([*begin, *own])
     few = [f"--recognition.data.root={raw[1]}", "--recognition.data.batch_size=99"]
-    with pytest.raises(SystemExit, match=r"'recognition', before .*needs 99 training videos, but"):
+    with pytest.raises(
+        SystemExit, match=r"'recognition' \(nothing has been run\): .*needs 99 training videos, but"
+    ):
         main([*begin, *own, *few])
     wrong = ["--contrast2.model.dropout=1.5", f"--recognition.data.root={raw[1]}"]
-    with pytest.raises(SystemExit, match="'contrast2', before anything runs: dropout must be"):
+    with pytest.raises(SystemExit, match=r"'contrast2' \(nothing has been run\): dropout must be"):
         main([*begin, *own, *wrong])
     assert not (tmp_path / "run").exists()
 

@@ -89,7 +89,7 @@ def test_report_shows_all_parts_of_the_run(run: Path, page: str):
     assert page.count("data:image/jpeg") == 2 * 4
     assert page.count("data:image/png") == 1 + 2 * 4
     # The matrix holds every tested video.
-    counts = [int(n) for n in re.findall(r"taken for [^<]*: (\d+) of \d+</title>", page)]
+    counts = [int(n) for n in re.findall(r"predicted as [^<]*: (\d+) of \d+</title>", page)]
     assert sum(counts) == 8
     assert "max_epochs: 2" in page
     assert test["environment"]["torch"] in page
@@ -118,9 +118,9 @@ def test_report_of_one_stage_names_missing_data_and_metrics(run: Path, tmp_path:
     assert main(["report", str(stage), "--output", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     assert "<h1>elsewhere</h1>" in page
-    assert "No pictures of the flow: " in page
+    assert "No flow pictures: " in page
     assert "/no/such &lt;folder&gt;" in page
-    assert "elsewhere left no metrics.csv: it logged to WandbLogger." in page
+    assert "elsewhere has no metrics.csv: it logged to WandbLogger." in page
     assert '<h2 id="test' not in page
 
 
@@ -135,7 +135,9 @@ def test_several_runs_share_one_page(run: Path, tmp_path: Path, capsys: pytest.C
     assert all(group in text for group in groups)
     with pytest.raises(SystemExit):
         main(["report", str(run), str(other)])
-    assert "say with --output where the page of several runs goes" in capsys.readouterr().err
+    assert (
+        "several runs have no default --output; pass the file to write" in capsys.readouterr().err
+    )
 
 
 def test_runs_are_compared_by_their_settings(run: Path, tmp_path: Path):
@@ -156,7 +158,7 @@ def test_runs_are_compared_by_their_settings(run: Path, tmp_path: Path):
     (found,) = differences(stages)
     before = stages[0].settings["model"]["init_args"]["lr"]
     assert (found.stage, found.rows) == ("FlowTask", [("model.lr", [before, 0.125])])
-    assert "What differs: FlowTask" in page.read_text()
+    assert "Differences: FlowTask" in page.read_text()
     assert differences(read_run(run)) == []
 
 
@@ -179,8 +181,8 @@ def test_checkpoint_of_another_release_costs_only_the_pictures(
     (stage / "fit.json").write_text(json.dumps({**result, "checkpoint": str(last)}))
     assert main(["report", str(stage)]) == 0
     page = (stage / "report.html").read_text()
-    assert "No pictures of the flow: " in page
-    assert "does not fit what this release makes of its settings" in page
+    assert "No flow pictures: " in page
+    assert "does not fit the model that this release builds from its settings" in page
 
     def bug(*_: object) -> None:
         raise KeyError("a bug")
@@ -196,7 +198,7 @@ def test_unfinished_run_is_reported_as_unfinished(run: Path, tmp_path: Path):
         (stage / name).unlink()
     assert main(["report", str(tmp_path / "half")]) == 0
     page = (tmp_path / "half" / "report.html").read_text()
-    assert "has not ended" in page
+    assert "not finished" in page
     assert "photometric error" in page
 
 
@@ -204,7 +206,7 @@ def test_unfinished_run_is_reported_as_unfinished(run: Path, tmp_path: Path):
     ("files", "message"),
     [
         ({}, "there is no folder"),
-        ({"notes.txt": ""}, "holds no run: expected a folder with settings.json"),
+        ({"notes.txt": ""}, "does not hold a run; expected a folder with settings.json"),
         ({"fit.json": '{"task": '}, r"fit\.json cannot be read"),
         ({"test.json": "{}"}, r"test\.json cannot be read: it has no 'task'"),
         ({"config.yaml": "", "predictions.csv": "a,b\n"}, "expected the columns video_id"),

@@ -99,7 +99,9 @@ def test_load_run_gives_all_stages_in_their_order(run_dir: Path):
 
 
 def test_load_run_names_missing_parts_of_a_run(run_dir: Path, tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"no run has ended here; expected test\.json"):
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no finished run here; expected test\.json"
+    ):
         load_run(tmp_path)
     kept = tmp_path / "flow"
     shutil.copytree(run_dir / "flow", kept)

@@ -61,7 +61,9 @@ def test_malformed_predictions_are_refused(tmp_path: Path):
         read_predictions(file)
     for row in ("a,b\n", "a,b,c,much\n"):
         file.write_text("video_id,label,predicted,probability\n" + row)
-        with pytest.raises(ValueError, match=r"predictions\.csv: a row is no video with its three"):
+        with pytest.raises(
+            ValueError, match=r"predictions\.csv: a row is not a video with its three"
+        ):
             read_predictions(file)
 
 

@@ -66,9 +66,9 @@ def test_run_logs_curves_config_and_pictures_and_resumes_under_its_id(
     for name in ("flow", "grad_cam", "samples"):
         assert run.values(f"pictures/{name}/count") == [4]
     for name in ("grad_cam", "samples"):
-        assert "; found " in run.values(f"pictures/{name}/captions")[0][0]
+        assert "; predicted " in run.values(f"pictures/{name}/captions")[0][0]
     table = next(tmp_path.rglob("confusions*.table.json"))
-    assert json.loads(table.read_text())["columns"][:2] == ["true class", "taken for"]
+    assert json.loads(table.read_text())["columns"][:2] == ["true class", "predicted class"]
 
     folder = tmp_path / "hcml_lightning" / run.run_id
     # The same curves are kept on disk.
@@ -97,7 +97,7 @@ def test_second_start_with_the_same_run_id_replaces_nothing(
     last = tmp_path / "hcml_lightning" / "again" / "checkpoints" / "last.ckpt"
     content = last.read_bytes()
     with pytest.raises(
-        SystemExit, match=r"again/checkpoints/last\.ckpt is of another run.*_RUN_ID"
+        SystemExit, match=r"again/checkpoints/last\.ckpt belongs to another run.*_RUN_ID"
     ):
         main(start)
     assert last.read_bytes() == content
@@ -153,7 +153,7 @@ def test_missing_wandb_is_reported_with_what_to_do(
 ):
     monkeypatch.setattr("hcml_lightning.tools.run.wandb_runs.find_spec", lambda name: None)
     with pytest.raises(
-        SystemExit, match=r"not installed.\nEither pip install.*leave out -c configs"
+        SystemExit, match=r"not installed.\nInstall it with pip install.*leave out -c configs"
     ):
         main(["fit", "-c", "stages/baseline.yaml", *words])
     assert choose_run({"class_path": "CSVLogger"}, None) is None

@@ -26,7 +26,7 @@ def test_file_in_the_working_folder_precedes_a_recipe(
 
 
 def test_missing_config_is_named_with_suggestions():
-    with pytest.raises(FileNotFoundError, match=r"no config 'x.yaml'.*stages/1_flow\.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"config 'x.yaml' not found.*stages/1_flow\.yaml"):
         find_config("x.yaml")
     with pytest.raises(FileNotFoundError, match=r"did you mean 'data/ucf101\.yaml'"):
         find_config("configs/data/ucf_101.yml")
@@ -48,7 +48,7 @@ def test_order_words_puts_classes_first_and_options_last(tmp_path: Path):
 
 
 def test_a_config_option_needs_a_value():
-    with pytest.raises(ValueError, match="expected the path of a config"):
+    with pytest.raises(ValueError, match="expected a config after it; add its path"):
         order_words(["-c"])
 
 

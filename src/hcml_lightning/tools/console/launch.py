@@ -51,10 +51,10 @@ def locked(run_dir: Path, patience: float = 60.0) -> Iterator[int]:
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     raise ValueError(
-                        f"another run writes into {run_dir}; wait for it, or name another --run_dir"
+                        f"another run is writing to {run_dir}; wait for it to end, or choose another --run_dir"
                     ) from error
                 if not told:
-                    print(f"waiting for processes that still write into {run_dir}", flush=True)
+                    print(f"waiting for processes that are still writing to {run_dir}", flush=True)
                 told = True
                 time.sleep(0.2)
         yield file.fileno()

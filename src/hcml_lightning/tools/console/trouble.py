@@ -28,22 +28,23 @@ OF_FILES = {
     )
 }
 
-OUT_OF_MEMORY = """{device} has not enough memory for a step of this run. What lowers it, the strongest first:
-  --data.batch_size        clips at a time on each device (with --trainer.accumulate_grad_batches as many a step)
-  --model.recompute true   keep no activations inside the blocks: about a third more time
-  --data.clip_length, --data.crop_size      frames and pixels of a clip
-  --trainer.precision bf16-mixed            half the bytes of most activations
-In a multi-view test: --model.views_per_forward, --data.batch_size.
+OUT_OF_MEMORY = """{device} does not have enough memory for a step of this run. Ways to need less, most effective first:
+  --data.batch_size        fewer clips at a time on each device (--trainer.accumulate_grad_batches keeps their
+                           number per step)
+  --model.recompute true   keep no activations inside the blocks; takes about a third longer
+  --data.clip_length, --data.crop_size      fewer frames and pixels per clip
+  --trainer.precision bf16-mixed            half the bytes for most activations
+In a multi-view test, lower --model.views_per_forward or --data.batch_size.
 PyTorch said: {said}"""
 
-ONE_VALUE = """batch norm has one value of each channel, and no spread to divide it by: the last maps of one small clip
+ONE_VALUE = """batch norm got one value per channel, which has no variance: the last feature maps of one small clip
 have a single cell. Raise --data.batch_size, --data.clip_length or --data.crop_size.
 PyTorch said: {said}"""
 
 NO_LOGIN = """Weights & Biases: {said}
 Either log in once:               wandb login        (or set WANDB_API_KEY)
-or write to disk, and send later: WANDB_MODE=offline hcml …, then wandb sync DIR
-or leave out -c configs/wandb.yaml: curves then go to metrics.csv in the folder of the run."""
+or write to disk, upload later:   WANDB_MODE=offline hcml …, then wandb sync DIR
+or leave out -c configs/wandb.yaml: curves then go to metrics.csv in the run folder."""
 
 
 def explain(error: BaseException) -> str | None:
@@ -141,7 +142,7 @@ def _worker(error: BaseException) -> str | None:
 
 def _file(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in OF_FILES:
-        return f"{error} (--debug shows where)"
+        return f"{error} (add --debug to see where)"
     return None
 
 

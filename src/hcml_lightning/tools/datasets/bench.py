@@ -111,8 +111,8 @@ def make_parser() -> DataParser:
     """Make the parser of `hcml data bench`."""
     parser = data_parser(
         "bench",
-        "Time the loader of training: clips/s for each number of workers, where the time goes, and how many cores "
-        "a GPU needs whose step takes --step_ms; where there is a GPU and a config of a stage, the step is measured.",
+        "Time the training loader: clips/s for each number of workers, where the time goes, and how many cores a GPU "
+        "whose step takes --step_ms needs. With a GPU and the config of a stage, the step is measured.",
     )
     parser.taken = ("data", "model")
     parser.add_subclass_arguments(MotionTask, "model", required=False)
@@ -122,17 +122,19 @@ def make_parser() -> DataParser:
         "--workers",
         type=int | list[int],
         default=sorted({0, 1, 2, cores // 2, cores}),
-        help="to try, as in 4 or [0, 4]; with a cache there are none",
+        help="numbers of workers to try, such as 4 or [0, 4]; not used with a cache, which has no workers",
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each measurement")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each measurement")
     parser.add_argument(
         "--step_ms",
         type=float | list[float],
         default=[],
-        help="of a GPU, for a batch; measured if not given",
+        help="milliseconds that a GPU takes for a batch; measured if not set",
     )
     parser.add_argument(
-        "--precision", default="32-true", help="of the step, as --trainer.precision"
+        "--precision",
+        default="32-true",
+        help="precision of the measured step, as for --trainer.precision",
     )
     return parser
 
@@ -189,14 +191,14 @@ def measured_step(task: MotionTask | None, data: VideoDataModule, precision: str
     """
     if not torch.cuda.is_available():
         print(
-            "how many cores does a GPU need? There is none here to measure the step of: give the milliseconds that a "
-            "batch takes on yours, --step_ms 250"
+            "how many cores does a GPU need? There is no GPU here to measure; pass the milliseconds that a batch takes "
+            "on yours, such as --step_ms 250"
         )
         return []
     if task is None:
         print(
-            "how many cores does this GPU need? Name the stage whose step is to be measured, "
-            "-c configs/stages/4_recognition.yaml, or give --step_ms 250"
+            "how many cores does this GPU need? Pass the stage to measure, such as "
+            "-c configs/stages/4_recognition.yaml, or --step_ms 250"
         )
         return []
     step = 1e3 * step_seconds(task, data, precision=precision)

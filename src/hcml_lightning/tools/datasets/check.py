@@ -32,11 +32,13 @@ from hcml_lightning.tools.training.data_options import DataParser, data_parser
 
 # Characters. A longer index, as of an hour with uneven time stamps, would not fit into the cells of every csv reader.
 LONGEST_INDEX = 100_000
-CHANGED = (
-    "the content is not the one that was checked, though size and time are the same: copy the file again, or `touch` "
-    "it if the new content is right"
-)
-UNREAD = "could not be read to compare it with what was checked; mend that, and give --verify again"
+# A manifest keeps these errors, so their beginnings must stay as they are.
+CHANGED = "the content is not the one that was checked"
+UNREAD = "could not be read to compare it with what was checked"
+TO_DO = {
+    CHANGED: ", although size and time are the same; copy the file again, or `touch` it if the new content is right",
+    UNREAD: "; make it readable and run with --verify again",
+}
 
 
 def examine(path: str) -> ManifestRow:
@@ -66,7 +68,7 @@ def _odd_header(path: str, info: VideoInfo) -> str:
         seconds = (container.duration or 0) / av.time_base
     # Files with packed B-frames, of which UCF-101 and HMDB-51 have hundreds, promise one frame too many.
     if promised and abs(promised - info.num_frames) > 1:
-        return f"the header promises {promised} frames, and there are {info.num_frames}"
+        return f"the header promises {promised} frames, but there are {info.num_frames}"
     if (
         not promised
         and alone
@@ -74,7 +76,7 @@ def _odd_header(path: str, info: VideoInfo) -> str:
         and seconds - info.num_frames / info.fps > 1.5 / info.fps
     ):
         ends = info.num_frames / info.fps
-        return f"the header promises {seconds:.2f} s, and the frames end after {ends:.2f} s"
+        return f"the header promises {seconds:.2f} s, but the frames end after {ends:.2f} s"
     return ""
 
 
@@ -148,8 +150,10 @@ def verified(
         unread = digest == "" or isinstance(digest, Lost)
         if unread or digest != row.digest:
             why = f" ({digest.reason})" if isinstance(digest, Lost) else ""
-            error = UNREAD + why if unread else CHANGED
-            kept[path] = replace(row, info=None, index="", note="", error=error)
+            error = UNREAD if unread else CHANGED
+            kept[path] = replace(
+                row, info=None, index="", note="", error=error + why + TO_DO[error]
+            )
         elif row.error.startswith((CHANGED, UNREAD)):
             back[path] = row
         else:
@@ -161,19 +165,19 @@ def make_parser() -> DataParser:
     """Make the parser of `hcml data check`."""
     parser = data_parser(
         "check",
-        "Decode every frame of every video, say what is wrong, and write the manifest that all later runs use. "
-        "An interrupted check resumes; a second one looks only at what is new or has changed.",
+        "Decode every frame of every video, report what is wrong, and write the manifest that all later runs use. "
+        "An interrupted check resumes; a repeated one decodes only what is new or has changed.",
     )
     parser.add_argument(
         "--num_workers", type=int, default=os.cpu_count() or 1, help="processes that decode"
     )
     parser.add_argument(
-        "--limit_s", type=float, default=900.0, help="seconds after which a video is given up"
+        "--limit_s", type=float, default=900.0, help="seconds after which to give up on a video"
     )
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="read all files, and name those that changed in silence",
+        help="read all files, and report those whose content changed while size and time did not",
     )
     return parser
 
@@ -194,5 +198,5 @@ def main(words: Sequence[str]) -> int:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     print_report(data, listing.splits, listing.faults, listing.links, rows)
-    print(f"\nlooked at {scanned} of {len(rows)} videos -> {file}")
+    print(f"\nnewly checked: {scanned} of {len(rows)} videos -> {file}")
     return int(bool(listing.faults) or any(row.error for row in rows))

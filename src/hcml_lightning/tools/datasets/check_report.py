@@ -21,8 +21,8 @@ KINDS = (
     ("could not be compared", "^could not be read to compare"),
     ("not a video", "git-LFS|is text"),
     ("cut short", "cut short: |promises"),
-    ("gave no answer", "^decoding it"),
-    ("changed in silence", "is not the one that was checked"),
+    ("crashed or took too long", "^decoding it"),
+    ("changed, with the same size and time", "is not the one that was checked"),
     ("damaged or cut short", ""),
 )
 
@@ -47,13 +47,11 @@ def print_report(
     print(f"{data.root}: {len(rows)} videos ({parts}), {data.describe_classes()}")
     print(f"  {describe([row for row in rows if not row.error])}")
     if data.num_classes == 1:
-        print(
-            "  the self-supervised stages can use them; to recognise classes, there must be two or more"
-        )
+        print("  enough for the self-supervised stages; recognition needs two or more classes")
     for kind, broken in by_kind(rows).items():
         print_group(kind, [f"{row.path}: {row.error}" for row in broken])
-    print_group("wrong in the lists", faults)
-    print_group("outside of the folder, by links that are followed", links)
+    print_group("errors in the lists", faults)
+    print_group("outside the folder, reached by links", links)
     odd = [f"{row.path}: {row.note}" for row in rows if row.note]
     print_group("readable, but odd", odd)
     recipe = data.recipe("val")
@@ -63,17 +61,19 @@ def print_report(
         for row in rows
         if row.info is not None and row.info.num_frames < needed
     ]
-    print_group(f"with fewer frames than a clip spans, {needed}, so that some come again", short)
+    print_group(f"with fewer frames than a clip spans ({needed}), so some frames repeat", short)
     if isinstance(data, VideoFolderDataModule):
-        print_group("files that are no videos by their names, and are not used", data.other_files())
+        print_group(
+            "files not used, because their names are not those of videos", data.other_files()
+        )
     unpaired = [repr(name) for name in unpaired_classes(data.class_names)]
     if data.flip != "none":
         print_group(
-            "classes of left or right without the mirrored class; a flip makes them wrong", unpaired
+            "classes of left or right without the mirrored class; flips make them wrong", unpaired
         )
     without = Counter(row.label for row in rows if not row.error)
     empty = [repr(name) for name in data.class_names if not without[name]]
-    print_group("classes without a single good video", empty)
+    print_group("classes without any good videos", empty)
 
 
 def describe(good: Sequence[ManifestRow]) -> str:

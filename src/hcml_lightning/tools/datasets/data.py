@@ -21,16 +21,19 @@ def main(words: Sequence[str]) -> int:
     name = words[0] if words else "--help"
     if name in DATA_COMMANDS:
         return DATA_COMMANDS[name].run(words[1:])
-    lines = ["usage: hcml data TOOL [options]     (hcml data TOOL --help says more)", ""]
+    lines = ["usage: hcml data TOOL [options]     (hcml data TOOL --help for details)", ""]
     lines += [f"  {word:<8} {tool.purpose}" for word, tool in DATA_COMMANDS.items()]
     lines += [
         "",
-        "All take the data as `hcml fit` does:",
+        "All accept data as `hcml fit` does:",
         "  hcml data check -c configs/data/ucf101.yaml --data.root /data/ucf101",
     ]
     if name in ("-h", "--help"):
         print("\n".join(lines))
         raise SystemExit(0)
     print("\n".join(lines), file=sys.stderr)
-    print(f"\nhcml data: no tool '{name}'; there are {', '.join(DATA_COMMANDS)}", file=sys.stderr)
+    print(
+        f"\nhcml data: unknown tool '{name}'; choose from {', '.join(DATA_COMMANDS)}",
+        file=sys.stderr,
+    )
     raise SystemExit(2)

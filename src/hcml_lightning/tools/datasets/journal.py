@@ -39,7 +39,7 @@ class Journal:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         if self.file.is_symlink():
             raise ValueError(
-                f"{self.file} is a link to {self.file.readlink()}, and would be written to; remove it."
+                f"{self.file} is a link to {self.file.readlink()}, which would be written to; remove it"
             )
         with named_errors(self.file):
             self._descriptor = os.open(self.file, flags, 0o644)
@@ -48,7 +48,7 @@ class Journal:
         except BlockingIOError as error:
             os.close(self._descriptor)
             raise BlockingIOError(
-                f"{self.file} is in use: the same command is running on this folder; wait for it or stop it."
+                f"{self.file} is in use: the same command is running on this folder; wait for it to end, or stop it"
             ) from error
         content = self.file.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]

@@ -77,7 +77,7 @@ def raise_if_gone(root: str, video: str) -> None:
     """
     if not os.path.isdir(root) or not os.listdir(root):
         raise FileNotFoundError(
-            f"{root}: the dataset is gone, at {video}; when it is back, the same command resumes."
+            f"{root}: the dataset disappeared while {video} was read; once it is back, run the same command to resume"
         )
 
 
@@ -116,4 +116,4 @@ def _repeated(split: str, records: Iterable[VideoRecord]) -> list[str]:
 
 def _shared(train: Iterable[VideoRecord], val: Iterable[VideoRecord]) -> list[str]:
     seen = {record.path for record in train}
-    return [f"{r.path} is in training and in validation" for r in val if r.path in seen]
+    return [f"{r.path} is in both training and validation" for r in val if r.path in seen]

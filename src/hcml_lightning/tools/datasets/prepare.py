@@ -94,16 +94,18 @@ def make_parser() -> DataParser:
     """Make the parser of `hcml data prepare`."""
     parser = data_parser(
         "prepare",
-        "Copy a dataset with its lists for training: short side scaled down, H.264 with short GOP, no audio. The "
-        "same command resumes after an interruption.",
+        "Copy a dataset with its lists for training: short side scaled down, H.264 with short GOP, no audio. After "
+        "an interruption, run the same command again to resume.",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the copy")
     parser.add_argument("--short_side", type=int, default=256, help="pixels; 256 or 340 are usual")
-    parser.add_argument("--gop", type=int, default=12, help="frames from key frame to key frame")
+    parser.add_argument("--gop", type=int, default=12, help="frames from one key frame to the next")
     parser.add_argument("--crf", type=int, default=20, help="quality of H.264; lower is better")
     parser.add_argument("--keep_images", action="store_true", help="copy image folders as they are")
     parser.add_argument("--shard", default="1/1", help="part i/n of the videos, i from 1 to n")
-    parser.add_argument("--num_workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument(
+        "--num_workers", type=int, default=os.cpu_count() or 1, help="processes that convert"
+    )
     return parser
 
 
@@ -137,7 +139,9 @@ def main(words: Sequence[str]) -> int:
             journal.remove()
         _finish(scratch, shard)
     except TargetError as error:
-        parser.error(f"{error} The copies made so far are whole, and the same command resumes.")
+        parser.error(
+            f"{error}. The copies made so far are complete; fix this and run the same command to resume."
+        )
     except (ValueError, OSError) as error:
         parser.error(str(error))
     return _report(rows, videos.faults, listing)
@@ -167,8 +171,8 @@ def _read_rows(listing: Path) -> list[list[str]]:
 
 def _report(rows: Sequence[list[str]], faults: Sequence[str], listing: Path) -> int:
     failed = [row for row in rows if row[-1]]
-    print(f"{len(rows) - len(failed)} of {len(rows)} videos are converted")
+    print(f"converted {len(rows) - len(failed)} of {len(rows)} videos")
     print_group("could not be converted", [f"{row[0]}: {row[-1]}" for row in failed])
-    print_group("faults in the lists", faults)
-    print(f"all of them -> {listing}")
+    print_group("errors in the lists", faults)
+    print(f"list of all videos -> {listing}")
     return int(bool(failed))

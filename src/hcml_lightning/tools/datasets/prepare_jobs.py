@@ -56,11 +56,15 @@ def list_jobs(
     for row, source in zip(videos.rows, videos.paths, strict=True):
         place = PurePosixPath(row.path)
         if ".." in place.parts or place.is_absolute():
-            raise ValueError(f"{source}: only videos below the root of the dataset can be copied.")
+            raise ValueError(
+                f"{source}: only videos in the dataset folder can be copied; move it there, or remove it from the list"
+            )
         keep = keep_images and os.path.isdir(source)
         copy = str(place if keep else place.with_name(copy_of(place.name)))
         if copy in jobs:
-            raise ValueError(f"{row.path} and {jobs[copy].path} would have the same copy, {copy}.")
+            raise ValueError(
+                f"{row.path} and {jobs[copy].path} would have the same copy, {copy}; rename one of them"
+            )
         jobs[copy] = Job(source, row.path, copy, output, scratch, None if keep else encoding)
     return list(jobs.values())
 
@@ -95,11 +99,11 @@ def start_copy(root: Path, output: Path, scratch: Path) -> None:
         TargetError: if the folders cannot be created.
     """
     if output.resolve() == root.resolve():
-        raise ValueError(f"--output {output} is the dataset itself; name another folder.")
+        raise ValueError(f"--output {output} is the dataset itself; choose another folder")
     try:
         scratch.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TargetError(f"--output {output} cannot be written: {error.strerror}.") from error
+        raise TargetError(f"--output {output} cannot be written: {error.strerror}") from error
 
 
 def copy_lists(
@@ -126,7 +130,9 @@ def copy_lists(
     settings = {**asdict(encoding), "keep_images": keep_images}
     file = output / SETTINGS_NAME
     if file.is_file() and (begun := json.loads(file.read_text())) != settings:
-        raise ValueError(f"{output} was begun with {begun}, not {settings}; name another --output.")
+        raise ValueError(
+            f"{output} was started with {begun}, not {settings}; choose another --output"
+        )
     # Shards that start together write the same content, so each first writes to a file in its own scratch folder.
     partial = scratch / "list"
     try:
@@ -138,7 +144,7 @@ def copy_lists(
                 shutil.copyfile(path, partial)
                 partial.replace(output / folder / path.name)
     except OSError as error:
-        raise TargetError(f"--output {output} cannot be written: {error.strerror}.") from error
+        raise TargetError(f"--output {output} cannot be written: {error.strerror}") from error
 
 
 def _copy_folder(job: Job) -> None:
@@ -163,8 +169,8 @@ def _copy_folder(job: Job) -> None:
         partial.replace(target)
     except OSError as error:
         if not os.path.isdir(job.source):
-            raise VideoError(f"{job.source}: the folder is gone.") from error
-        raise TargetError(f"{target} cannot be written: {error.strerror}.") from error
+            raise VideoError(f"{job.source}: the folder is gone") from error
+        raise TargetError(f"{target} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -20,7 +20,9 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("root", type=Path, help="folder to write to")
-    parser.add_argument("--layout", choices=LAYOUTS, default="ucf101", help="of which dataset")
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, default="ucf101", help="dataset whose layout to use"
+    )
     parser.add_argument("--num_train", type=int, default=16, help="training videos of each class")
     parser.add_argument("--num_val", type=int, default=4, help="held-out videos of each class")
     parser.add_argument("--num_frames", type=int, default=24, help="frames of each video")
@@ -35,10 +37,10 @@ def main(words: Sequence[str]) -> int:
     parser = make_parser()
     options = parser.parse_args(words)
     if options.root.exists() and any(options.root.iterdir()):
-        parser.error(f"{options.root} is not empty; name a new folder")
+        parser.error(f"{options.root} is not empty; choose a new folder")
     # Imported late, so that `--help` does not wait for PyTorch.
     from hcml_lightning.data.synthetic import write_synthetic
 
     write_synthetic(**vars(options))
-    print(f"wrote {options.layout} layout to {options.root}")
+    print(f"wrote videos in the {options.layout} layout to {options.root}")
     return 0

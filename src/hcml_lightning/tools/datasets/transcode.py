@@ -84,7 +84,7 @@ def encode(path: str, encoding: Encoding) -> tuple[bytes, int]:
     try:
         count = _encode_into(content, path, info, encoding)
     except av.error.FFmpegError as error:
-        raise VideoError(f"{path}: cannot be encoded ({error}).") from error
+        raise VideoError(f"{path}: cannot be encoded ({error})") from error
     return content.getvalue(), count
 
 
@@ -151,9 +151,9 @@ def make_copy(source: str, target: Path, scratch: Path, encoding: Encoding) -> i
         if written == count:
             partial.replace(target)
     except OSError as error:
-        raise TargetError(f"{target} cannot be written: {error.strerror}.") from error
+        raise TargetError(f"{target} cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
     if written != count:
-        raise VideoError(f"{source}: its copy has {written} frames instead of {count}.")
+        raise VideoError(f"{source}: its copy has {written} frames instead of {count}")
     return count

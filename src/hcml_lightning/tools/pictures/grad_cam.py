@@ -80,7 +80,7 @@ def moving_pixels(clip: Tensor, threshold: float = 8.0) -> Tensor:
     """
     if clip.ndim != 5 or clip.shape[1] != 3 or clip.shape[2] < 2:
         raise ValueError(
-            f"clip must be RGB of at least two frames, (B, 3, T, H, W), got {tuple(clip.shape)}"
+            f"clip must be RGB with at least two frames, (B, 3, T, H, W), got {tuple(clip.shape)}"
         )
     change = clip.float().diff(dim=2).abs().mean(dim=1)
     return torch.cat([change, change[:, -1:]], dim=1) >= threshold
@@ -114,7 +114,7 @@ def moving_mass(heat: Tensor, clip: Tensor, threshold: float = 8.0) -> Tensor:
     moving = moving_pixels(clip, threshold).to(heat.device)
     if heat.shape != moving.shape:
         raise ValueError(
-            f"a map of the shape {tuple(moving.shape)} belongs to this clip, got {tuple(heat.shape)}"
+            f"heat must have the shape {tuple(moving.shape)} for this clip, got {tuple(heat.shape)}"
         )
     heat = heat.float()
     return (heat * moving).sum(dim=(1, 2, 3)) / heat.sum(dim=(1, 2, 3))
@@ -158,7 +158,7 @@ def _checked_classes(classes: Tensor | Sequence[int], clips: int, num_classes: i
     known = [int(label) for label in classes]
     if len(known) != clips or not all(0 <= label < num_classes for label in known):
         raise ValueError(
-            f"classes must be {clips} numbers of 0 to {num_classes - 1}, one for each clip, got {known}"
+            f"classes must be {clips} numbers from 0 to {num_classes - 1}, one for each clip, got {known}"
         )
     return known
 

@@ -50,7 +50,7 @@ def annotate(video: str, found: Sequence[Recognition], path: Path, top_k: int) -
                 container.mux(stream.encode(drawn))
             container.mux(stream.encode(None))
     except av.error.FFmpegError as error:
-        raise VideoError(f"{video}: cannot be encoded ({error}).") from error
+        raise VideoError(f"{video}: cannot be encoded ({error})") from error
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

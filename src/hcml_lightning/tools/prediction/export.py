@@ -16,11 +16,13 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of `hcml export`."""
     parser = argparse.ArgumentParser(
         prog="hcml export",
-        description="The recogniser for use without this package: a PyTorch program (.pt2), ONNX, and safetensors, "
-        "with class names and preprocessing inside.",
+        description="Write a recogniser that works without this package: a PyTorch program (.pt2), ONNX, and "
+        "safetensors, each with class names and preprocessing inside.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="of a recognition stage")
+    parser.add_argument(
+        "--ckpt_path", type=Path, required=True, help="checkpoint of a recognition stage"
+    )
     parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write to")
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
     return parser
@@ -32,8 +34,8 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     if options.output.suffix[1:] in FORMATS:
         parser.error(
-            f"--output {options.output} is the folder for files of several formats: give its name, and the format "
-            f"by --formats {options.output.suffix[1:]}"
+            f"--output {options.output}: expected a folder, for files of several formats; pass a folder, and set the "
+            f"format with --formats {options.output.suffix[1:]}"
         )
     # Imported late, so that --help and errors in options are printed at once.
     from hcml_lightning.tools.console.noise import quiet

@@ -142,7 +142,7 @@ def _write_onnx(recognizer: Recognizer, trace: Trace, content: str, path: Path) 
         verbose=False,
     )
     if made is None:
-        raise ExportError("torch.onnx.export gave no program")
+        raise ExportError("torch.onnx.export returned no program; try another release of torch")
     made.model.metadata_props[METADATA] = content
     made.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -198,6 +198,6 @@ def _difference(recognizer: Recognizer, run: Run) -> float:
     if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise ExportError(
             f"the exported program differs from the network by {difference:.1e} on random clips; nothing was written. "
-            "Another release of torch or onnxruntime may help"
+            "Try another release of torch or onnxruntime"
         )
     return difference

@@ -31,14 +31,16 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     if options.output.suffix not in FORMATS:
         parser.error(f"--output must end in {' or '.join(FORMATS)}, got {options.output}")
     if options.hop is not None and options.window is None:
-        parser.error("--hop says how far windows are apart: give --window too")
+        parser.error("--hop is the distance between windows; pass --window too")
     for name in ("window", "hop"):
         if (seconds := getattr(options, name)) is not None and not 0 < seconds < math.inf:
-            parser.error(f"--{name} must be seconds above 0, but is {seconds}")
+            parser.error(
+                f"--{name} must be a finite number of seconds greater than 0, got {seconds}"
+            )
     if options.top_k < 1:
-        parser.error(f"--top_k must be at least 1, but is {options.top_k}")
+        parser.error(f"--top_k must be at least 1, got {options.top_k}")
     if options.num_workers < 0:
-        parser.error(f"--num_workers must be at least 0, but is {options.num_workers}")
+        parser.error(f"--num_workers must be at least 0, got {options.num_workers}")
     return options
 
 
@@ -46,9 +48,9 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of `hcml predict`."""
     parser = argparse.ArgumentParser(
         prog="hcml predict",
-        description="The top classes of videos, as csv or json. Settings come from the checkpoint.",
-        epilog="A file that cannot be read is named in the output, and the others go on; the exit status is 1 where "
-        "none could be read.",
+        description="Write the top classes of videos as csv or json. Settings come from the checkpoint.",
+        epilog="A file that cannot be read is reported in the output, and the others are still processed; the exit "
+        "status is 1 if none could be read.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
@@ -57,20 +59,24 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="video, folder of frames, folder of videos, or pattern",
     )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="of a recognition stage")
     parser.add_argument(
-        "--output", type=Path, default=Path("found.csv"), help=".csv or .json to write"
+        "--ckpt_path", type=Path, required=True, help="checkpoint of a recognition stage"
     )
-    parser.add_argument("--top_k", type=int, default=5, help="classes of each video or window")
+    parser.add_argument(
+        "--output", type=Path, default=Path("found.csv"), help=".csv or .json file to write"
+    )
+    parser.add_argument(
+        "--top_k", type=int, default=5, help="number of classes for each video or window"
+    )
     parser.add_argument(
         "--window",
         type=float,
-        help="seconds; look at a long video window by window, not as a whole",
+        help="seconds; classify a long video window by window, not as a whole",
     )
     parser.add_argument(
         "--hop",
         type=float,
-        help="seconds from one window to the next; half a window where not given",
+        help="seconds from one window to the next; half a window if not set",
     )
     parser.add_argument(
         "--annotate", type=Path, metavar="DIR", help="also write videos with the classes drawn in"
@@ -79,6 +85,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device",
         default="auto",
-        help="where to compute, cpu, cuda or cuda:N; cuda where there is one if auto",
+        help="where to compute: cpu, cuda or cuda:N; auto uses cuda if available",
     )
     return parser

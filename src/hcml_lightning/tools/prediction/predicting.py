@@ -66,9 +66,9 @@ def find_videos(paths: Sequence[str]) -> list[str]:
         matches = [path] if os.path.exists(path) else _matches(path)
         found = [v for m in matches for v in (walk_videos(m) if os.path.isdir(m) else [m])]
         if not found:
-            what = "holds no videos and no frames" if matches else "does not exist"
+            what = "holds neither videos nor frames" if matches else "does not exist"
             raise FileNotFoundError(
-                f"{path} {what}; name video files, folders of them, or a pattern such as 'videos/**/*.mp4'"
+                f"{path} {what}; pass video files, folders of them, or a pattern such as 'videos/**/*.mp4'"
             )
         videos += found
     unique: dict[str, str] = {}
@@ -140,8 +140,8 @@ def copy_paths(videos: Sequence[str], folder: Path) -> dict[str, Path]:
         path = paths[video] = folder / f"{name}.annotated.mp4"
         if os.path.realpath(path) in originals:
             raise ValueError(
-                f"--annotate {folder}: the copy of {video} would replace {path}, which is itself one of the videos; "
-                "give another folder"
+                f"--annotate {folder}: the copy of {video} would overwrite {path}, which is itself one of the videos; "
+                "choose another folder"
             )
     return paths
 
@@ -192,6 +192,8 @@ def predict_all(options: argparse.Namespace) -> int:
     for fault in unread:
         print(f"could not be read: {printable(fault)}")
     if unread:
-        print("Get these anew, or leave them out; what any player shows, ffmpeg can convert.")
+        print(
+            "Replace these or leave them out; ffmpeg can convert any file that a player can show."
+        )
     print(f"{read} of {len(videos)} videos -> {options.output}")
     return 0 if read else 1

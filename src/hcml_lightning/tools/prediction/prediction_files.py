@@ -51,7 +51,7 @@ def open_results(path: Path, class_names: Sequence[str], top_k: int) -> Iterator
         OSError: if the file cannot be written.
     """
     if path.is_dir():
-        raise IsADirectoryError(f"--output: {path} is a folder; name a file in it")
+        raise IsADirectoryError(f"--output: {path} is a folder; pass the path of a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     file = _open_partial(path)
     partial = Path(file.name)
@@ -68,7 +68,7 @@ def open_results(path: Path, class_names: Sequence[str], top_k: int) -> Iterator
         partial.replace(path)
     except BaseException:
         if written:
-            print(f"what was found in {written} videos is kept: {partial}", file=sys.stderr)
+            print(f"the results of {written} videos are kept in {partial}", file=sys.stderr)
         else:
             partial.unlink()
         raise
@@ -85,7 +85,7 @@ def _open_partial(path: Path) -> TextIO:
             )
         except FileExistsError:
             print(
-                f"{partial} is kept: another run was interrupted, or still writes it",
+                f"{partial} is kept: another run was interrupted, or is still writing it",
                 file=sys.stderr,
             )
             number += 1

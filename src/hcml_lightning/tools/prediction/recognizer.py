@@ -90,7 +90,8 @@ class Recognizer:
     ) -> None:
         if len(class_names) != network.fc.out_features:
             raise ValueError(
-                f"class_names: the network knows {network.fc.out_features} classes, got {len(class_names)} names"
+                f"class_names: expected {network.fc.out_features} names, one for each class of the network, "
+                f"got {len(class_names)}"
             )
         self.network = network.eval()
         self.class_names = tuple(class_names)
@@ -115,8 +116,8 @@ class Recognizer:
         written_by = checkpoint.get("task")
         if written_by != "RecognitionTask":
             raise ValueError(
-                f"{path} was written by {written_by}; expected a RecognitionTask, which knows classes. The network of "
-                "a task of your own can be given to Recognizer in Python"
+                f"{path} was written by {written_by}; expected a RecognitionTask, which recognises classes. To use "
+                "the network of your own task, pass it to Recognizer in Python."
             )
         check_finite(Path(path), checkpoint["state_dict"])
         place = _device(device)
@@ -125,8 +126,9 @@ class Recognizer:
         settings = checkpoint.get("datamodule_hyper_parameters", {})
         if "clip_length" not in settings:
             rank_zero_warn(
-                f"{path} does not say how clips are cut out of videos, since it was trained without a data module of "
-                "this package: 16 frames, 2 apart, as in the paper. For others, make a Recognizer of its network"
+                f"{path} does not say how clips are cut out of videos, because it was trained without a data module of "
+                "this package; using 16 frames, 2 apart, as in the paper. For other clips, make a Recognizer of its "
+                "network."
             )
         # The data module only provides the recipe of clips, and looks for no videos.
         data = VideoFolderDataModule(
@@ -197,6 +199,6 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"--device: there is no {name!r} here; expected cpu, cuda or cuda:N"
+            f"--device: {name!r} is not available here; expected cpu, cuda or cuda:N"
         ) from error
     return device

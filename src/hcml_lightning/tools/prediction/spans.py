@@ -69,7 +69,7 @@ def sliding_windows(times: FloatArray, window: float, hop: float) -> list[Span]:
         [Span(first=0, end=50), Span(first=37, end=87), Span(first=50, end=100)]
     """
     if not (0 < window < math.inf and 0 < hop < math.inf):
-        raise ValueError(f"window and hop must be seconds above 0, got {window} and {hop}")
+        raise ValueError(f"window and hop must be greater than 0 seconds, got {window} and {hop}")
     num_frames = len(times) - 1
     last = times[-1] - window
     if last <= 0:

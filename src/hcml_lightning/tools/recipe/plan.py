@@ -78,7 +78,7 @@ class Plan(NamedTuple):
                 and (close := get_close_matches(head, STAGE_NAMES, 1, 0.8))
                 and head not in STAGE_NAMES
             ):
-                raise ValueError(f"no option '--{name}'; did you mean '--{close[0]}.{tail}'?")
+                raise ValueError(f"unknown option '--{name}'; did you mean '--{close[0]}.{tail}'?")
         return cls(tuple(configs), pairs)
 
     def words(self, stage: Stage) -> list[str]:
@@ -107,9 +107,9 @@ class Plan(NamedTuple):
             self._check_class(TRAINING[name])
             if self.settings(TRAINING[name]).get("trainer.fast_dev_run"):
                 raise ValueError(
-                    "--trainer.fast_dev_run keeps no weights that the next stage could start from; to try all stages, "
+                    "--trainer.fast_dev_run keeps no weights for the next stage to start from; to try all stages, use "
                     "--trainer.max_epochs 1 --trainer.limit_train_batches 2 --trainer.limit_val_batches 1 and a "
-                    "--run_dir to throw away"
+                    "temporary --run_dir"
                 )
         if len(names) < 2 or not stages:
             # A single stage runs next, and reports its mistakes itself.
@@ -132,12 +132,12 @@ class Plan(NamedTuple):
                     data.check_batch_size(len(data.records("train")))
             except SystemExit:
                 print(
-                    f"This is said of the stage '{stage.name}'; nothing has been run.",
+                    f"The error above is about the stage '{stage.name}'; nothing has been run.",
                     file=sys.stderr,
                 )
                 raise
             except (ValueError, FileNotFoundError) as error:
-                raise ValueError(f"stage '{stage.name}', before anything runs: {error}") from error
+                raise ValueError(f"stage '{stage.name}' (nothing has been run): {error}") from error
 
     def _check_class(self, stage: Stage) -> None:
         own = read_config(stage.config)["model"]["class_path"]
@@ -150,8 +150,8 @@ class Plan(NamedTuple):
         # A class of another package is accepted even if its name is that of another stage's class.
         if name in others and package.partition(".")[0] in ("", "hcml_lightning"):
             raise ValueError(
-                f"stage '{stage.name}' would be a {given} and not a {own}: leave out configs of single stages, which "
-                "`hcml progressive` adds by itself, and --model"
+                f"stage '{stage.name}' would be a {given} instead of a {own}; leave out --model and configs of single "
+                "stages, which `hcml progressive` adds itself"
             )
 
     def settings(self, stage: Stage) -> dict[str, Any]:
@@ -187,8 +187,8 @@ class Plan(NamedTuple):
 def _check_test_split(data: "VideoDataModule") -> None:
     if not data.records("test"):
         raise ValueError(
-            f"root={data.root}: the test split has no videos; leave the test out (--stages), or give it data with "
-            "labels of its own (--test.data.root)"
+            f"root={data.root}: the test split has no videos; leave the test out (--stages), or set labelled data for "
+            "it (--test.data.root)"
         )
 
 

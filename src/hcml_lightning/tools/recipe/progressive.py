@@ -51,8 +51,8 @@ def run_plan(plan: Plan, names: Sequence[str], run_dir: Path, launch: Launch) ->
             previous = records[-1] if records else _done(PAPER, run_dir, name)
             if previous is None:
                 raise StageError(
-                    "test: there is no stage before it whose weights could be tested: name it too, as in --stages "
-                    "baseline,test (what is done is not trained again)"
+                    "test: there is no stage before it to test; add one, as in --stages baseline,test (a finished "
+                    "stage is not trained again)"
                 )
             recipe = recipe or TRAINING[previous.stage]
         records.append(StageFolder(plan, name, recipe, previous, run_dir / name).finish(launch))
@@ -69,9 +69,10 @@ def _check_test(names: Sequence[str], run_dir: Path) -> None:
     if tested and tested != trained[-1]:
         own = run_dir / trained[-1]
         raise StageError(
-            f"{run_dir / 'test'} is the test of '{tested}', and a run has one: leave test out of --stages, and test "
-            f"'{trained[-1]}' by hcml test -c {own / 'config.yaml'} --ckpt_path {own / 'checkpoints/last.ckpt'}; or "
-            "name another --run_dir"
+            f"{run_dir / 'test'} is the test of '{tested}', and a run has only one; leave test out of --stages and "
+            f"test '{trained[-1]}' with "
+            f"hcml test -c {own / 'config.yaml'} --ckpt_path {own / 'checkpoints/last.ckpt'}, "
+            "or choose another --run_dir"
         )
 
 
@@ -88,8 +89,8 @@ def _source(plan: Plan, stage: Stage, records: Sequence[Done], run_dir: Path) ->
     found = _done(below, run_dir, stage.name)
     if judges and found is None:
         raise StageError(
-            f"{stage.name}: there is no stage before it whose features could be judged: name it too, as in --stages "
-            f"flow,{stage.name}, or give --{stage.name}.model.init_from"
+            f"{stage.name}: there is no stage before it to evaluate; add one, as in --stages flow,{stage.name}, or "
+            f"set --{stage.name}.model.init_from"
         )
     return found
 
@@ -98,7 +99,7 @@ def _done(names: Sequence[str], run_dir: Path, wanted_by: str) -> Done | None:
     """Return the record of the last of some stages that is done in the folder of the run, None if none is."""
     for name in reversed(names):
         if name in TRAINING and (record := done_before(run_dir / name)) is not None:
-            print(f"{wanted_by}: starts from {name}, done before", flush=True)
+            print(f"{wanted_by}: starts from {name}, which is already done", flush=True)
             return record
     return None
 
@@ -123,18 +124,18 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hcml progressive",
         usage="hcml progressive --run_dir DIR -c configs/data/DATA.yaml [-c EXTRA.yaml] [options of hcml fit]",
-        description="Run all stages and the test, each stage from the checkpoint of the one before. Started again, "
-        "it skips what is done and resumes what was interrupted from its last checkpoint.",
-        epilog="Options and configs hold for all stages. An option whose first part is the name of a stage, and what "
-        "stands under that name in a config, holds for this stage and its test: --flow.trainer.max_epochs 10. "
-        f"Configs lie in {CONFIGS.resolve()}.",
+        description="Run all stages and the test, each stage from the checkpoint of the one before. Run the same "
+        "command again to skip what is done and to resume what was interrupted from its last checkpoint.",
+        epilog="Options and configs apply to all stages. An option that begins with the name of a stage, and anything "
+        "under that name in a config, apply only to that stage and its test: --flow.trainer.max_epochs 10. "
+        f"Configs are in {CONFIGS.resolve()}.",
         allow_abbrev=False,
     )
     parser.add_argument("--run_dir", type=Path, required=True, help="folder of the run")
     parser.add_argument(
         "--stages",
         default=",".join(PAPER),
-        help=f"which, with commas between them, of {', '.join(STAGE_NAMES)} (default: %(default)s)",
+        help=f"stages to run, separated by commas, from {', '.join(STAGE_NAMES)} (default: %(default)s)",
     )
     return parser
 
@@ -144,9 +145,9 @@ def _check_one_task() -> None:
     tasks = os.environ.get("SLURM_NTASKS", "1")
     if tasks != "1" and "SLURM_PROCID" in os.environ:
         raise ValueError(
-            f"SLURM was asked for {tasks} tasks, but `hcml progressive` starts the processes of one node by itself: "
-            "ask for one task (--nodes=1 --ntasks=1) with all GPUs, or, for more nodes, start the stages one by one "
-            "with `srun hcml fit`, as docs/distributed.md shows"
+            f"SLURM was asked for {tasks} tasks, but `hcml progressive` itself starts the processes of one node; "
+            "request one task (--nodes=1 --ntasks=1) with all GPUs, or, for more nodes, run the stages one by one "
+            "with `srun hcml fit`, as in docs/distributed.md"
         )
 
 
@@ -162,16 +163,18 @@ def main(words: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(words)
     names = options.stages.split(",")
     if unknown := [name for name in names if name not in STAGE_NAMES]:
-        parser.error(f"--stages: no stage {unknown[0]!r}; there are {', '.join(STAGE_NAMES)}")
+        parser.error(
+            f"--stages: unknown stage {unknown[0]!r}; choose from {', '.join(STAGE_NAMES)}"
+        )
     if twice := [name for name in names if names.count(name) > 1]:
         parser.error(
-            f"--stages: '{twice[0]}' stands there twice, and has one folder in a run; take another --run_dir for the "
+            f"--stages: '{twice[0]}' appears twice, but has only one folder in a run; use another --run_dir for the "
             "second"
         )
     of_paper = [PAPER.index(name) for name in names if name in PAPER[:-1]]
     if of_paper != sorted(of_paper):
         parser.error(
-            f"--stages: each starts from the one before: {', '.join(PAPER)}, in this order"
+            f"--stages: each stage starts from the one before; use the order {', '.join(PAPER)}"
         )
     plan = Plan.from_words(rest)
     _check_one_task()

@@ -71,7 +71,7 @@ class StageFolder:
         """
         self._check_settings()
         if (before := done_before(self.folder)) is not None:
-            self._tell(f"done before ({before.seconds:.0f} s)")
+            self._tell(f"already done ({before.seconds:.0f} s)")
             return before
         command = "test" if self.name == "test" else "fit"
         result = self.folder / f"{command}.json"
@@ -125,12 +125,12 @@ class StageFolder:
         path = Path(previous.checkpoint)
         fault = None if path.is_file() else "there is no such file"
         if fault is None and sha256_of(path) != previous.checkpoint_sha256:
-            fault = "its content is not what the stage left"
+            fault = "its content is not what the stage wrote"
         if fault is not None:
             done = self.folder.parent / previous.stage / "done.json"
             raise StageError(
-                f"stage '{self.name}' cannot begin: {previous.checkpoint} is broken, {fault}. Delete {done}, and the "
-                f"end of '{previous.stage}' is trained again from its state before that"
+                f"stage '{self.name}' cannot start: {previous.checkpoint} is unusable, {fault}. Delete {done} to train "
+                f"the end of '{previous.stage}' again from the state before that"
             )
 
     def _tell(self, text: str) -> None:
@@ -142,15 +142,15 @@ class StageFolder:
         if status == status_of(signal.SIGTERM):
             status = 128 + signal.SIGTERM
         if status - 128 in STOP_SIGNALS:
-            how = f"was told to end ({signal.Signals(status - 128).name})."
+            how = f"was told to stop ({signal.Signals(status - 128).name})."
         elif status < 0:
-            how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that ran out of memory."
+            how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that had run out of memory."
         else:
-            how = f"did not end (exit status {status}); what it said is above."
+            how = f"failed (exit status {status}); see its output above."
         state = newest_whole(self.last, self._tell)
         goes_on = f"it resumes from {state}" if state else "it starts over"
         return StageError(
-            f"stage '{self.name}' {how} Started again, {goes_on}",
+            f"stage '{self.name}' {how} Run the same command again: {goes_on}",
             status if status - 128 in STOP_SIGNALS else 1,
         )
 
@@ -180,12 +180,11 @@ class StageFolder:
             if self.name == "test" and self.previous is not None:
                 weights = Path(self.previous.checkpoint)
                 config = folder_of_run(weights.parent) / "config.yaml"
-                way = f"For another test of its weights, hcml test -c {config} --ckpt_path {weights}. "
+                way = f"To test its weights in another way, run hcml test -c {config} --ckpt_path {weights}. "
             raise StageError(
                 f"stage '{self.name}' in {self.folder} was run with other settings ({changes}). {way}"
-                "Give the old "
-                "ones again (for data that lies elsewhere now, a link at its old place), name another --run_dir, or "
-                "delete the folder of this stage and of those after it"
+                "Use the old settings again (if the data has moved, put a link in its old place), choose another "
+                "--run_dir, or delete the folder of this stage and of those after it"
             )
 
     def _note_start(self) -> None:

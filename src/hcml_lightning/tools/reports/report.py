@@ -124,7 +124,7 @@ def _flows(stages: Sequence[StageRun], videos: int) -> tuple[list[tuple[str, Any
             said = str(error) if isinstance(error, ImportError) else explain(error)
             if said is None:
                 raise
-            notes.append(f"No pictures of the flow{f' of {group}' if group else ''}: {said}")
+            notes.append(f"No flow pictures{f' of {group}' if group else ''}: {said}")
         else:
             flows += [(group, picture)] if picture is not None else []
     return flows, notes
@@ -147,8 +147,8 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of `hcml report`."""
     parser = argparse.ArgumentParser(
         prog="hcml report",
-        description="Write one html page about a run: curves of all stages, flow, confusions, accuracy of each class, "
-        "settings, versions and wall time. It opens without network.",
+        description="Write one HTML page about a run: curves of all stages, flow, confusions, accuracy of each class, "
+        "settings, versions and wall time. It opens offline.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -156,16 +156,18 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="RUN",
         nargs="+",
-        help="folder of hcml progressive, demo, fit or test, or one that holds several of them",
+        help="folder written by hcml progressive, demo, fit or test, or one that holds several of them",
     )
     parser.add_argument(
-        "--output", type=Path, help="file to write (default: RUN/report.html, of a single RUN)"
+        "--output",
+        type=Path,
+        help="file to write (default: RUN/report.html; required for several RUNs)",
     )
     parser.add_argument(
         "--flow_videos",
         type=int,
         default=4,
-        help="videos to show the flow of; 0 opens none (default: %(default)s)",
+        help="number of videos whose flow is shown; 0 opens none (default: %(default)s)",
     )
     return parser
 
@@ -175,7 +177,7 @@ def main(words: Sequence[str]) -> int:
     parser = make_parser()
     options = parser.parse_args(words)
     if len(options.runs) > 1 and options.output is None:
-        parser.error("say with --output where the page of several runs goes")
+        parser.error("several runs have no default --output; pass the file to write")
     output = options.output or options.runs[0] / "report.html"
     title = ", ".join(run.resolve().name for run in options.runs)
     stages = read_runs(options.runs)

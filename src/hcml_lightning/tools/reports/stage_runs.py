@@ -92,12 +92,12 @@ def read_run(folder: Path) -> list[StageRun]:
         ValueError: if a file of the run cannot be read.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"RUN: there is no folder '{folder}'")
+        raise FileNotFoundError(f"RUN: there is no folder '{folder}'; pass the folder of a run")
     found = _stage_folders(folder, DEEPEST)
     if not found:
         raise FileNotFoundError(
-            f"{folder} holds no run: expected a folder with {', '.join(MARKS)}, or one that holds such folders, as "
-            "`hcml progressive`, `hcml demo`, `hcml fit` and `hcml test` write them"
+            f"{folder} does not hold a run; expected a folder with {', '.join(MARKS)}, or one that holds such folders, "
+            "as `hcml progressive`, `hcml demo`, `hcml fit` and `hcml test` write them"
         )
     stages = [_read_stage(path, folder) for path in found]
     return sorted(stages, key=lambda s: (s.group, rank(s.name), s.name))
@@ -160,9 +160,11 @@ def _read_json(path: Path, *needed: str) -> dict[str, Any]:
     try:
         content = dict(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(
+            f"{path} cannot be read ({error}); delete it and run the stage again"
+        ) from error
     if missing := [name for name in needed if name not in content]:
         raise ValueError(
-            f"{path} cannot be read: it has no '{missing[0]}', so no stage of this package wrote it"
+            f"{path} cannot be read: it has no '{missing[0]}', so no stage of this package wrote it; remove it"
         )
     return content

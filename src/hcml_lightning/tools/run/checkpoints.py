@@ -23,7 +23,7 @@ Task = TypeVar("Task", bound=MotionTask)
 
 # Settings that determine the architecture of a network.
 SHAPING = ("backbone", "level", "levels", "max_displacement", "stride", "max_offset", "hidden")
-OTHER_STAGE = "--ckpt_path resumes or evaluates the same stage; to start another one from it, use --model.init_from"
+OTHER_STAGE = "--ckpt_path resumes or evaluates the same stage; to start another stage from it, use --model.init_from"
 # Value of --ckpt_path for `hcml fit`: resume from the last checkpoint in the folder of this run, or begin if there is
 # none yet. So the same command works at the first start and whenever a scheduler restarts it.
 RESUME_KEYWORD = "last"
@@ -46,8 +46,8 @@ def state_to_resume(path: str, folder: str | None) -> str | None:
     follows = path == RESUME_KEYWORD
     if follows and not folder:
         raise ValueError(
-            "--ckpt_path last resumes from the last checkpoint in a folder; name that with --checkpoint.dirpath: "
-            "without it every start has a new one"
+            "--ckpt_path last resumes from the last checkpoint in a fixed folder; set it with --checkpoint.dirpath, "
+            "because every start gets a new one otherwise"
         )
     wanted = Path(folder or "", "last.ckpt") if follows else Path(path)
     broken: list[str] = []
@@ -55,7 +55,7 @@ def state_to_resume(path: str, folder: str | None) -> str | None:
     if found is None and not follows:
         return path
     if found is not None and found != wanted:
-        broken.append(f"going on from {found}")
+        broken.append(f"resuming from {found}")
     print("".join(f"hcml fit: {line}\n" for line in broken), end="", flush=True)
     return None if found is None else str(found)
 
@@ -72,12 +72,12 @@ def known_folder(dirpath: str | None, logger: Any, root: str | None) -> tuple[st
         The folder, None if every start gets a new one; and advice on how to get a new one, for an error message.
     """
     if dirpath:
-        return dirpath, "leave the option out for a new one"
+        return dirpath, "omit that option to get a new one"
     if logger is False:
         # Without a logger there are no version_N folders, so all runs share one.
-        alone = "leave out --trainer.logger false, so that each run has its own"
+        alone = "omit --trainer.logger false, so that each run has its own"
         return str(Path(root or "", "checkpoints")), alone
-    otherwise = f"let each run have its own id or version ({RUN_ID}, --trainer.logger)"
+    otherwise = f"give each run its own id or version ({RUN_ID}, --trainer.logger)"
     folder = folder_of_id(logger)
     return (None if folder is None else str(folder)), otherwise
 
@@ -95,8 +95,8 @@ def refuse_used_folder(folder: str | None, otherwise: str) -> None:
     last = Path(folder or "", "last.ckpt")
     if folder and newest_whole(last, lambda _: None) is not None:
         raise ValueError(
-            f"{last} is of another run, which this one would replace. Resume that one (--ckpt_path last), or name "
-            f"another folder (--checkpoint.dirpath), or {otherwise}"
+            f"{last} belongs to another run, which this one would overwrite. Resume that one (--ckpt_path last), "
+            f"choose another folder (--checkpoint.dirpath), or {otherwise}"
         )
 
 
@@ -104,13 +104,13 @@ def no_file(path: str | os.PathLike[str]) -> str:
     """Return the message that a file is missing; if the path is the folder of a run, suggest a checkpoint in it."""
     folder = Path(path)
     if not folder.is_dir():
-        return f"there is no file '{path}'"
+        return f"there is no file '{path}'; pass the path of a .ckpt"
     # Search no deeper than the folders of a run, because this may be the folder of a dataset.
     places = [f"{above}last.ckpt" for above in ("", "checkpoints/", "*/checkpoints/")]
     files = [file for place in places for file in folder.glob(place)]
     found = sorted(files, key=lambda file: file.stat().st_mtime)
     guess = f"; did you mean {found[-1]}?" if found else ""
-    return f"'{path}' is a folder; name a .ckpt in it{guess}"
+    return f"'{path}' is a folder; pass a .ckpt in it{guess}"
 
 
 def check_checkpoint(
@@ -131,7 +131,7 @@ def check_checkpoint(
     written_by = checkpoint.get("task", type(task).__name__)
     if written_by not in [base.__name__ for base in type(task).__mro__]:
         raise ValueError(
-            f"{path} was written by {written_by}, and this run is {type(task).__name__}. {OTHER_STAGE}."
+            f"{path} was written by {written_by}, but this run is {type(task).__name__}. {OTHER_STAGE}."
         )
     stored = checkpoint.get("hyper_parameters", {})
     _check_classes(path, checkpoint, class_names)
@@ -139,14 +139,14 @@ def check_checkpoint(
         ours, theirs = _plain(task.hparams.get(name)), _plain(stored.get(name))
         if name in stored and name in task.hparams and ours != theirs:
             raise ValueError(
-                f"{path} was written with {name} {theirs}, and this run has {ours}. Give --model.{name} {theirs}, "
-                f"or the config.yaml beside the checkpoints (-c). {OTHER_STAGE}."
+                f"{path} was written with {name} {theirs}, but this run has {ours}. Pass --model.{name} {theirs}, "
+                f"or the config.yaml next to the checkpoints (-c). {OTHER_STAGE}."
             )
     _check_shapes(path, checkpoint["state_dict"], task.state_dict())
     if to_resume and "optimizer_states" not in checkpoint:
         raise ValueError(
-            f"{path} holds weights without the state of training, so no run can be resumed from it. To start a new run "
-            "from them, use --model.init_from."
+            f"{path} holds weights but no training state, so no run can be resumed from it. To start a new run from "
+            "the weights, use --model.init_from."
         )
 
 
@@ -167,8 +167,8 @@ def load_task(task: type[Task], path: str | os.PathLike[str]) -> Task:
             raise
         said = " ".join(str(error).split())
         raise ValueError(
-            f"{path} does not fit what this release makes of its settings ({said[:200]}); give a checkpoint that "
-            "this release wrote, unchanged"
+            f"{path} does not fit the model that this release builds from its settings ({said[:200]}); use an "
+            "unmodified checkpoint that this release wrote"
         ) from error
 
 
@@ -177,15 +177,15 @@ def _check_classes(path: Path, checkpoint: Mapping[str, Any], class_names: Seque
     known = checkpoint.get("class_names")
     if number != len(class_names):
         raise ValueError(
-            f"{path} was written with num_classes {number}, and the data of this run has {len(class_names)} classes: "
-            "another dataset, or another list of classes. Give the data that it was trained on (--data.root, -c); to "
-            "train a new classifier on this data, start from the file with --model.init_from."
+            f"{path} was written with num_classes {number}, but the data of this run has {len(class_names)} classes: "
+            "another dataset, or another list of classes. Pass the data that it was trained on (--data.root, -c); to "
+            "train a new classifier on this data, start from the checkpoint with --model.init_from."
         )
     if known is not None and (difference := first_difference(known, class_names)):
         raise ValueError(
-            f"{path} was trained on other classes than those of the data of this run: {difference}. Give the data that "
-            "it was trained on (--data.root, -c); to train a new classifier on this data, start from the file with "
-            "--model.init_from."
+            f"{path} was trained on classes other than those of this run's data: {difference}. Pass the data that "
+            "it was trained on (--data.root, -c); to train a new classifier on this data, start from the checkpoint "
+            "with --model.init_from."
         )
 
 
@@ -197,8 +197,8 @@ def _check_shapes(path: Path, stored: Mapping[str, Tensor], own: Mapping[str, Te
     ]
     if differing:
         raise ValueError(
-            f"{path} does not fit the network of this run: {len(differing)} weights are missing, too many or of "
-            f"another shape, the first of them {differing[0]}. Give the config.yaml beside the checkpoints (-c). "
+            f"{path} does not fit the network of this run: {len(differing)} weights are missing, unexpected or of "
+            f"another shape, the first of them {differing[0]}. Pass the config.yaml next to the checkpoints (-c). "
             f"{OTHER_STAGE}."
         )
 

@@ -53,7 +53,8 @@ class Run:
         """
         if self.checkpoint is None:
             raise FileNotFoundError(
-                f"{self.folder}: the checkpoint of this run is gone; its metrics and config can still be read"
+                f"{self.folder}: the checkpoint of this run is gone; put it back to use the model "
+                "(metrics and config can still be read)"
             )
         module, _, name = self.config["model"]["class_path"].rpartition(".")
         task: type[MotionTask] = getattr(import_module(module), name)
@@ -88,11 +89,11 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     Example:
         >>> load_run("runs/nowhere")
         Traceback (most recent call last):
-        FileNotFoundError: runs/nowhere: there is no such folder
+        FileNotFoundError: runs/nowhere: there is no such folder; pass the folder of a run
     """
     path = Path(folder)
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: there is no such folder")
+        raise FileNotFoundError(f"{path}: there is no such folder; pass the folder of a run")
     if own := _result(path):
         return _one_run(own, {})
     ended = [result for child in path.iterdir() if child.is_dir() and (result := _result(child))]
@@ -101,8 +102,8 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
     stages = {result.parent.name: _one_run(result, {}) for result in ended}
     if not stages:
         raise FileNotFoundError(
-            f"{path}: no run has ended here; expected {', '.join(RESULTS)}, or the folders of the stages with one "
-            "of these in each. `hcml fit` and `hcml test` say at their end where they wrote"
+            f"{path}: there is no finished run here; expected {', '.join(RESULTS)}, or folders of stages that each "
+            "hold one of these. Pass the folder that `hcml fit` or `hcml test` printed at its end"
         )
     return _one_run(ended[-1], stages)
 
@@ -111,7 +112,9 @@ def _one_run(file: Path, stages: dict[str, Run]) -> Run:
     result, folder = json.loads(file.read_text()), file.parent
     found = files_of(folder, "config.yaml")
     if not found:
-        raise FileNotFoundError(f"{folder}: config.yaml, which every run writes, is missing")
+        raise FileNotFoundError(
+            f"{folder}: config.yaml, which every run writes, is missing; put it back"
+        )
     config = yaml.safe_load(found[0].read_text())
     noted = Path(result["checkpoint"] or "last.ckpt")
     return Run(folder, config, result["metrics"], checkpoint_near(folder, noted), stages)

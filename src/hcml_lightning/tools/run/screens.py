@@ -30,7 +30,7 @@ def before(trainer: pl.Trainer, task: MotionTask) -> list[tuple[str, str]]:
     return [
         ("", f"{title(task)} · {task.hparams['backbone']}"),
         ("trains", f"{_names(about['trains'])} ({_count(about['trained_parameters'])} parameters)"),
-        ("frozen", f"{_names(about['frozen'])} (of {_count(about['total_parameters'])} in all)"),
+        ("frozen", f"{_names(about['frozen'])} (of {_count(about['total_parameters'])} in total)"),
         ("weights", _weights(trainer, task)),
         ("data", _data(trainer)),
         ("batch", _batch(trainer)),
@@ -49,15 +49,15 @@ def _schedule(trainer: pl.Trainer, task: MotionTask) -> str:
     schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
     found = [schedule for schedule in schedules if isinstance(schedule, WarmupCosine)]
     if not found:
-        return "with a schedule of its own"
+        return "custom schedule"
     steps = found[0].steps
     if math.isinf(steps.total):
-        return f"warm-up {task.warmup_epochs:g} epochs, then as it is"
+        return f"warm-up {task.warmup_epochs:g} epochs, then constant"
     if math.isfinite(steps.per_epoch):
         if steps.warmup >= steps.total > 0:
             return (
-                f"only rises, since warmup_epochs={task.warmup_epochs:g} of {trainer.max_epochs} leaves no epoch "
-                "in which it could fall: lower it (--model.warmup_epochs)"
+                f"only rises, because warmup_epochs={task.warmup_epochs:g} of {trainer.max_epochs} leaves no epoch "
+                "for it to fall; lower it (--model.warmup_epochs)"
             )
         return f"warm-up {task.warmup_epochs:g} of {trainer.max_epochs} epochs, then half a cosine"
     return f"warm-up {steps.warmup} of {steps.total} steps, then half a cosine"
@@ -66,12 +66,12 @@ def _schedule(trainer: pl.Trainer, task: MotionTask) -> str:
 def _weights(trainer: pl.Trainer, task: MotionTask) -> str:
     """Describe the weights that a stage starts from, in capitals if the modules that it freezes are untrained."""
     if trainer.ckpt_path is not None:
-        return f"go on from {trainer.ckpt_path}"
+        return f"resumed from {trainer.ckpt_path}"
     if task.init_from is not None:
         return f"from {task.init_from}"
     if task.ON_FROZEN:
         return (
-            "UNTRAINED, and the frozen ones stay so: name the stage before with --model.init_from"
+            "UNTRAINED, and the frozen ones stay so; pass the stage before with --model.init_from"
         )
     return "untrained"
 
@@ -89,7 +89,7 @@ def after(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[
         rows.append(("views", f"{v['clips']} clips x {v['crops']} crops, {view}"))
     if v := record.get("videos"):
         left_out = v["in_split"] - v["seen"]
-        rest = f" of {v['in_split']}: a limit of batches leaves out {left_out}" if left_out else ""
+        rest = f" of {v['in_split']}: a limit on batches skips {left_out}" if left_out else ""
         rows.append(("videos", f"{v['seen']}{rest}"))
     if command == "fit" and record["checkpoint"]:
         rows.append(("checkpoint", record["checkpoint"]))
@@ -153,13 +153,13 @@ def _batch(trainer: pl.Trainer) -> str:
         return "the trainer's own loaders"
     devices, steps = trainer.world_size, trainer.accumulate_grad_batches
     total = size * devices * steps
-    return f"{size} per device x {devices} devices x {steps} accumulated = {total} clips a step"
+    return f"{size} per device x {devices} devices x {steps} accumulated = {total} clips per step"
 
 
 def _norm_scope(trainer: pl.Trainer, task: MotionTask) -> str:
     if any(isinstance(module, nn.SyncBatchNorm | CPUSyncBatchNorm) for module in task.modules()):
         return f"statistics over all {trainer.world_size} devices"
-    return "statistics within the clips of each device"
+    return "separate statistics on each device"
 
 
 def _folder(trainer: pl.Trainer) -> str:

@@ -125,7 +125,12 @@ class StageSummary(pl.Callback):
             write_json(folder / f"{command}.json", record)
         rows = screens.after(task, command, record)
         if idle:
-            rows.append(("trained", "nothing: it had ended; for more raise --trainer.max_epochs"))
+            rows.append(
+                (
+                    "trained",
+                    "nothing: the run had already ended; to train more, raise --trainer.max_epochs",
+                )
+            )
         if command != "fit" and folder is not None:
             rows.append(("written", str(folder / f"{command}.json")))
         # A settings.json is that of `hcml progressive`, which runs the next stage by itself.

@@ -51,11 +51,11 @@ def read_predictions(path: Path) -> list[VideoResult]:
     if not rows or tuple(rows[0]) != VideoResult._fields:
         raise ValueError(
             f"{path}: expected the columns {', '.join(VideoResult._fields)}, got {rows[0] if rows else 'nothing'}; "
-            "`hcml test` writes it anew"
+            "run `hcml test` to write it again"
         )
     try:
         return [VideoResult(name, label, top, float(p)) for name, label, top, p in rows[1:]]
     except ValueError as error:
         raise ValueError(
-            f"{path}: a row is no video with its three results ({error}); `hcml test` writes it anew"
+            f"{path}: a row is not a video with its three results ({error}); run `hcml test` to write it again"
         ) from error

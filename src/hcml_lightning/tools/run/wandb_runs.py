@@ -58,8 +58,8 @@ def choose_run(logger: Any, resumed: Path | None) -> str | None:
     if find_spec("wandb") is None:
         raise ValueError(
             "the config asks for Weights & Biases (WandbLogger), which is not installed.\n"
-            "Either pip install 'hcml-lightning[wandb]', or leave out -c configs/wandb.yaml: without it curves go to "
-            "metrics.csv in the folder of the run."
+            "Install it with pip install 'hcml-lightning[wandb]', or leave out -c configs/wandb.yaml: curves then go "
+            "to metrics.csv in the run folder."
         )
     arguments = settings[0]["init_args"]
     if arguments.get("id") or arguments.get("version") or RUN_ID in os.environ:

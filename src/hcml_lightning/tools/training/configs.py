@@ -29,9 +29,10 @@ def find_config(name: str | Path) -> Path:
     recipes = {str(p.relative_to(CONFIGS)): p.stem for p in sorted(CONFIGS.rglob("*.yaml"))}
     close = get_close_matches(path.stem, recipes.values(), 1, 0.7)
     meant = [recipe for recipe, stem in recipes.items() if stem in close]
-    guess = f"; did you mean '{meant[0]}'?" if meant else f": {', '.join(recipes)}"
+    known = f"pass the path of a config or one of the package's: {', '.join(recipes)}"
+    guess = f"did you mean '{meant[0]}'?" if meant else known
     raise FileNotFoundError(
-        f"no config '{name}': neither a file here ({Path.cwd()}) nor one of the package's{guess}"
+        f"config '{name}' not found, neither here ({Path.cwd()}) nor in the package; {guess}"
     )
 
 
@@ -54,16 +55,20 @@ def read_config(config: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(text)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{config}: is no YAML, but binary or not UTF-8 ({error.reason}); name a config"
+            f"{config}: is not YAML, but binary or not UTF-8 ({error.reason}); pass a config"
         ) from error
     except (yaml.YAMLError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
-        said = "too many brackets within brackets" if deep else " ".join(str(error).split())
-        raise ValueError(f"{config}: is no YAML of plain data ({said}); mend it there") from error
+        said = "brackets are nested too deeply" if deep else " ".join(str(error).split())
+        step = "remove some of them" if deep else "fix it at that position"
+        raise ValueError(f"{config}: is not valid YAML ({said}); {step}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ValueError(f"{config}: expected a mapping at the top, got {type(content).__name__}")
+        raise ValueError(
+            f"{config}: expected a mapping at the top level, got {type(content).__name__}; start it with a section "
+            "such as 'trainer:'"
+        )
     return content
 
 
@@ -80,7 +85,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
         if word in ("-c", "--config"):
             value = next(remaining, None)
             if value is None:
-                raise ValueError(f"{word}: expected the path of a config after it")
+                raise ValueError(f"{word}: expected a config after it; add its path")
             configs.append(value)
         elif word.startswith("--config="):
             configs.append(word.removeprefix("--config="))
@@ -106,7 +111,9 @@ def option_pairs(words: Sequence[str]) -> list[tuple[str, list[str]]]:
         elif pairs:
             pairs[-1][1].append(word)
         else:
-            raise ValueError(f"'{word}' belongs to no option; expected --name value or -c config")
+            raise ValueError(
+                f"'{word}' does not belong to an option; use --name value or -c config"
+            )
     return pairs
 
 
@@ -131,7 +138,8 @@ def order_words(words: Sequence[str]) -> list[str]:
         # Lightning would continue without an error.
         if not isinstance(content.get("trainer") or {}, Mapping):
             raise ValueError(
-                f"{config}: trainer must be a mapping of options, got {content['trainer']!r}"
+                f"{config}: trainer must be a mapping of options, got {content['trainer']!r}; write it as "
+                "'trainer: {max_epochs: 9}'"
             )
         for key in ("model", "data"):
             section = content.get(key)
@@ -159,9 +167,9 @@ def check_order(configs: Sequence[str]) -> None:
             lost = [n for n in settings if n in others and others[n] != settings[n]]
             if other_rank > rank and lost:
                 raise ValueError(
-                    f"-c {other} stands before -c {config}, so that {lost[0]} would be {settings[lost[0]]} and not "
-                    f"{others[lost[0]]}. The later wins: name the stage first, then the data, then extras. What is to "
-                    f"win over all of them is an option: --{lost[0]} {settings[lost[0]]}"
+                    f"-c {other} comes before -c {config}, so {lost[0]} would be {settings[lost[0]]} instead of "
+                    f"{others[lost[0]]}. Later configs override earlier ones: put the stage first, then the data, then "
+                    f"extras. To override all of them, pass an option: --{lost[0]} {settings[lost[0]]}"
                 )
         before.append((config, rank, settings))
 
@@ -223,7 +231,9 @@ def typed_num_classes(words: Sequence[str]) -> int | None:
             if name.replace(".init_args", "") == "model.num_classes":
                 typed = value
     if typed is not None and type(typed) is not int:
-        raise ValueError(f"--model.num_classes: expected a whole number, got {typed!r}")
+        raise ValueError(
+            f"--model.num_classes: expected a whole number, got {typed!r}; omit it to use the number in the data"
+        )
     return typed
 
 

@@ -50,7 +50,7 @@ class DataParser(ArgumentParser):
         except (ValueError, FileNotFoundError) as error:
             self.error(str(error.__cause__ or error))
         if data is None:
-            self.error("which data? Name a config with -c, or a class with --data")
+            self.error("no data is set; pass a config with -c or a class with --data")
         return data, options
 
 
@@ -62,7 +62,9 @@ def data_parser(name: str, description: str) -> DataParser:
         description: what it does.
     """
     parser = DataParser(prog=f"hcml data {name}", description=description)
-    parser.add_argument("-c", "--config", help="config of data, as for `hcml fit`; repeatable")
+    parser.add_argument(
+        "-c", "--config", help="config of the data, as for `hcml fit`; may be repeated"
+    )
     parser.add_subclass_arguments(VideoDataModule, "data", required=False)
     return parser
 

@@ -111,19 +111,19 @@ class MotionCLI(LightningCLI):
             "--save_every_n_steps",
             type=PositiveInt,
             default=1000,
-            help="write last.ckpt after so many steps too, not only after an epoch, in case the run is interrupted",
+            help="also write last.ckpt every N steps, not only after an epoch, in case the run is interrupted",
         )
         parser.add_argument(
             "--save_every_n_epochs",
             type=PositiveInt,
             default=1,
-            help="write last.ckpt after so many epochs, and after the last; for epochs of few seconds",
+            help="write last.ckpt every N epochs, and after the last one; useful if epochs take only seconds",
         )
         parser.add_argument(
             "--compile",
             type=bool,
             default=False,
-            help="compile the steps of training and evaluation (torch.compile), which takes minutes at the start",
+            help="compile training and evaluation steps (torch.compile), which takes minutes at the start",
         )
         parser.set_defaults(
             {
@@ -163,11 +163,13 @@ class MotionCLI(LightningCLI):
         if self._get(self.config, "trainer.enable_checkpointing") is False:
             raise ValueError(
                 "--trainer.enable_checkpointing false: without checkpoints a run can neither be resumed nor tested; "
-                "leave it out (--trainer.fast_dev_run true tries a few batches and writes none)"
+                "remove it (--trainer.fast_dev_run true tries a few batches and writes none)"
             )
         recompute = self._get(self.config, "model.init_args.recompute")
         if recompute and self._get(self.config, "compile"):
-            raise ValueError("--compile and --model.recompute do not go together; leave one out")
+            raise ValueError(
+                "--compile and --model.recompute cannot be combined; remove one of them"
+            )
 
     def _choose_checkpoint(self) -> str | None:
         """Return the checkpoint to resume or evaluate, if any; raise if this run would replace those of another."""
@@ -188,7 +190,7 @@ class MotionCLI(LightningCLI):
             raise FileNotFoundError(f"--model.init_from: {no_file(source)}")
         if self.subcommand in ("validate", "test") and not path:
             raise ValueError(
-                "the weights would be random; name trained ones with --ckpt_path (--model.init_from is for training)"
+                "the weights would be random; pass trained ones with --ckpt_path (--model.init_from is for training)"
             )
         return path
 
@@ -197,7 +199,7 @@ class MotionCLI(LightningCLI):
         for key, base in BASES.items():
             path = str(self._get(self.config, f"{key}.class_path"))
             if key in MISSING and path.rpartition(".")[2] == base.__name__:
-                raise ValueError(f"no --{key}; name {MISSING[key]}")
+                raise ValueError(f"--{key} is missing; pass {MISSING[key]}")
 
     def instantiate_classes(self) -> None:
         """Build data, task and trainer; check that the typed number of classes and the checkpoint match them."""
@@ -205,8 +207,8 @@ class MotionCLI(LightningCLI):
         typed, found = self._typed_num_classes, self.datamodule.num_classes
         if typed is not None and typed != found:
             raise ValueError(
-                f"--model.num_classes is {typed}, but the data has {found} classes; leave it out: it is taken from "
-                "the data"
+                f"--model.num_classes is {typed}, but the data has {found} classes; omit the option to use "
+                "the number in the data"
             )
         path = self._get(self.config, "ckpt_path")
         if path and Path(path).is_file():

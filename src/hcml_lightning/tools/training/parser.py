@@ -34,7 +34,7 @@ KINDS = {
     "<class 'int'>": "a whole number",
     "<class 'float'>": "a number",
     "<class 'bool'>": "true or false",
-    "<class 'str'>": "a text",
+    "<class 'str'>": "text",
     "<class 'tuple'>": "a list such as [0, 1]",
     "<class 'list'>": "a list such as [0, 1]",
     "<class 'NoneType'>": "null",
@@ -52,7 +52,7 @@ class HcmlParser(LightningArgumentParser):
         command = parser.prog.replace(" [options]", "")
         sys.stderr.write(f"{command}: error: {in_short(message, parser)}\n")
         sys.stderr.write(
-            "Options: `hcml fit --help`; those of a class: `hcml fit --model.help ContrastTask`.\n"
+            "Options: `hcml fit --help`; options of a class: `hcml fit --model.help ContrastTask`.\n"
         )
         self.exit(2)
 
@@ -73,26 +73,26 @@ def in_short(message: str, parser: ArgumentParser) -> str:
     rejected = _first(r"(?:does not accept option|Option) '([^']+)'", message) or ""
     if (stage := rejected.partition(".")[0]) in STAGE_NAMES:
         return (
-            f"'{rejected}' is for the stage '{stage}' of `hcml progressive` (--stages {stage} runs it alone); leave "
-            f"'{stage}' out of it here"
+            f"'{rejected}' is for the stage '{stage}' of `hcml progressive` (--stages {stage} runs it alone); remove "
+            f"'{stage}' from it here"
         )
     if name := _first(r"does not accept option '([^']+)'", message):
         guess = nearest(name.replace(".init_args", ""), option_names(parser))
-        return f"no option '{name}', which a config names{guess}"
+        return f"unknown option '{name}' in a config{guess}"
     if name := _first(r"Option '([^']+)' is not accepted", message):
         cls = _class(_first(r"Problem with given class_path '([^']+)'", message) or "")
         names = parameters(cls) if cls is not None else []
         title = cls.__name__ if cls is not None else key
         if not title:
             guess = nearest(name.replace(".init_args", ""), option_names(parser))
-            return f"no option '{name}', which a config names{guess}"
+            return f"unknown option '{name}' in a config{guess}"
         return f"{title} has no option '{name}'{nearest(name, names)}"
     if missing := _first(r"arguments are required: (?:\w+\.)?(model|data)", message):
-        return f"no --{missing}; name {MISSING[missing]}"
+        return f"--{missing} is missing; pass {MISSING[missing]}"
     # jsonargparse takes settings without a class for those of the base class, which cannot be run.
     base = _first(r"class_path='hcml_lightning\.(?:\w+\.)*(\w+)'", message)
     if key in MISSING and base == BASES[key].__name__:
-        return f"no --{key}; name {MISSING[key]}"
+        return f"--{key} is missing; pass {MISSING[key]}"
     return _wrong_class(key, message) or _wrong_value(key, message) or message.strip()
 
 
@@ -105,13 +105,13 @@ def _wrong_class(key: str, message: str) -> str | None:
     found = {cls for cls in subclasses(BASES[key]) if not inspect.isabstract(cls)} - {BASES[key]}
     names = [cls.__name__ for cls in found if not cls.__name__.startswith("_")]
     if unknown:
-        return f"--{key}: no class '{unknown}'{nearest(unknown.rpartition('.')[2], names)}"
+        return f"--{key}: unknown class '{unknown}'{nearest(unknown.rpartition('.')[2], names)}"
     if re.search(r"does not correspond to a subclass|Not a valid subclass|is abstract", message):
         given = _first(r"Import path (\S+) does not", message)
         given = given or _first(r"Given value: (.*)", message)
         own = sorted(cls.__name__ for cls in found if cls.__module__.startswith("hcml_lightning."))
         kinds = ", ".join(own or [BASES[key].__name__])
-        return f"--{key}: expected a class, {kinds} or one of their kind, got '{given}'"
+        return f"--{key}: expected a class: {kinds} or a subclass, got '{given}'"
     return None
 
 
@@ -122,12 +122,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
         >>> nearest("temprature", ["temperature", "lr"])
         "; did you mean 'temperature'?"
         >>> nearest("zetta", ["temperature", "lr"])
-        '; there are lr, temperature'
+        '; choose from lr, temperature'
     """
     names = sorted(set(names))
     if close := get_close_matches(name, names, 1, 0.6):
         return f"; did you mean '{close[0]}'?"
-    return f"; there are {', '.join(names)}" if 0 < len(names) <= MOST_NAMES else ""
+    return f"; choose from {', '.join(names)}" if 0 < len(names) <= MOST_NAMES else ""
 
 
 # A list of this many names still fits into a few lines.
@@ -151,9 +151,9 @@ def _unknown_option(word: str, parser: ArgumentParser) -> str:
     names = {f"--{known}" for known in option_names(parser)}
     # Most often the last part of the name is right and a part before it is wrong.
     same = {known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]}
-    dashes = "" if word.startswith("--") else "; an option begins with two dashes"
+    dashes = "" if word.startswith("--") else "; options begin with two dashes"
     guess = f"; did you mean '{same.pop()}'?" if len(same) == 1 else nearest(f"--{name}", names)
-    return f"no option '{word}'{dashes}{guess}"
+    return f"unknown option '{word}'{dashes}{guess}"
 
 
 def option_names(parser: ArgumentParser) -> list[str]:
