@@ -55,25 +55,41 @@ def make(folder: Path) -> str:
 
 HEAD = """# Results
 
-Made by `python experiments/summarise.py` from the tables in `experiments/`, which `experiments/run.py` fills
-([how](experiments/README.md)). Accuracy in %, mean ± sample standard deviation over seeds. Table and figure numbers are
-those of the paper. The data: **utdmhad_depth27**, 861 videos of 27 actions that differ only in motion (UTD-MHAD, depth
-rendered as grey; different people in training and test), and **ucf101_6**, 731 videos of six classes of UCF-101 that
-differ mostly in their scenes. The recipe was chosen on the test videos of utdmhad_depth27, split 1: those numbers are
-optimistic; no accuracy on the other splits or on ucf101_6 took part in it. Kinetics and Something-Something were not
-available. The paper's numbers beside ours are for other data and other sizes: compare the ranking, not the absolute
-values. Wall times were taken while other work ran on the same cores.
+`python experiments/summarise.py` makes this page from the tables in `experiments/`, which `experiments/run.py` fills
+([how](experiments/README.md)). Accuracy is in %, as mean ± sample standard deviation over seeds. Table and figure
+numbers are those of the paper.
 
-Where the small protocol (`experiments/configs/cpu.yaml`) is not the paper's: Adam in place of SGD; no flips, which
-would swap classes; dropout 0.2; joint training, tests and the light classifiers of Table 1 on 8 frames spread over the
-whole video, but the self-supervised stages on frames 2 apart; tests of 5 clips of a video, of which the paper's
-ablations take one. Levels 0, 1 and 2 have maps of 16 x 16, 8 x 8 and 4 x 4 cells and 8, 4 and 2 frames, the last of
-which is compared with itself.
+The data:
+
+- **utdmhad_depth27**: 861 videos of 27 actions that differ only in motion (UTD-MHAD, depth rendered as grey; different
+  people in training and test)
+- **ucf101_6**: 731 videos of six classes of UCF-101 that differ mostly in their scenes
+
+How to read the numbers:
+
+- The recipe was chosen on the test videos of utdmhad_depth27, split 1, so its numbers are optimistic. Accuracies on the
+  other splits and on ucf101_6 influenced no choice.
+- Kinetics and Something-Something were not available. The paper's numbers are for other data and other sizes: compare
+  the ranking, not the absolute values.
+- Wall times were taken while other work ran on the same cores.
+
+The small protocol (`experiments/configs/cpu.yaml`) differs from the paper:
+
+- Adam instead of SGD
+- no flips, because they would swap classes
+- dropout 0.2
+- joint training, tests and the light classifiers of Table 1 use 8 frames spread over the whole video; the
+  self-supervised stages use frames 2 apart
+- tests use 5 clips of a video; the paper's ablations use one
+
+Levels 0, 1 and 2 have maps of 16 x 16, 8 x 8 and 4 x 4 cells, and 8, 4 and 2 frames. The last frame is compared with
+itself.
 """
 
-DENSE = """Joint training and the test, too, on frames 2 apart, as in the paper, instead of 8 that are spread over the
-video: about half a second of it, which a test takes five times. Tried on ucf101_6 after self-supervision had added
-nothing there on spread frames; nothing else was changed, and nothing was chosen by these numbers.
+DENSE = """Here joint training and the test also use frames 2 apart, as in the paper, instead of 8 frames spread over
+the video. A clip is then about half a second long, and a test takes five of them. We tried this on ucf101_6 after
+self-supervision had added nothing there on spread frames. Nothing else was changed, and these numbers influenced no
+choice.
 """
 
 
@@ -102,7 +118,7 @@ def _each_setting(
 
 def _cost() -> str:
     lines = [
-        "Multiply-adds of one clip through what inference keeps, in 10⁹ (`hcml flops`).\n",
+        "Multiply-adds of one clip through the network that is kept for inference, in 10⁹ (`hcml flops`).\n",
         "| backbone | frames, size | plain | with motion blocks | ratio | paper |",
         "|---|---|---|---|---|---|",
     ]
@@ -112,7 +128,7 @@ def _cost() -> str:
         cells = (f"{plain:.3g}", f"{motion:.3g}", f"{motion / plain:.2f} x", paper)
         lines.append(f"| {backbone} | {frames}, {size} x {size} | " + " | ".join(cells) + " |")
     lines.append(
-        "\nThe tiny network compares 49 displacements on maps of few channels, so the blocks weigh more there."
+        "\nThe tiny network compares 49 displacements on maps of few channels, so the blocks cost relatively more."
     )
     return "\n".join(lines)
 
@@ -120,7 +136,11 @@ def _cost() -> str:
 def _tried(rows: Sequence[Row]) -> str:
     if not rows:
         return MISSING + "."
-    lines = ["One run each unless said otherwise.\n", "| what | outcome | taken |", "|---|---|---|"]
+    lines = [
+        "One run each, unless stated otherwise.\n",
+        "| what was tried | outcome | what we chose |",
+        "|---|---|---|",
+    ]
     lines += [f"| {row['what']} | {row['outcome']} | {row['taken']} |" for row in rows]
     return "\n".join(lines)
 

@@ -70,17 +70,20 @@ def _verdict(rows: Sequence[Row], ridge: float | None) -> str:
     ]
     if not all(gains):
         waits = [m for m in TITLES if m not in methods]
-        return f"The comparison waits: {', '.join(waits) or 'the same seeds'} {MISSING}."
+        return f"No comparison yet: {', '.join(waits) or 'the same seeds'} {MISSING}."
     blocks, supervision, together = (statistics.fmean(gain) for gain in gains)
     rises = [f"in {sum(one > 0 for one in gain)} of {len(gain)} seeds" for gain in gains]
     text = (
-        f"Order of the paper: **{'yes' if min(blocks, supervision) > 0 else 'no'}**, by means. Motion blocks change "
-        f"top-1 by {blocks:+.1f} points (up {rises[0]}), self-supervision by {supervision:+.1f} further (up "
-        f"{rises[1]}), together {together:+.1f}."
+        f"Same order as in the paper, by means: **{'yes' if min(blocks, supervision) > 0 else 'no'}**. Motion blocks "
+        f"change top-1 by {blocks:+.1f} points (higher {rises[0]}), self-supervision by another {supervision:+.1f} "
+        f"(higher {rises[1]}), both together by {together:+.1f}."
     )
     if ridge is not None:
         beyond = mean(methods["full"], "top1") - ridge
-        text += f" A ridge classifier on frame differences has {ridge:.1f}: {beyond:+.1f}."
+        text += (
+            f" A ridge classifier on frame differences has {ridge:.1f}; the full method differs from that by "
+            f"{beyond:+.1f}."
+        )
     return text
 
 
@@ -102,19 +105,19 @@ def figure2(rows: Sequence[Row]) -> str:
     if all(gains):
         means = [statistics.fmean(gain) for gain in gains]
         told = ", ".join(
-            f"{mean:+.1f} ({sum(one > 0 for one in gain)} of {len(gain)} runs rise)"
+            f"{mean:+.1f} (higher in {sum(one > 0 for one in gain)} of {len(gain)} runs)"
             for mean, gain in zip(means, gains, strict=True)
         )
         if min(min(gain) for gain in gains) > 0:
             rises = "yes"
         else:
-            rises = "on average, not in every run" if min(means) > 0 else "not all of them here"
+            rises = "on average, but not in every run" if min(means) > 0 else "not all of them here"
         lines.append(
-            f"\nLevel by level, over the same splits and seeds, {told}. Each level adds: **{rises}**."
+            f"\nLevel by level, over the same splits and seeds: {told}. Does each level add? **{rises.capitalize()}**."
         )
     lines.append(
-        "\nThe rows are of several commits and versions of PyTorch (`experiments/results.csv`), between which one seed "
-        "has come to numbers two points apart."
+        "\nThe rows come from several commits and versions of PyTorch (`experiments/results.csv`). Between these, the "
+        "result of the same seed can differ by two points."
     )
     return "\n".join(lines) + "\n\n![Top-1 by levels](experiments/figures/figure2.png)"
 
@@ -122,8 +125,8 @@ def figure2(rows: Sequence[Row]) -> str:
 def table7(rows: Sequence[Row]) -> str:
     """Format accuracy with a share of the labels, by the weights that training starts from."""
     lines = [
-        "Trained by labels alone, on a share of them; pre-training saw all training videos and no label.\n",
-        "| data | start | top-1 | seeds | against random, same seeds |",
+        "Trained with labels only, on a share of them. Pre-training used all training videos, without labels.\n",
+        "| data | start | top-1 | seeds | difference from random, same seeds |",
         "|---|---|---|---|---|",
     ]
     for (dataset, split), here in sorted(groups(rows, "dataset", "split").items()):
@@ -136,7 +139,8 @@ def table7(rows: Sequence[Row]) -> str:
                 f"| {dataset}, split {split} | {start} | {spread(runs, 'top1')} | {seeds(runs)} | {gain} |"
             )
     lines.append(
-        "\nThe paper, R2D-50 on UCF-101: 69.9 from random weights, 82.2 after Kinetics-400 without labels."
+        "\nIn the paper, R2D-50 on UCF-101 reaches 69.9 from random weights, and 82.2 after pre-training on "
+        "Kinetics-400 without labels."
     )
     return "\n".join(lines)
 
@@ -144,11 +148,14 @@ def table7(rows: Sequence[Row]) -> str:
 def table1(rows: Sequence[Row]) -> str:
     """Format the efficacy score by level and kind of supervision."""
     lines = [
-        "Efficacy score = training / (training − test accuracy) of a probe, a light classifier on frozen P^l: of means "
-        "over seeds, both accuracies of the finished probe on one centred clip of each video. Action: labels; "
-        "preliminary: reconstruction, for as many epochs as the chain has; hierarchical: reconstruction at level 0, "
-        "contrast above it. Levels 0, 1, 2 are levels 1, 2, 3 of the paper's Table 1, and of its Figure 3. The paper's "
-        "own values were not at hand.\n",
+        "The efficacy score is training / (training − test accuracy) of a probe, a light classifier on frozen P^l. "
+        "Both accuracies are means over seeds, measured with the finished probe on one centred clip of each video. "
+        "Supervision:\n",
+        "- action: labels",
+        "- preliminary: reconstruction, for as many epochs as the chain of stages has",
+        "- hierarchical: reconstruction at level 0, contrast above it\n",
+        "Levels 0, 1 and 2 are levels 1, 2 and 3 in the paper's Table 1 and Figure 3. We did not have the paper's own "
+        "values.\n",
         "| data | supervision | level | efficacy | test top-1 | training top-1 | seeds |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -193,19 +200,20 @@ def _higher_levels(rows: Sequence[Row]) -> str:
         return ""
     holds = "yes" if better == levels else "not here"
     if 0 < len(better) < len(levels):
-        holds = f"at level {better[0]} alone"
+        holds = f"only at level {better[0]}"
     scores = []
     for level in LEVELS:
         found = [_efficacy(methods.get(f"{how} level {level}", [])) for how in SUPERVISION]
         scores.append(f"{', '.join(found[:-1])} and {found[-1]} at level {level}")
     return (
-        f"\n\nTest accuracy under hierarchical supervision against reconstruction: {', '.join(told)}. That "
-        f"hierarchical supervision suits the higher levels better: **{holds}**, by test accuracy, "
-        "on frames so small that reconstruction of level 2 has one pair of 4 x 4 cells. That most of these lie at the "
-        "edge, and that Eq. 3 leaves them out as soon as the flow points outwards, is not why: with all of them it "
-        "comes to as much (below, under what was tried). Efficacy under action, preliminary and "
-        f"hierarchical supervision: {'; '.join(scores)}. The score divides by the gap, so that features that fit the "
-        "training videos less have the higher one, and small gaps decide."
+        f"\n\nTest accuracy of hierarchical supervision, compared with reconstruction: {', '.join(told)}. Does "
+        f"hierarchical supervision suit the higher levels better, by test accuracy? **{holds.capitalize()}**.\n\n"
+        "The frames are so small that reconstruction of level 2 has one pair of 4 x 4 cells. Most of these lie at the "
+        "edge, and Eq. 3 leaves them out as soon as the flow points outwards. That is not the reason for the result: "
+        "counting all of them changes little (see what was tried, below).\n\n"
+        f"Efficacy under action, preliminary and hierarchical supervision: {'; '.join(scores)}. Because the score "
+        "divides by the gap, it is higher for features that fit the training videos less, and small changes of a small "
+        "gap decide."
     )
 
 
@@ -214,13 +222,13 @@ def figure3(rows: Sequence[Row]) -> str:
     lines = ["| | mean over seeds | seeds |", "|---|---|---|"]
     for (quantity,), runs in groups(rows, "quantity").items():
         lines.append(f"| {quantity} | {spread(runs, 'value', 3)} | {seeds(runs)} |")
-    lines.append("\nHeld-out synthetic videos; end-point error in cells of the grid of level 0.")
+    lines.append("\nHeld-out synthetic videos. End-point errors are in cells of level 0's grid.")
     picture = f"figures/figure3_{rows[0]['protocol']}.png"
     if (FOLDER / picture).is_file():
         lines.append(
-            "Below: frame, next frame, true flow, Farnebäck's, ours at level 0, and at levels 1 and 2, which learned "
-            "for a sixth of the epochs and are drawn, not measured. Hue is direction; saturation is speed in shares "
-            "of the fastest of its column.\n\n"
+            "\nThe picture shows frame, next frame, true flow, Farnebäck's flow, and ours at levels 0, 1 and 2. Levels "
+            "1 and 2 were trained for a sixth of the epochs, and only drawn, not measured. Hue is direction; saturation "
+            "is speed, relative to the fastest in the same column.\n\n"
             f"![Flow](experiments/{picture})"
         )
     return "\n".join(lines)
@@ -229,8 +237,8 @@ def figure3(rows: Sequence[Row]) -> str:
 def figure4(rows: Sequence[Row]) -> str:
     """Format where the networks look, and the pictures of it."""
     lines = [
-        "Share of the mass of the Grad-CAM++ map (true class, test videos) that lies on moving pixels, beside the "
-        "share of the pixels that move: at res5, as in the paper, and at the last layer with 7 x 7 cells or more.\n",
+        "The share of the mass of the Grad-CAM++ map (true class, test videos) that lies on moving pixels, next to the "
+        "share of pixels that move: at res5, as in the paper, and at the last layer with 7 x 7 cells or more.\n",
         "| data | method | layer | mass on moving pixels, % | moving pixels, % | seeds |",
         "|---|---|---|---|---|---|",
     ]
@@ -249,14 +257,14 @@ def figure4(rows: Sequence[Row]) -> str:
     lines.append(_looks(rows))
     if any(r["protocol"] == "cpu" for r in rows):
         lines.append(
-            "\nAt res5 a map has 2 x 2 cells for the 64 x 64 pixels of the small protocol, and says little; at res3 "
-            "it has 8 x 8. The pictures are of the finer one."
+            "\nFor the 64 x 64 pixels of the small protocol, a map has 2 x 2 cells at res5, which says little, and 8 x "
+            "8 cells at res3. The pictures show the finer map."
         )
     for dataset, protocol in groups(rows, "dataset", "protocol"):
         picture = f"figures/figure4_{dataset}_{protocol}.png"
         if (FOLDER / picture).is_file():
             lines.append(
-                "\nFrame, next frame, plain, with motion blocks, full:\n\n"
+                "\nFrame, next frame, and the maps of the plain network, with motion blocks, and in full:\n\n"
                 f"![Grad-CAM++](experiments/{picture})"
             )
     return "\n".join(lines)
@@ -273,7 +281,8 @@ def _looks(rows: Sequence[Row]) -> str:
                 gain = differences(methods.get("baseline", []), methods.get(method, []), "value")
                 if gain:
                     place = f"{dataset} at {quantity.removeprefix(MASS)}"
-                    told.append(f"{TITLES[method]}, {place}: {statistics.fmean(gain):+.1f} points")
+                    title = TITLES[method].removeprefix("+ ")
+                    told.append(f"{place}: {statistics.fmean(gain):+.1f} points with {title}")
     return (
-        "\nAgainst the plain network, over the same seeds: " + "; ".join(told) + "." if told else ""
+        "\nDifference from the plain network, same seeds:\n\n- " + "\n- ".join(told) if told else ""
     )
