@@ -51,15 +51,15 @@ def check_batch(batch: object, needed: Sequence[str]) -> None:
         f"expected a dict with {', '.join(map(repr, needed))} (hcml_lightning.batch.VideoBatch)"
     )
     if not isinstance(batch, Mapping):
-        raise TypeError(f"the loader gives a {type(batch).__name__}; {contract}")
+        raise TypeError(f"the loader's batch is a {type(batch).__name__}; {contract}")
     if missing := [name for name in needed if name not in batch]:
         given = ", ".join(map(repr, batch)) or "nothing"
-        raise ValueError(f"the loader gives {given}, without {missing[0]!r}; {contract}")
+        raise ValueError(f"the loader's batch has {given}, but not {missing[0]!r}; {contract}")
     video = batch["video"]
     if video.is_floating_point() and video.numel() and 0 < float(video.max()) <= 1:
         warnings.warn(
-            "the clips of this batch are floats up to 1, nearly black for a network that takes RGB in 0..255: give "
-            "them as uint8, or times 255",
+            "the clips of this batch are floats up to 1, nearly black for a network that expects RGB in 0..255; pass "
+            "them as uint8, or multiply them by 255",
             stacklevel=2,
         )
 

@@ -53,16 +53,16 @@ class StopOnCollapse(pl.Callback):
 def _fault(epoch: str, name: str, spread: float) -> Exception:
     """Return the error for a spread that is too small or NaN."""
     features = f"{epoch}: the motion features of level {name[-1]}"
-    whole = "The last checkpoint before this epoch is whole."
+    whole = "The last checkpoint before this epoch is intact."
     if math.isnan(spread):
         return NotFiniteError(
-            f"{features} are not finite in validation ({name} is nan): probably numbers overflow there, where batch "
-            f"norm uses its running statistics. {whole} Lower lr, or train with --trainer.precision bf16-mixed or 32"
+            f"{features} are not finite in validation ({name} is nan), probably because numbers overflow when batch "
+            f"norm uses its running statistics. {whole} Lower lr, or train with --trainer.precision bf16-mixed or 32."
         )
     return CollapseError(
         f"{features} have collapsed: their spread, {name}, is {spread:.3g} and should be near 0.8 (0 means that all "
-        f"point in one direction). {whole} Lower lr or raise warmup_epochs; in a contrastive stage also raise "
-        "batch_size or num_locations, for more negatives"
+        f"point in the same direction). {whole} Lower lr or raise warmup_epochs; in a contrastive stage also raise "
+        "batch_size or num_locations to get more negatives."
     )
 
 
@@ -99,17 +99,17 @@ class TrainOnly(pl.Callback):
         trained = {name for name, p in task.named_parameters() if p.requires_grad}
         if wrong := sorted(by_hand & trained):
             rank_zero_warn(
-                f"parameters were frozen, and train here all the same ({len(wrong)}, the first {wrong[0]}): "
-                f"trained_modules() of {type(task).__name__} names them. To train fewer modules, give the Trainer "
-                "TrainOnly([...]) of hcml_lightning.callbacks"
+                f"frozen parameters are trained anyway ({len(wrong)}, first: {wrong[0]}), because trained_modules() of "
+                f"{type(task).__name__} lists them; to train fewer modules, pass TrainOnly([...]) from "
+                "hcml_lightning.callbacks to the Trainer"
             )
         # Parts of `model` are frozen on purpose, but modules beside it were probably added to be trained.
         names = [name for name, _ in task.named_parameters() if not name.startswith("model.")]
         idle = [name for name in names if name not in trained]
         if idle and self.modules is None and hasattr(task, "model"):
             rank_zero_warn(
-                f"parameters stay as they are ({len(idle)}, the first {idle[0]}): trained_modules() of "
-                f"{type(task).__name__} does not name them"
+                f"parameters are not trained ({len(idle)}, first: {idle[0]}), because trained_modules() of "
+                f"{type(task).__name__} does not list them; add their modules to it to train them"
             )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -124,10 +124,10 @@ class TrainOnly(pl.Callback):
         callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if frozen and any(isinstance(c, StochasticWeightAveraging) for c in callbacks):
             raise ValueError(
-                "StochasticWeightAveraging would reset the batch norms of the levels that this stage freezes; average "
-                "with WeightAveraging (pytorch_lightning.callbacks; multi_avg_fn=get_ema_multi_avg_fn() for an "
-                "exponential mean), or in a stage that trains the whole network. EMAWeightAveraging moves frozen "
-                "weights by what it rounds"
+                "StochasticWeightAveraging would reset the batch norms of the levels that this stage freezes, and "
+                "EMAWeightAveraging would change frozen weights by rounding; use WeightAveraging "
+                "(pytorch_lightning.callbacks; multi_avg_fn=get_ema_multi_avg_fn() for an exponential moving average), "
+                "or average in a stage that trains the whole network"
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -153,7 +153,7 @@ class TrainOnly(pl.Callback):
             return self.modules
         if not isinstance(task, _TrainsSome):
             raise TypeError(
-                f"{type(task).__name__} does not say what it trains: give it a method trained_modules() "
-                "or name the modules, TrainOnly([...])"
+                f"{type(task).__name__} does not say what it trains; add a method trained_modules() to it "
+                "or name the modules with TrainOnly([...])"
             )
         return task.trained_modules()

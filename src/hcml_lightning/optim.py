@@ -86,12 +86,12 @@ def _with_own_settings(made: torch.optim.Optimizer, stored: dict[str, Any]) -> d
     ours, theirs = made.param_groups, stored["param_groups"]
     if ("betas" in ours[0]) != ("betas" in theirs[0]):
         raise ValueError(
-            "the checkpoint was written with another optimizer, whose state this one cannot use: resume with the same "
+            "the checkpoint was written with another optimizer, whose state this one cannot use; resume with the same "
             "optimizer (--model.optimizer), or start a new run from its weights with init_from"
         )
     if [len(group["params"]) for group in ours] != [len(group["params"]) for group in theirs]:
         raise ValueError(
-            "the checkpoint was written with other groups of parameters: resume with the same decay_norm_and_bias "
+            "the checkpoint was written with other parameter groups; resume with the same decay_norm_and_bias "
             "(--model.decay_norm_and_bias), or start a new run from its weights with init_from"
         )
     groups = [{**own, "params": other["params"]} for own, other in zip(ours, theirs, strict=True)]
@@ -126,8 +126,8 @@ def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> ScheduleSteps:
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
         raise ValueError(
-            "GradientAccumulationScheduler gives epochs different numbers of steps, which a schedule over all of them "
-            "cannot know; use accumulate_grad_batches of the Trainer, the same for all"
+            "GradientAccumulationScheduler gives epochs different numbers of steps, so the length of the schedule is "
+            "unknown; use accumulate_grad_batches of the Trainer, which is the same for all epochs"
         )
     total = trainer.estimated_stepping_batches
     total = total if total >= 0 else math.inf
@@ -141,8 +141,8 @@ def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> ScheduleSteps:
     batches = trainer.num_training_batches
     if math.isinf(batches):
         raise ValueError(
-            f"warmup_epochs={warmup_epochs:g} needs epochs of a known length, but the training loader has none (its "
-            "dataset has no len()); set warmup_epochs=0, or limit_train_batches to the batches of an epoch"
+            f"warmup_epochs={warmup_epochs:g} needs epochs of a known length, but the training loader has no length "
+            "(its dataset has no len()); set warmup_epochs=0, or set limit_train_batches to the batches in an epoch"
         )
     per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
     warmup = round(min(warmup_epochs * per_epoch, total))

@@ -16,12 +16,12 @@ def check_at_least(least: float, **values: float) -> None:
     Example:
         >>> check_at_least(0, lr=-0.1)
         Traceback (most recent call last):
-        ValueError: lr must be at least 0, but is -0.1
+        ValueError: lr must be at least 0, got -0.1
     """
     for name, value in values.items():
         # `value < least` would accept NaN, and a loss term with that weight would be left out silently.
         if not _number(name, value) >= least:
-            raise ValueError(f"{name} must be at least {least}, but is {value}")
+            raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 def check_whole(least: int, **values: int) -> None:
@@ -33,11 +33,11 @@ def check_whole(least: int, **values: int) -> None:
     Example:
         >>> check_whole(1, clip_length=4.5)
         Traceback (most recent call last):
-        ValueError: clip_length must be a whole number, but is 4.5
+        ValueError: clip_length must be a whole number, got 4.5
     """
     for name, value in values.items():
         if not hasattr(value, "__index__"):
-            raise ValueError(f"{name} must be a whole number, but is {value!r}")
+            raise ValueError(f"{name} must be a whole number, got {value!r}")
     check_at_least(least, **values)
 
 
@@ -49,7 +49,7 @@ def check_above_zero(**values: float) -> None:
     """
     for name, value in values.items():
         if not _number(name, value) > 0:
-            raise ValueError(f"{name} must be above 0, but is {value}")
+            raise ValueError(f"{name} must be greater than 0, got {value}")
 
 
 def check_share(**values: float) -> None:
@@ -60,7 +60,7 @@ def check_share(**values: float) -> None:
     """
     for name, value in values.items():
         if not 0 <= _number(name, value) < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, but is {value}")
+            raise ValueError(f"{name} must be at least 0 and less than 1, got {value}")
 
 
 def check_one_of(name: str, value: Any, taken: Sequence[Any]) -> None:
@@ -76,7 +76,7 @@ def check_one_of(name: str, value: Any, taken: Sequence[Any]) -> None:
     """
     if value not in taken:
         words = " or ".join(repr(word) for word in taken)
-        raise ValueError(f"{name} must be {words}, but is {value!r}")
+        raise ValueError(f"{name} must be {words}, got {value!r}")
 
 
 def _number(name: str, value: Any) -> float:
@@ -86,5 +86,5 @@ def _number(name: str, value: Any) -> float:
         ValueError: if it is not.
     """
     if value is None or isinstance(value, str | Sequence):
-        raise ValueError(f"{name} must be a number, but is {value!r}")
+        raise ValueError(f"{name} must be a number, got {value!r}")
     return cast("float", value)

@@ -232,7 +232,7 @@ class LastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.path, weights_only=False)
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        rank_zero_info(f"the run ends here; it can be resumed from {self.path}")
+        rank_zero_info(f"the run stops here; resume it from {self.path}")
         raise Stopped(self._request.signum or signal.SIGTERM, trainer.is_global_zero)
 
 

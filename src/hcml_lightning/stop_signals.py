@@ -73,5 +73,5 @@ class StopRequest:
             # Loader workers inherit this handler when they are forked, and Ctrl-C in a terminal reaches them too.
             if get_worker_info() is None:
                 rank_zero_info(
-                    f"{signal.Signals(signum).name}: the run ends after this batch, with its state saved"
+                    f"{signal.Signals(signum).name}: the run will save its state and stop after this batch"
                 )

@@ -82,8 +82,8 @@ def write_checkpoint(path: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"the checkpoint {path} cannot be written ({error.strerror}). What was saved before it is whole: mend "
-            "that, and start the same command again to resume from there",
+            f"the checkpoint {path} cannot be written ({error.strerror}). The checkpoint before it is intact; fix "
+            "this and run the same command again to resume from there.",
         ) from error
 
 
@@ -171,7 +171,7 @@ def newest_whole(path: Path, tell: Callable[[str], None]) -> Path | None:
         if fault is None:
             return candidate
         if candidate.is_file():
-            tell(f"{candidate} is broken, {fault}: not taken")
+            tell(f"{candidate} is broken and will not be used: {fault}")
     return None
 
 

@@ -72,8 +72,8 @@ class SyncEverywhere(TorchSyncBatchNorm):
             if isinstance(module, _BatchNorm):
                 if not module.affine or not module.track_running_stats or module.momentum is None:
                     raise ValueError(
-                        f"sync_batchnorm on CPUs knows only batch norms that are affine, track statistics and have a "
-                        f"momentum; {name} is {module}. Make it such a one, or set sync_batchnorm=false"
+                        "sync_batchnorm on CPUs supports only batch norms that are affine, track statistics and have "
+                        f"a momentum, but {name} is {module}; change it, or set sync_batchnorm=false"
                     )
                 # Only the class is changed, because both have the same attributes, and copies of the parameters would
                 # not be those of the optimizer.

@@ -49,14 +49,17 @@ def find_list(root: str, names: Iterable[str], what: str) -> Path:
     """
     names = list(names)
     if not Path(root).is_dir():
-        raise FileNotFoundError(f"root={root}: there is no such folder; {what} was expected in it.")
+        raise FileNotFoundError(
+            f"root={root}: there is no such folder; set root (--data.root) to the one that contains {what}"
+        )
     for name in names:
         for folder in _FOLDERS:
             found = sorted((Path(root) / folder).glob(name))
             if found:
                 return found[0]
     raise FileNotFoundError(
-        f"root={root}: {what} is missing; expected {' or '.join(names)} in it, or in its folder annotations or labels."
+        f"root={root}: {what} is missing; expected {' or '.join(names)} in this folder, or in annotations or labels "
+        "inside it"
     )
 
 
@@ -140,8 +143,9 @@ def walk_videos(
         # Equal names suggest optical flow or depth of the same frames. Photographs beside folders of videos are fine.
         if entry.is_dir() and not set(images).isdisjoint(os.listdir(entry.path)):
             raise ValueError(
-                f"{folder}: holds {len(images)} images ({images[0]}, …) and also {entry.name}, with images of the same "
-                f"names: which are the frames of the video? Move the others away, {entry.name} where they are these"
+                f"{folder}: contains {len(images)} images ({images[0]}, …) and also {entry.name} with images of the "
+                f"same names, so either could be the frames of the video; move the others (for instance {entry.name}) "
+                "elsewhere"
             )
     for entry in entries:
         if entry.is_dir():

@@ -113,8 +113,8 @@ class VideoDataModule(ListedDataModule):
         check_frame_stride(frame_stride)
         if cache and num_workers > 0:
             raise ValueError(
-                f"cache=true needs num_workers=0, but num_workers is {num_workers}: every worker would decode and keep "
-                "a copy of its own."
+                f"cache=true needs num_workers=0, got {num_workers}, because every worker would decode and keep its "
+                "own copy; set num_workers=0 (--data.num_workers 0)"
             )
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -147,7 +147,7 @@ class VideoDataModule(ListedDataModule):
     def dataset(self, split: Split) -> VideoDataset:
         """Return the videos of a split, which `setup` must have listed before."""
         if split not in self._datasets:
-            raise RuntimeError(f"the {split} split is not listed yet; call setup() first.")
+            raise RuntimeError(f"the {split} split has not been set up yet; call setup() first")
         return self._datasets[split]
 
     def setup(self, stage: str) -> None:
@@ -156,7 +156,7 @@ class VideoDataModule(ListedDataModule):
             first, second = (self.class_names[i] for i in next(iter(self.mirror_classes.items())))
             rank_zero_warn(
                 f"flip='plain' makes {first!r} look like {second!r} without changing the label; "
-                "use flip='mirror' to swap such labels, or flip='none'."
+                "use flip='mirror' to swap such labels, or flip='none'"
             )
         if self._keeps and self._cache is None:
             self._cache = FrameCache(1 if self.trainer is None else self.trainer.num_devices)
@@ -188,7 +188,7 @@ class VideoDataModule(ListedDataModule):
         if num_videos < needed:
             raise ValueError(
                 f"batch_size={self.batch_size} on {num_devices} device(s) needs {needed} training videos, but the "
-                f"split has {num_videos}, so that every epoch would be empty; lower batch_size."
+                f"split has {num_videos}, so every epoch would be empty; lower batch_size (--data.batch_size)"
             )
 
     def train_dataloader(self) -> DataLoader[VideoBatch]:

@@ -155,7 +155,10 @@ class VideoDataset(Dataset[Sample | None]):
             return self._read(epoch, index)
         except VideoError as error:
             if not self.skip_broken:
-                raise
+                raise type(error)(
+                    f"{error} Download it again, or run `hcml data check` and set on_error='skip' (--data.on_error "
+                    "skip) to skip every unreadable video."
+                ) from error
             self._count_broken(index, error)
             return None
 
@@ -193,12 +196,12 @@ class VideoDataset(Dataset[Sample | None]):
     def _count_broken(self, index: int, error: VideoError) -> None:
         if not self.broken[index]:
             self.broken[index] = 1
-            warnings.warn(f"left out of training: {error}", stacklevel=2)
+            warnings.warn(f"skipped in training: {error}", stacklevel=2)
         count = int(self.broken.sum())
         if count > max(1, self.skip_limit * len(self)):
             raise VideoError(
                 f"{count} of {len(self)} training videos cannot be read, more than "
-                f"{self.skip_limit:.0%}; the last was {error}"
+                f"{self.skip_limit:.0%}; the last was {error} Run `hcml data check` to list them all."
             ) from error
 
 
@@ -211,7 +214,8 @@ def collate(samples: Sequence[Sample | None]) -> VideoBatch:
     good = [sample for sample in samples if sample is not None]
     if not good:
         raise VideoError(
-            f"none of the {len(samples)} videos of a batch can be read; with a larger batch_size others would be left."
+            f"none of the {len(samples)} videos in a batch can be read; raise batch_size so that some remain, or run "
+            "`hcml data check` to find the broken ones"
         )
     batch = VideoBatch(
         video=torch.stack([sample.video for sample in good]),

@@ -140,7 +140,7 @@ def _refuse_others(path: str | bytes, numbers: Sequence[int], info: VideoInfo) -
     for number in numbers:
         if not 0 <= number < info.num_frames:
             raise VideoError(
-                f"{name_of(path)}: frame {number} was asked for, but the video has the frames 0 to "
+                f"{name_of(path)}: frame {number} was requested, but the video has frames 0 to "
                 f"{info.num_frames - 1}."
             )
 
@@ -177,7 +177,7 @@ def _raise_if_lost(path: str | bytes, numbers: list[int]) -> None:
     if numbers:
         raise VideoError(
             f"{name_of(path)}: the file is damaged: frame {min(numbers)} cannot be decoded "
-            f"({len(numbers)} such frames were asked for)."
+            f"({len(numbers)} such frames were requested)."
         )
 
 

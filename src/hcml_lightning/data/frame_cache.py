@@ -48,8 +48,9 @@ class FrameCache:
             if self.bytes > self.limit:
                 raise MemoryError(
                     f"cache=true: the first {len(self._videos) + 1} videos take "
-                    f"{self.bytes / 2**30:.3g} GiB of the {self.limit / 2**30:.3g} GiB that may be used. Set cache to "
-                    "false (--data.cache false), or make smaller copies of the videos (hcml data prepare)"
+                    f"{self.bytes / 2**30:.3g} GiB, more than the {self.limit / 2**30:.3g} GiB that the cache may use; "
+                    "set cache=false (--data.cache false), or make smaller copies of the videos with `hcml data "
+                    "prepare`"
                 )
             self._videos[path] = info, frames
         return self._videos[path]

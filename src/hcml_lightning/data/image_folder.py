@@ -86,7 +86,7 @@ def read_images(path: str, numbers: Sequence[int]) -> Tensor:
         image = torch.from_numpy(_read(file))
         if image.shape != frames.shape[1:]:
             raise VideoError(
-                f"{file}: the frame is {image.shape[1]}×{image.shape[0]} pixels, but the first of its folder is "
+                f"{file}: the frame is {image.shape[1]}×{image.shape[0]} pixels, but the first in its folder is "
                 f"{first.width}×{first.height}."
             )
         frames[row] = image
@@ -101,11 +101,11 @@ def _files(path: str, modified: int) -> list[str]:
     for entry in images:
         if not entry.is_file():
             raise VideoError(
-                f"{entry.path}: is no file, or a link to none; expected a frame, JPEG or PNG."
+                f"{entry.path}: is not a file or a link to one; expected a JPEG or PNG frame."
             )
     names = [entry.name for entry in images]
     if not names:
-        raise VideoError(f"{path}: the folder holds no frames ({', '.join(_SUFFIXES)}).")
+        raise VideoError(f"{path}: the folder has no frames ({', '.join(_SUFFIXES)}).")
     return sorted(names, key=lambda name: (_number(name), name))
 
 
@@ -126,7 +126,7 @@ def _open(file: str) -> Iterator[Image.Image]:
         raise
     # Pillow's decoders raise any of these for damaged files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise VideoError(f"{file}: the image is damaged, or no JPEG or PNG ({error}).") from error
+        raise VideoError(f"{file}: the image is damaged or not a JPEG or PNG ({error}).") from error
 
 
 def _orientation(image: Image.Image) -> int:

@@ -65,7 +65,9 @@ class KineticsDataModule(VideoDataModule):
         for row in read_table(path, _COLUMNS if side == "predict" else {*_COLUMNS, "label"}):
             name = row.get("label")
             if name is not None and name not in label:
-                self.refuse(f"{path} names the class {name!r}, which no other list has.")
+                self.refuse(
+                    f"{path}: the class {name!r} is in no other list; download the lists again"
+                )
                 continue
             number = -1 if name is None else label[name]
             if video := self._video(row, side, path):
@@ -81,7 +83,7 @@ class KineticsDataModule(VideoDataModule):
         start, end = row["time_start"], row["time_end"]
         if not (start.isdecimal() and end.isdecimal()):
             self.refuse(
-                f"{source}: {video} is from {start!r} to {end!r}; expected whole seconds, as in the official list."
+                f"{source}: video {video} is from {start!r} to {end!r}; expected whole seconds, as in the official list"
             )
             return None
         name = f"{video}_{int(start):06d}_{int(end):06d}"
@@ -91,5 +93,5 @@ class KineticsDataModule(VideoDataModule):
             names = {"val": ("val", "validate"), "predict": ("test",)}.get(side, (side,))
             files = [f for f in files if any(p.startswith(names) for p in f.parts[-3:-1])] or files
         if len(files) > 1:
-            self.refuse(f"{video} is there twice: {files[0]} and {files[1]}; keep one of them.")
+            self.refuse(f"video {video} exists twice: {files[0]} and {files[1]}; keep one of them")
         return files[0] if files else self.place(Path(self.root), f"{name}.mp4", source)

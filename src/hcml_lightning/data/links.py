@@ -46,7 +46,7 @@ def refuse_links(root: str, paths: Iterable[str]) -> None:
     found = [f"{path} -> {target}" for path, target in outside(root, paths)]
     if found:
         raise ValueError(
-            f"root={root}: {len(found)} links lead out of the folder, {', '.join(found[:MOST_SHOWN])}"
-            f"{', …' * (len(found) > MOST_SHOWN)}. If you set them, allow them with follow_links=True "
-            "(--data.follow_links true)."
+            f"root={root}: links point outside the dataset folder ({len(found)}): {', '.join(found[:MOST_SHOWN])}"
+            f"{', …' * (len(found) > MOST_SHOWN)}; if you created them, allow them with follow_links=True "
+            "(--data.follow_links true)"
         )

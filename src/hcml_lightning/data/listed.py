@@ -114,7 +114,7 @@ class ListedDataModule(pl.LightningDataModule):
         if not wrong:
             return folder / name
         shown = name if len(name) < 100 else f"{name[:100]}…"
-        self.refuse(f"{source}: the name {shown!r} {wrong}.")
+        self.refuse(f"{source}: the name {shown!r} {wrong}")
         return None
 
     def records(self, split: Split) -> list[VideoRecord]:

@@ -30,26 +30,27 @@ def read_text(path: Path) -> str:
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise ValueError(f"{path}: is no regular file; put the list itself there.")
+        raise ValueError(f"{path}: is not a regular file; put the list itself there")
     if found.st_size > LARGEST_LIST:
         raise ValueError(
-            f"{path}: has {found.st_size} bytes, and a list of videos never more than {LARGEST_LIST}; is it the list?"
+            f"{path}: has {found.st_size} bytes, but a list of videos has at most {LARGEST_LIST}; check that it is the "
+            "list"
         )
     content = path.read_bytes()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{path}: is UTF-16; save it as UTF-8: iconv -f UTF-16 -t UTF-8")
+        raise ValueError(f"{path}: is UTF-16; save it as UTF-8 with: iconv -f UTF-16 -t UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}, line {line}: the byte {content[error.start]:#x} is no UTF-8; save the list as UTF-8, "
+            f"{path}, line {line}: the byte {content[error.start]:#x} is not valid UTF-8; save the list as UTF-8, "
             "from Latin-1 with: iconv -f LATIN1 -t UTF-8"
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise ValueError(
-            f"{path}, line {line}: holds a NUL byte; the list is damaged, get it anew."
+            f"{path}, line {line}: contains a NUL byte, so the list is damaged; download it again"
         )
     return text
 
@@ -65,7 +66,8 @@ def read_lines(path: Path) -> list[str]:
     for number, line in enumerate(lines, start=1):
         if len(line) > LONGEST_LINE:
             raise ValueError(
-                f"{path}, line {number}: has {len(line)} characters; expected one video a line. Is it the list?"
+                f"{path}, line {number}: has {len(line)} characters; expected one video per line, so check that it is "
+                "the list"
             )
     return [line.strip() for line in lines if line.strip()]
 
@@ -80,12 +82,12 @@ def read_json(path: Path, expected: type[Any]) -> Any:
         content = json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
-        said = "too many brackets within brackets" if deep else str(error)
-        raise ValueError(f"{path}: is no JSON ({said}); get the list anew.") from error
+        said = "too many nested brackets" if deep else str(error)
+        raise ValueError(f"{path}: is not valid JSON ({said}); download the list again") from error
     if not isinstance(content, expected):
         kind = "a mapping {...}" if expected is dict else "a list [...]"
         raise ValueError(
-            f"{path}: expected {kind} at the top, got {type(content).__name__}; get the list anew."
+            f"{path}: expected {kind} at the top level, got {type(content).__name__}; download the list again"
         )
     return content
 
@@ -102,19 +104,19 @@ def read_table(path: Path, columns: set[str]) -> list[dict[str, str]]:
         missing = columns - set(lines.fieldnames or ())
         if missing:
             raise ValueError(
-                f"{path}: the columns {', '.join(sorted(missing))} are missing; the first line of the official list "
-                "names them."
+                f"{path}: missing columns: {', '.join(sorted(missing))}; expected a first line that names them, as in "
+                "the official list"
             )
         rows = []
         for row in lines:
             if any(row[name] is None for name in columns):
                 raise ValueError(
-                    f"{path}, line {lines.line_num}: is too short, truncated perhaps; get the list anew."
+                    f"{path}, line {lines.line_num}: is too short, perhaps cut off; download the list again"
                 )
             rows.append(row)
     except csv.Error as error:
         raise ValueError(
-            f"{path}, line {lines.line_num}: is no csv ({error}); a quotation mark may be open."
+            f"{path}, line {lines.line_num}: is not valid CSV ({error}); look for a quotation mark that is never closed"
         ) from error
     return rows
 
@@ -128,11 +130,12 @@ def check_names(root: str, names: list[str]) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(
-                f"root={root}: the class {name!r} stands {count} times in the list of classes; give each its own name."
+                f"root={root}: the class {name!r} appears {count} times in the class list; use a different name for "
+                "each class"
             )
         if not name.strip() or "\0" in name or not _is_encodable(name):
             raise ValueError(
-                f"root={root}: {name!r} in the list of classes is no name; get the list anew."
+                f"root={root}: {name!r} in the class list is not a valid name; download the list again"
             )
 
 
@@ -147,13 +150,13 @@ def what_is_wrong_with(name: str) -> str:
     if not name.strip() or not path.parts:
         return "is empty; expected the name of a video"
     if "\0" in name:
-        return "holds a NUL; get the list anew"
+        return "contains a NUL character; download the list again"
     if path.is_absolute() or ".." in path.parts:
-        return "leads out of the folder of the dataset; a video that lies elsewhere can be linked into it"
+        return "points outside the dataset folder; to use a video from elsewhere, link it into that folder"
     if not _is_encodable(name):
-        return "holds half a character; get the list anew"
+        return "contains half of a character; download the list again"
     longest = max(len(os.fsencode(part)) for part in path.parts)
-    return "is longer than a file's can be; get the list anew" if longest > LONGEST_NAME else ""
+    return "is too long for a file name; download the list again" if longest > LONGEST_NAME else ""
 
 
 def _is_encodable(name: str) -> bool:

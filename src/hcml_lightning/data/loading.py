@@ -41,8 +41,8 @@ class EpochSampler(DistributedSampler[Sample | None]):
             ranks = torch.distributed.get_world_size()
             if ranks != self.num_replicas:
                 raise RuntimeError(
-                    f"this training loader was made for {self.num_replicas} process(es) and is used by {ranks}, which "
-                    "would train on the same videos: give the Trainer the data module, trainer.fit(task, data)"
+                    f"this training loader was made for {self.num_replicas} process(es) but is used by {ranks}, which "
+                    "would train on the same videos; pass the data module to the Trainer: trainer.fit(task, data)"
                 )
         indices = list(cast(Iterator[int], super().__iter__()))
         return ((self.epoch, index) for index in indices[self.start :])
@@ -130,7 +130,7 @@ class ResumableLoader(DataLoader[VideoBatch]):
         batches, rest = divmod(int(seen), cast(int, self.batch_size) * sampler.num_replicas)
         if rest or changed.keys() & {"videos", "seed"}:
             rank_zero_warn(
-                "the rest of this epoch sees some videos twice and others not at all, since the checkpoint was "
+                "the rest of this epoch sees some videos twice and others not at all, because the checkpoint was "
                 "written with "
                 + ", ".join(
                     f"{name} {old} instead of {new}" for name, (old, new) in changed.items()

@@ -139,12 +139,12 @@ def read_manifest(file: Path) -> dict[str, ManifestRow]:
         cells = csv.reader(lines)
         try:
             if tuple(next(cells, ())) != COLUMNS:
-                raise ValueError("its first line is another")
+                raise ValueError("unexpected first line")
             return {row.path: row for row in map(ManifestRow.from_cells, cells)}
         except (ValueError, csv.Error) as error:
             raise ValueError(
-                f"{file}, line {cells.line_num}: this is no manifest of this release ({error}); remove it and run "
-                "`hcml data check` again."
+                f"{file}, line {cells.line_num}: not a manifest of this release ({error}); delete it and run "
+                "`hcml data check` again"
             ) from error
 
 
@@ -177,5 +177,6 @@ def named_errors(file: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
-            f"{file} cannot be written: {error.strerror}. What was done so far is kept, and the same command resumes."
+            f"{file} cannot be written: {error.strerror}. What was done so far is kept; fix this and run the same "
+            "command again to resume."
         ) from error

@@ -78,7 +78,7 @@ def render(
         ValueError: if the class is unknown.
     """
     if name not in CLASSES:
-        raise ValueError(f"name must be one of {', '.join(CLASSES)}, but is {name!r}.")
+        raise ValueError(f"name must be one of {', '.join(CLASSES)}, got {name!r}")
     radius = min(height, width) * np.sqrt(rng.uniform(0.25, 0.45) / np.pi)
     centre, angle, log_scale = _trajectory(name, rng, num_frames, radius, height, width)
     offset = _wrapped_offset(centre, height, width)

@@ -144,7 +144,7 @@ def check_frame_stride(value: Any) -> None:
     """
     if value != "spread" and not (hasattr(value, "__index__") and value >= 1):
         raise ValueError(
-            f"frame_stride must be a whole number of frames, 1 or more, or 'spread', but is {value!r}."
+            f"frame_stride must be a whole number of frames, 1 or more, or 'spread', got {value!r}"
         )
 
 

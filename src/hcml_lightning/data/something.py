@@ -71,15 +71,16 @@ class SomethingDataModule(VideoDataModule):
         check_one_of("version", version, (1, 2))
         self.version = version
         if version == 1:
-            path = self._list("labels.csv", "the list of classes", "label_map.txt")
+            path = self._list("labels.csv", "the class list", "label_map.txt")
             self.set_classes(read_lines(path))
         else:
-            path = self._list("labels.json", "the list of classes", "labels.json")
+            path = self._list("labels.json", "the class list", "labels.json")
             numbers = read_json(path, dict)
             for name, number in numbers.items():
                 if not str(number).isdecimal():
                     raise ValueError(
-                        f"{path}: expected a number for each class, got {number!r} for {name!r}; get the list anew."
+                        f"{path}: expected a number for each class, got {number!r} for {name!r}; download the list "
+                        "again"
                     )
             self.set_classes(sorted(numbers, key=lambda name: int(numbers[name])))
 
@@ -100,11 +101,11 @@ class SomethingDataModule(VideoDataModule):
         records = []
         for video, name in _entries(path):
             if name is None and side != "test":
-                self.refuse(f"{path}: video {video} has no class; get the list anew.")
+                self.refuse(f"{path}: video {video} has no class; download the list again")
                 continue
             if name is not None and name not in label:
                 self.refuse(
-                    f"{path}: the class {name!r} of video {video} is not in the list of classes."
+                    f"{path}: the class {name!r} of video {video} is not in the class list; download both again"
                 )
                 continue
             number = -1 if name is None else label[name]
@@ -121,7 +122,9 @@ class SomethingDataModule(VideoDataModule):
         for name in (official, official.removeprefix("20bn-"), "videos"):
             if (root / name).is_dir():
                 return root / name
-        raise FileNotFoundError(f"root={root}: the folder {official} (or videos) is missing.")
+        raise FileNotFoundError(
+            f"root={root}: the folder {official} (or videos) is missing; put the videos there"
+        )
 
 
 def _entries(path: Path) -> list[tuple[str, str | None]]:
@@ -133,8 +136,8 @@ def _entries(path: Path) -> list[tuple[str, str | None]]:
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str | int):
             raise ValueError(
-                f'{path}: expected entries like {{"id": "78687", "template": "…"}}, got {str(entry)[:100]}; get the '
-                "list anew."
+                f'{path}: expected entries like {{"id": "78687", "template": "…"}}, got {str(entry)[:100]}; '
+                "download the list again"
             )
     return [(str(entry["id"]), _without_brackets(entry.get("template"))) for entry in entries]
 

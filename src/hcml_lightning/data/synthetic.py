@@ -55,14 +55,14 @@ def write_synthetic(
         ValueError: if the layout is unknown, a size is odd or below 16, or there would be no videos or no frames.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, but is {layout!r}.")
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     if min(height, width) < 16 or height % 2 or width % 2:
-        raise ValueError(f"height={height} and width={width} must be even, and at least 16.")
+        raise ValueError(f"height={height} and width={width} must be even and at least 16")
     total = num_train + num_val
     if min(num_train, num_val) < 0 or total < 1 or num_frames < 1:
         raise ValueError(
-            f"num_train={num_train}, num_val={num_val} and num_frames={num_frames} must give at least one video of "
-            "each class, and one frame of each video."
+            f"num_train={num_train}, num_val={num_val} and num_frames={num_frames} must give at least one video per "
+            "class and one frame per video"
         )
     videos = [
         SyntheticVideo(label, label * total + place, place, is_train=place >= num_val)
@@ -104,7 +104,7 @@ def true_flow(path: str | Path, numbers: Sequence[int]) -> Tensor:
     file = motion_path(path)
     if not file.is_file():
         raise FileNotFoundError(
-            f"{file}: no true motion is stored for {path}; only videos of write_synthetic have it."
+            f"{file}: no true motion is stored for {path}; use videos of write_synthetic, or set true_flow=False"
         )
     with np.load(file) as stored:
         shape = tuple(int(size) for size in stored["shape"])

@@ -155,12 +155,12 @@ def check_sizes(short_side: Any, crop_size: int) -> tuple[int, int]:
     """
     if not isinstance(short_side, Sequence) or len(short_side) != 2:
         raise ValueError(
-            f"short_side must be two numbers, the least and the greatest, but is {short_side!r}."
+            f"short_side must be two numbers, the lowest and the highest length, got {short_side!r}"
         )
     low, high = short_side
     if not crop_size <= low <= high:
         raise ValueError(
-            f"short_side={low, high} must be ascending and hold crop_size={crop_size}."
+            f"short_side={low, high} must be ascending and at least crop_size={crop_size}"
         )
     return low, high
 

@@ -44,7 +44,8 @@ class UCF101DataModule(VideoDataModule):
         for line in lines:
             if len(line) != 2 or not line[0].isdecimal():
                 raise ValueError(
-                    f"{path}: expected lines of a number and a class, '1 ApplyEyeMakeup', got {' '.join(line)[:100]!r}."
+                    f"{path}: expected a number and a class per line, as in '1 ApplyEyeMakeup', got "
+                    f"{' '.join(line)[:100]!r}"
                 )
         self.set_classes([name for _, name in sorted(lines, key=lambda line: int(line[0]))])
 
@@ -67,7 +68,8 @@ class UCF101DataModule(VideoDataModule):
             class_name, _, file = name.partition("/")
             if class_name not in label:
                 self.refuse(
-                    f"{source}: {line[:100]!r} names the class {class_name[:100]!r}, which is not in classInd.txt."
+                    f"{source}: {line[:100]!r} names the class {class_name[:100]!r}, which is not in classInd.txt; "
+                    "download both again"
                 )
                 continue
             if place := self.place(videos, name if file else "", f"{source}: {line[:100]!r}"):

@@ -58,8 +58,8 @@ def usable_records(
     unknown = [look.record.path for look in looks if not look.known]
     if manifest is not None and unknown:
         rank_zero_warn(
-            f"{Path(root) / MANIFEST_NAME} does not know {len(unknown)} of {len(records)} videos of the {split} "
-            f"split as they are now, {unknown[0]} first; `hcml data check` looks at those alone."
+            f"{Path(root) / MANIFEST_NAME} is out of date for {len(unknown)} of {len(records)} videos of the {split} "
+            f"split (first: {unknown[0]}); run `hcml data check` to check only those"
         )
     problems = [look.problem for look in looks if look.problem]
     if problems:
@@ -69,17 +69,19 @@ def usable_records(
             + "\n  …" * (len(problems) > 5)
         )
         if on_error == "raise":
-            advice = "Set on_error='skip' (--data.on_error skip) to leave them out."
+            advice = "Set on_error='skip' (--data.on_error skip) to skip them."
             if len(problems) == len(records):
                 gone = _missing_folder(records[0].path)
-                advice = "None of them can be read: are these the videos that are listed?"
+                advice = "None of them can be read; check that root (--data.root) contains the listed videos."
                 if gone:
-                    advice = f"There is no folder {gone}: the videos are expected in it."
+                    advice = f"There is no folder {gone}; put the videos there."
             raise FileNotFoundError(f"{message}\n{advice}")
-        rank_zero_warn(f"{message}\nThey are left out.")
+        rank_zero_warn(f"{message}\nThey are skipped.")
     usable = [look.record for look in looks if not look.problem]
     if not usable:
-        raise FileNotFoundError(f"root={root}: the {split} split has no videos.")
+        raise FileNotFoundError(
+            f"root={root}: the {split} split has no videos; check its list or folder"
+        )
     return usable
 
 

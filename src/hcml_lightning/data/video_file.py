@@ -86,8 +86,8 @@ def check_size(path: str, width: int, height: int) -> None:
     """
     if width * height > LARGEST_FRAME:
         raise VideoError(
-            f"{path}: frames of {width}×{height} pixels, more than {LARGEST_FRAME / 1e6:.0f} million, are damage or "
-            "made to fill the memory."
+            f"{path}: frames of {width}×{height} pixels exceed {LARGEST_FRAME / 1e6:.0f} million pixels; the file is "
+            "damaged or made to fill the memory."
         )
 
 
@@ -119,12 +119,12 @@ def _what_is_wrong(path: str | bytes) -> str:
     except OSError:
         return "the file cannot be read"
     if start.lstrip(b"\xef\xbb\xbf").startswith((b"#EXTM3U", b"ffconcat")):
-        return "the file is a playlist, which names other files; give those themselves"
+        return "the file is a playlist, which names other files; pass those files instead"
     if start.startswith(b"version https://git-lfs"):
         return "the file is a git-LFS pointer, not the video itself; fetch it with `git lfs pull`"
     if start.isascii() and start.decode().replace("\n", " ").strip().isprintable():
         return "the file is text, not a video"
-    return "the file is no video, or it is damaged or cut short"
+    return "the file is not a video, or it is damaged or cut short"
 
 
 def _start_of(path: str) -> bytes:

@@ -56,11 +56,11 @@ class VideoFolderDataModule(VideoDataModule):
         super().__init__(root, **kwargs)
         if not 0 < val_fraction < 1:
             raise ValueError(
-                f"val_fraction must be above 0 and below 1, but is {val_fraction}; where there is a folder val it does "
-                "not count"
+                f"val_fraction must be greater than 0 and less than 1, got {val_fraction}; it has no effect if there "
+                "is a folder val"
             )
         if isinstance(predict_paths, str):
-            raise ValueError(f"predict_paths must be a list of paths, but is {predict_paths!r}.")
+            raise ValueError(f"predict_paths must be a list of paths, got {predict_paths!r}")
         self.val_fraction = val_fraction
         self.predict_paths = predict_paths
         if not class_names or predict_paths is None:
@@ -73,13 +73,13 @@ class VideoFolderDataModule(VideoDataModule):
         self.set_classes(names if self._has_labels else [UNLABELLED])
         if not self.class_names and not predict_paths:
             there = (
-                "it holds neither videos nor folders of classes"
+                "it contains neither videos nor class folders"
                 if os.path.isdir(root)
                 else "there is no such folder"
             )
             raise FileNotFoundError(
                 f"root={root}: {there}; expected train/<class>/ and val/<class>/, or <class>/, with videos or folders "
-                "of frames in them; or videos alone, to learn without labels; or set predict_paths."
+                "of frames inside; or only videos, to learn without labels; or set predict_paths"
             )
 
     def setup(self, stage: str) -> None:
@@ -87,9 +87,9 @@ class VideoFolderDataModule(VideoDataModule):
         super().setup(stage)
         if stage == "fit" and len(self.class_names) == 1 and self._has_labels:
             rank_zero_warn(
-                f"root={self.root}: there is one class, {self.class_names[0]!r}. That is enough for the "
-                "self-supervised stages; to recognise classes, have a folder for each right below root (is root one "
-                "folder too high?)"
+                f"root={self.root}: there is only one class, {self.class_names[0]!r}. That is enough for the "
+                "self-supervised stages; to recognise classes, put a folder for each directly in root (is root one "
+                "folder too high?)."
             )
 
     def describe_classes(self) -> str:
@@ -110,12 +110,14 @@ class VideoFolderDataModule(VideoDataModule):
         folder = self._folder(split)
         unknown = sorted(set(self._class_folders(folder)) - set(self.class_names))
         if unknown and self._has_labels:
-            self.refuse(f"{folder}: no class is named like the folder(s) {', '.join(unknown)}.")
+            self.refuse(
+                f"{folder}: folders are not named after a class: {', '.join(unknown)}; rename or remove them"
+            )
         if self._has_labels and (loose := _videos_right_in(folder)):
             self.refuse(
-                f"{folder}: videos ({len(loose)}, the first {loose[0]}) lie beside {_some(self.class_names)}, taken "
-                "for folders of classes, so that they would be left out; move the videos into one of these or away, "
-                "or, if there are no classes, the folders."
+                f"{folder}: videos ({len(loose)}, first: {loose[0]}) are next to the class folders "
+                f"{_some(self.class_names)} and would be skipped; move the videos into one of these or elsewhere, or, "
+                "if there are no classes, move the folders elsewhere"
             )
         records: list[VideoRecord] = []
         for label, name in enumerate(self.class_names):
@@ -127,8 +129,8 @@ class VideoFolderDataModule(VideoDataModule):
                 for path in walk_videos(place, None if self.follow_links else self.root)
             ]
             if not videos:
-                what = "folder of the class" if self._has_labels else "folder"
-                self.refuse(f"{place}: the {what} holds no videos; put some there, or remove it.")
+                what = "class folder" if self._has_labels else "folder"
+                self.refuse(f"{place}: the {what} contains no videos; add some or remove it")
             records += self._share(videos, split) if folder == self._folder("both") else videos
         return records
 
@@ -166,10 +168,10 @@ class VideoFolderDataModule(VideoDataModule):
         if has_train and (loose := _videos_right_in(root)):
             names += loose[:1]
         if names:
-            alone = "" if has_train else ", with no train beside"
+            alone = "" if has_train else " because there is no train next to it"
             raise ValueError(
-                f"root={root}: {' and '.join(names)} would not be taken for a split{alone}: name the folders train, "
-                "val and test, the last two where there are any, and have the classes inside them."
+                f"root={root}: {' and '.join(names)} would not be used for any split{alone}; name the folders train, "
+                "val and test (the last two if any), and put the classes inside them"
             )
 
     def _class_folders(self, folder: Path) -> list[str]:
@@ -216,8 +218,12 @@ def _videos_right_in(folder: Path) -> list[str]:
 
 def _to_predict(path: str) -> list[VideoRecord]:
     if not os.path.exists(path):
-        raise FileNotFoundError(f"predict_paths: {path} does not exist.")
+        raise FileNotFoundError(
+            f"predict_paths: {path} does not exist; name videos or folders of videos"
+        )
     videos = list(walk_videos(path)) if os.path.isdir(path) else [path]
     if not videos:
-        raise FileNotFoundError(f"predict_paths: {path} holds no videos and no frames.")
+        raise FileNotFoundError(
+            f"predict_paths: {path} contains no videos and no frames; name videos or folders of videos"
+        )
     return [VideoRecord(video, -1, video) for video in videos]

@@ -85,7 +85,7 @@ def pair_with_future(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tens
         )
     if num_frames < 2:
         raise ValueError(
-            "a clip needs at least 2 frames at the level below to have a future: raise clip_length"
+            "a clip needs at least 2 frames at the level below to have a future; raise clip_length"
         )
     rows = torch.arange(batch_size * num_frames * num_locations, device=targets.device)
     rows = rows.view(batch_size, num_frames, num_locations)
@@ -197,7 +197,7 @@ class _StreamedCrossEntropy(torch.autograd.Function):
         # The gradient was computed outside the autograd graph, so a second derivative would silently be zero.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             raise NotImplementedError(
-                "`contrastive_loss` can be differentiated once: leave create_graph out"
+                "`contrastive_loss` can be differentiated only once; leave out create_graph"
             )
         (grad,) = ctx.saved_tensors
         return (grad * grad_loss).to(ctx.dtype), None, None, None
@@ -228,9 +228,7 @@ def _check(predicted: Tensor, targets: Tensor, positive: Tensor) -> None:
     if predicted.ndim != 2 or targets.ndim != 2 or predicted.shape[1] != targets.shape[1]:
         raise ValueError(f"predicted (P, C) and targets (S, C) must share C, got {shapes[:2]}")
     if len(predicted) == 0:
-        raise ValueError(
-            "there must be at least one prediction, got P = 0, of which there is no mean"
-        )
+        raise ValueError("there must be at least one prediction, got P = 0, which has no mean")
     if positive.shape != predicted.shape[:1] or positive.dtype != torch.int64:
         raise ValueError(
             f"positive must be int64 of shape (P,), got {positive.dtype} {shapes[2]} for P = {len(predicted)}"
@@ -241,5 +239,5 @@ def _check(predicted: Tensor, targets: Tensor, positive: Tensor) -> None:
         low, high = int(positive.min()), int(positive.max())
         if low < 0 or high >= len(targets):
             raise ValueError(
-                f"positive must point into the {len(targets)} rows of targets, got {low}..{high}"
+                f"positive must index the {len(targets)} rows of targets, got {low}..{high}"
             )

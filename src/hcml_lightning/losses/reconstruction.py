@@ -141,7 +141,7 @@ def reconstruct(flow: Tensor, clip: Tensor, step: int = 1) -> FlowTerms:
     frames = clip[:, :, ::step]
     if frames.shape[2] != flow.shape[2] + 1:
         raise ValueError(
-            f"flow between {flow.shape[2] + 1} frames needs as many, but {frames.shape[2]} of the clip's "
+            f"flow between {flow.shape[2] + 1} frames needs as many, but only {frames.shape[2]} of the clip's "
             f"{clip.shape[2]} count with step={step}"
         )
     flow = flow.float()

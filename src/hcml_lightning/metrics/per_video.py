@@ -62,8 +62,8 @@ class VideoAccuracy(Metric):
         """
         if not len(scores) == len(labels) == len(indices):
             raise ValueError(
-                f"expected scores, labels and indices of as many videos, got {len(scores)}, {len(labels)} and "
-                f"{len(indices)}"
+                f"expected scores, labels and indices of the same number of videos, got {len(scores)}, {len(labels)} "
+                f"and {len(indices)}"
             )
         self.scores.append(scores.detach().float())
         self.labels.append(labels)
@@ -82,8 +82,8 @@ class VideoAccuracy(Metric):
         if broken:
             # Among NaN scores the first would count as the highest, so class 0 could be counted as right.
             rank_zero_warn(
-                f"the scores of {broken} of {len(first)} videos are NaN, and so is the accuracy: numbers "
-                "overflow in the network. Evaluate in 32 bits (--trainer.precision 32)"
+                f"the scores of {broken} of {len(first)} videos are NaN, and so is the accuracy, because "
+                "numbers overflow in the network; evaluate in 32 bits (--trainer.precision 32)"
             )
             return scores.new_tensor(torch.nan)
         num_classes = scores.shape[1]

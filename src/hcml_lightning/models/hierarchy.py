@@ -121,7 +121,7 @@ class MotionHierarchy(nn.Module):
         """
         if level not in self.levels or level == self.levels[0]:
             raise ValueError(
-                f"a contrastive level needs a motion block of its own and one below it: got level {level} "
-                f"of {self.levels}"
+                f"a contrastive level needs a motion block of its own and one below it, got level {level} "
+                f"of {self.levels}; choose another level, or add one below it to levels"
             )
         return self.levels[self.levels.index(level) - 1]

@@ -164,6 +164,6 @@ def checked_levels(levels: Iterable[int]) -> tuple[int, ...]:
     ordered = tuple(sorted(levels))
     if len(set(ordered)) < len(ordered) or not set(ordered) <= {0, 1, 2}:
         raise ValueError(
-            f"levels must be different numbers out of 0, 1, 2 (after res2, res3, res4), got {ordered}"
+            f"levels must be distinct numbers from 0, 1, 2 (after res2, res3, res4), got {ordered}"
         )
     return ordered

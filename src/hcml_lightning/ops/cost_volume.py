@@ -62,7 +62,7 @@ def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) ->
     # PyTorch would silently use a zero tangent, because our operator has no forward-mode derivative.
     if not torch.compiler.is_compiling() and unpack_dual(features).tangent is not None:  # type: ignore[no-untyped-call]
         raise NotImplementedError(
-            "`cost_volume` has no forward-mode derivative; use the reverse mode, or `cost_volume_reference`"
+            "`cost_volume` has no forward-mode derivative; use reverse mode or `cost_volume_reference`"
         )
     costs: Tensor = _forward_op(features, max_displacement, stride)
     return costs

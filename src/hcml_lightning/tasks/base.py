@@ -97,9 +97,9 @@ class MotionTask(StoredTask, ABC):
         check_one_of("optimizer", optimizer, get_args(OptimizerName))
         if self.CLASSIFIES and num_classes < 2:
             raise ValueError(
-                f"num_classes must be at least 2 to tell classes apart, but is {num_classes}; from the command line it "
-                "is taken from the data (is its folder one too high? Videos without classes are for the stages of flow "
-                "and contrast)"
+                f"num_classes must be at least 2 to tell classes apart, got {num_classes}; on the command line it is "
+                "taken from the data (is its folder one too high?). Use videos without classes in the flow and "
+                "contrast stages only."
             )
         # Without `frame`, Lightning leaves the caller's frames in a reference cycle, which keeps its loaders' workers.
         self.save_hyperparameters(frame=inspect.currentframe())
@@ -167,16 +167,16 @@ class MotionTask(StoredTask, ABC):
         self._start()
         if self.ON_FROZEN and not self.has_weights:
             rank_zero_warn(
-                f"{type(self).__name__} stands on frozen features that have learned nothing, and stay so: give the "
-                "checkpoint of the stage before as init_from (--model.init_from)"
+                f"{type(self).__name__} builds on frozen features that are untrained and stay so; pass the checkpoint "
+                "of the previous stage as init_from (--model.init_from)"
             )
         trained = [part for module in self._trained_here() for part in module.modules()]
         own = [p for p in trained if isinstance(p, _BatchNorm) and not isinstance(p, SYNCHRONISED)]
         if self.SELF_SUPERVISED and own and self.trainer.world_size > 1:
             rank_zero_warn(
-                f"{type(self).__name__} trains {len(own)} batch norms whose statistics are those of each device alone; "
-                "the paper takes them over all devices (B.2): Trainer(sync_batchnorm=True), which is in the configs of "
-                "the self-supervised stages"
+                f"{type(self).__name__} trains {len(own)} batch norms whose statistics are computed on each device "
+                "separately, but the paper computes them over all devices (B.2); set Trainer(sync_batchnorm=True), as "
+                "the configs of the self-supervised stages do"
             )
 
     def on_validation_start(self) -> None:
@@ -237,7 +237,9 @@ class MotionTask(StoredTask, ABC):
             ValueError: if there are no levels, and so no self-supervision.
         """
         if self.model.side is None:
-            raise ValueError(f"{type(self).__name__} needs motion blocks: levels must not be empty")
+            raise ValueError(
+                f"{type(self).__name__} needs motion blocks; levels (--model.levels) must not be empty"
+            )
         return self.model.side
 
     def flow_terms(self, level: int, motion: Tensor, clip: Tensor) -> FlowTerms:
@@ -253,7 +255,7 @@ class MotionTask(StoredTask, ABC):
         """
         if motion.shape[2] < 2:
             raise ValueError(
-                f"flow at level {level} needs at least {2**level + 1} frames, got {clip.shape[2]}: "
+                f"flow at level {level} needs at least {2**level + 1} frames, got {clip.shape[2]}; "
                 "raise clip_length (--data.clip_length)"
             )
         return reconstruct(self.side.flow_decoder(level)(motion), clip, step=2**level)

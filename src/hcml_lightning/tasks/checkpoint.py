@@ -33,11 +33,11 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(
-            f"{path} is a folder; give the .ckpt file that a stage wrote into it"
+            f"{path} is a folder; pass the .ckpt file that a stage wrote into it"
         )
     if not path.is_file():
         raise FileNotFoundError(
-            f"there is no checkpoint {path}; give the .ckpt file that a stage wrote"
+            f"there is no checkpoint {path}; pass the .ckpt file that a stage wrote"
         )
     try:
         # Files from before PyTorch 1.6 are not zip archives: they cannot be mapped, and have no checksums.
@@ -51,12 +51,12 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
         raise ValueError(_what_is_wrong(path, error)) from error
     if damaged is not None:
         raise ValueError(
-            f"{path} is damaged in {damaged}: what is there is not what was written. Take the checkpoint before it, or "
+            f"{path} is damaged in {damaged}: its content is not what was written; use the checkpoint before it, or "
             "another copy"
         )
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise ValueError(
-            f"{path} is no checkpoint of a stage: it holds no state_dict. Give the .ckpt file that a stage wrote"
+            f"{path} is not a checkpoint of a stage: it has no state_dict; pass the .ckpt file that a stage wrote"
         )
     return checkpoint
 
@@ -74,7 +74,7 @@ def check_finite(path: str | Path, state: Mapping[str, Any]) -> None:
             and not bool(tensor.isfinite().all())
         ):
             raise ValueError(
-                f"{path} holds weights that are NaN or infinite, {name} first; take a checkpoint from before that"
+                f"{path} contains weights that are NaN or infinite (first: {name}); use a checkpoint from before that"
             )
 
 
@@ -82,14 +82,14 @@ def _what_is_wrong(path: Path, error: Exception) -> str:
     if asked := asked_for(error):
         return (
             f"{path} cannot be read as a checkpoint: it asks for {asked}, which is neither a tensor nor "
-            "plain data, so loading it could run code. Nothing of it was run. Checkpoints of this package never do; "
-            "get the file from where it was made, or ask for its weights alone"
+            "plain data, so loading it could run code. None of it was run; checkpoints of this package never ask for "
+            "code. Get the file from its original source, or ask for only its weights."
         )
     if isinstance(error, OSError):
-        return f"{path} cannot be read: {error.strerror}. Give a .ckpt that this user may read"
+        return f"{path} cannot be read: {error.strerror}; pass a .ckpt that this user may read"
     if path.stat().st_size == 0:
-        return f"{path} cannot be read as a checkpoint: it is empty. Take the checkpoint before it"
+        return f"{path} cannot be read as a checkpoint: it is empty; use the checkpoint before it"
     return (
-        f"{path} cannot be read as a checkpoint ({type(error).__name__}): it was cut short, or is another kind of "
-        "file. Give a whole .ckpt that a stage wrote"
+        f"{path} cannot be read as a checkpoint ({type(error).__name__}): it was cut short or is another kind of "
+        "file; pass an intact .ckpt that a stage wrote"
     )

@@ -15,11 +15,11 @@ def first_difference(known: Sequence[str], names: Sequence[str]) -> str | None:
 
     Example:
         >>> first_difference(["run", "sit"], ["run", "walk"])
-        "number 1 was 'sit', and is 'walk' here"
+        "number 1 was 'sit' and is 'walk' here"
     """
     for number, (one, other) in enumerate(zip(known, names, strict=True)):
         if one != other:
-            return f"number {number} was {one!r}, and is {other!r} here"
+            return f"number {number} was {one!r} and is {other!r} here"
     return None
 
 
@@ -36,11 +36,11 @@ def check_classes(number: int, known: Sequence[str] | None, names: Sequence[str]
     """
     if number != len(names):
         raise ValueError(
-            f"num_classes is {number}, but the data has {len(names)} classes: make the task with "
-            "num_classes=data.num_classes; from the command line it is taken from the data"
+            f"num_classes is {number}, but the data has {len(names)} classes; create the task with "
+            "num_classes=data.num_classes (on the command line it is taken from the data)"
         )
     if known is not None and (difference := first_difference(known, names)):
         raise ValueError(
-            f"these weights were trained on other classes than those of the data: {difference}. Give the data that "
+            f"these weights were trained on other classes than those of the data: {difference}; use the data that "
             "they were trained on, or start a new task from their checkpoint with init_from"
         )

@@ -74,7 +74,7 @@ class ContrastTask(MotionTask):
         if batch_idx == 0 and frames <= 2**self.level:
             rank_zero_warn(
                 f"level {self.level} sees a single frame of a clip of {frames}, which its cost volume compares with "
-                f"itself, so that its features hold no motion: raise clip_length (--data.clip_length) to "
+                f"itself, so its features contain no motion; raise clip_length (--data.clip_length) to "
                 f"{2 ** (self.level + 1)} or more"
             )
 

@@ -136,7 +136,7 @@ class FiniteNumbers(pl.Callback):
         scaler = _scaler(trainer)
         if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:
             self._stop(
-                f"{title(task)}: up to {self._where} the gradient has not been finite for many steps, whatever the "
+                f"{title(task)}: the gradient has not been finite for many steps up to {self._where}, whatever the "
                 f"scale of the loss (GradScaler is at {scaler.get_scale():.1e}); train with --trainer.precision "
                 "bf16-mixed or 32"
             )
@@ -150,18 +150,19 @@ class FiniteNumbers(pl.Callback):
         if self._error is not None:
             raise self._error
         self._stop(
-            f"{title(task)}: after {self._where or 'loading'} {len(wrong)} of {len(named)} weights are not finite, "
-            f"{wrong[0]} first, though loss and gradient were: a step was too large; {_REMEDY}{_named(self._videos)}"
+            f"{title(task)}: after {self._where or 'loading'}, {len(wrong)} of {len(named)} weights are not finite "
+            f"(first: {wrong[0]}) although loss and gradient were, so a step was too large; "
+            f"{_REMEDY}{_named(self._videos)}"
         )
 
     def _stop(self, message: str) -> None:
         self._error = NotFiniteError(
-            f"{message}\nThe last checkpoint is from before that, and stays as it is."
+            f"{message}\nThe last checkpoint was written before that and is unchanged."
         )
         raise self._error
 
 
-_REMEDY = "lower --model.lr, lengthen --model.warmup_epochs, or set --trainer.gradient_clip_val 1. "
+_REMEDY = "lower --model.lr, raise --model.warmup_epochs, or set --trainer.gradient_clip_val 1. "
 
 
 def _describe(seen: _Seen) -> str:
@@ -171,12 +172,12 @@ def _describe(seen: _Seen) -> str:
     good = ", ".join(f"{name} {values[name]:.4g}" for name in values if finite[name])
     known = f" ({good})" if good else ""
     elsewhere = (
-        f"Batch norm and the gradient mix the numbers of all {seen.processes} processes: the bad batch may be another "
-        "one's, which names its own. "
+        f"Batch norm and the gradient mix the numbers of all {seen.processes} processes, so the bad batch may belong "
+        "to another process, which names its own. "
     )
     return (
         f"{wrong} at {seen.where}{known}. {elsewhere if seen.processes > 1 else ''}"
-        "Look at the videos of this batch, `hcml data check` decodes them all; if they are good, "
+        "Check the videos of this batch (`hcml data check` decodes all videos); if they are good, "
         f"{_REMEDY}{_named(seen.videos)}"
     )
 
@@ -185,7 +186,7 @@ def _named(videos: list[str]) -> str:
     if not videos:
         return ""
     more = f" and {len(videos) - MOST_NAMED} more" if len(videos) > MOST_NAMED else ""
-    return "Videos of the batch: " + ", ".join(map(repr, videos[:MOST_NAMED])) + more
+    return "Videos in the batch: " + ", ".join(map(repr, videos[:MOST_NAMED])) + more
 
 
 def _is_quick_to_ask(task: pl.LightningModule) -> bool:

@@ -85,15 +85,15 @@ class FlowTask(MotionTask):
         error, zero, valid = (values[f"val/{name}"] for name in names)
         if valid < 0.5:
             rank_zero_warn(
-                f"the flow leads out of the frame for {1 - valid:.0%} of the pixels, which Eq. 3 does not count, so "
-                "that its error is low and says nothing. Lower lr, raise smoothness_weight, or give frames that are "
-                "closer in time (frame_stride)."
+                f"the flow points outside the frame for {1 - valid:.0%} of the pixels, which Eq. 3 does not count, so "
+                "its low error means nothing. Lower lr, raise smoothness_weight, or use frames that are closer in time "
+                "(frame_stride)."
             )
         elif error >= 0.98 * valid * zero:
             rank_zero_warn(
-                f"the flow rebuilds frames no better (photometric error {error / valid:.4g} of the pixels that it can "
-                f"rebuild) than no flow at all ({zero:.4g}), "
-                "so the stages above would learn from features that hold no motion. Lower smoothness_weight, give "
+                f"the flow reconstructs frames no better (photometric error {error / valid:.4g} over the pixels that "
+                f"it can reconstruct) than zero flow ({zero:.4g}), "
+                "so the stages above would learn from features without motion. Lower smoothness_weight, use "
                 "frames that are closer in time (frame_stride), train longer, or raise lr."
             )
 
@@ -152,7 +152,8 @@ def at_grid(true_flow: Tensor, flow: Tensor) -> Tensor:
     """
     if true_flow.shape[2] != flow.shape[2] + 1:
         raise ValueError(
-            f"true flow of {true_flow.shape[2]} frames cannot be compared with an estimate for {flow.shape[2]} pairs"
+            f"true flow of {true_flow.shape[2]} frames cannot be compared with an estimate for {flow.shape[2]} pairs; "
+            f"expected {flow.shape[2] + 1} frames"
         )
     height, width = flow.shape[3:]
     cells = F.adaptive_avg_pool2d(fold_time(true_flow[:, :, :-1]), (height, width))

@@ -48,7 +48,7 @@ class RecognitionTask(ClassificationTask):
         levels = self.model.levels
         if len(contrast_weights) < len(levels[1:]):
             raise ValueError(
-                f"contrast_weights needs a weight for each contrastive level {levels[1:]}, got {contrast_weights}"
+                f"contrast_weights must have a weight for each contrastive level {levels[1:]}, got {contrast_weights}"
             )
         # A negative weight would silently leave its term out, as 0 does.
         check_above_zero(temperature=temperature)

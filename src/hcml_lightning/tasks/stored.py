@@ -54,8 +54,8 @@ class StoredTask(MeasuredTask):
         """
         if kwargs.get("init_from") is not None:
             raise ValueError(
-                f"load_from_checkpoint takes the weights of {checkpoint_path}, so that init_from={kwargs['init_from']} "
-                f"would change nothing; for others, {cls.__name__}(init_from=…, …)"
+                f"load_from_checkpoint uses the weights of {checkpoint_path}, so init_from={kwargs['init_from']} would "
+                f"change nothing; to start from other weights, use {cls.__name__}(init_from=…, …)"
             )
         if isinstance(checkpoint_path, str | os.PathLike) and "://" not in str(checkpoint_path):
             # Lightning would first build the task, and fail on the settings of another one.
@@ -70,8 +70,8 @@ class StoredTask(MeasuredTask):
             given = ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
             raise ValueError(
                 f"the weights of {checkpoint_path} do not fit a {cls.__name__} with {given}; "
-                f"{cls.__name__}(init_from={str(checkpoint_path)!r}, {given}) starts from them, but for a "
-                "classifier of other classes"
+                f"to start from them (except for a classifier of other classes), use "
+                f"{cls.__name__}(init_from={str(checkpoint_path)!r}, {given})"
             ) from error
 
     def classes_of_data(self) -> list[str] | None:
@@ -107,8 +107,8 @@ class StoredTask(MeasuredTask):
         find = getattr(getattr(self.trainer, "datamodule", None), "videos_without_label", None)
         if self.CLASSIFIES and stage in ("fit", "validate") and find and (without := find(stage)):
             raise ValueError(
-                f"videos of training and validation have no label ({len(without)}, the first {without[0]}), where "
-                f"{type(self).__name__} needs a class for each: leave them out there, or give their labels"
+                f"training or validation videos have no label ({len(without)}, first: {without[0]}), but "
+                f"{type(self).__name__} needs a class for each; remove them from these splits, or add their labels"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -138,9 +138,9 @@ class StoredTask(MeasuredTask):
         # A subclass may load what its base class wrote.
         if task not in [base.__name__ for base in cls.__mro__]:
             raise ValueError(
-                f"this checkpoint was made by {task}, not by {cls.__name__}: {task}.load_from_checkpoint reads it; to "
-                "start a new stage from it, give it as init_from (--model.init_from); ckpt_path only goes on with, or "
-                "evaluates, the same stage"
+                f"this checkpoint was made by {task}, not by {cls.__name__}, and ckpt_path only resumes or evaluates "
+                f"the same stage; load it with {task}.load_from_checkpoint, or start a new stage from it with "
+                "init_from (--model.init_from)"
             )
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:

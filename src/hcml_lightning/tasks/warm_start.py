@@ -63,7 +63,7 @@ def load_warm_start(
     own = model.state_dict()
     classifier = [k for k in CLASSIFIER if k in stored and k in own]
     if any(stored[k].shape != own[k].shape for k in classifier):
-        difference: str | None = "has another number of classes"
+        difference: str | None = "has a different number of classes"
     else:
         difference = _other_classes(checkpoint.get("class_names"), class_names)
     if difference is not None:
@@ -72,22 +72,21 @@ def load_warm_start(
     missing, unexpected = sorted(own.keys() - stored.keys()), sorted(stored.keys() - own.keys())
     if wrong or missing or unexpected:
         raise ValueError(
-            f"init_from: {path} does not fit this model; "
-            f"missing {_some(missing)}, unexpected {_some(unexpected)}, other shapes {_some(sorted(wrong))}. "
-            "Give the stages the same backbone, levels, max_displacement, stride and max_offset."
+            f"init_from: {path} does not fit this model: "
+            f"missing {_some(missing)}, unexpected {_some(unexpected)}, different shapes {_some(sorted(wrong))}; "
+            "use the same backbone, levels, max_displacement, stride and max_offset in all stages"
         )
     remarks = []
     if difference is not None and not _self_supervised(checkpoint):
         remarks.append(
-            f"init_from: the classifier of {path} {difference} and is not taken: this stage's own starts untrained. "
-            "All other weights are taken."
+            f"init_from: the classifier of {path} {difference} and is not loaded: this stage's own starts untrained. "
+            "All other weights are loaded."
         )
     reached = _level(checkpoint)
     if reached is not None and reached < lower_level:
         remarks.append(
-            f"init_from: {path} is of a {checkpoint['task']} at level {reached}, and this stage comes after one at "
-            f"level {lower_level}: what lies between has learned nothing yet. Run the stages between, if that is not "
-            "what you want."
+            f"init_from: {path} is from a {checkpoint['task']} at level {reached}, but this stage follows one at "
+            f"level {lower_level}, so what is between is still untrained. Run the stages between unless you want this."
         )
     model.load_state_dict(stored)
     return WarmStart(str(Path(path).absolute()), sha256_of(Path(path)), remarks)
@@ -96,7 +95,7 @@ def load_warm_start(
 def _checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(
-            f"init_from: there is no checkpoint {path}; run the stage before this one first"
+            f"init_from: there is no checkpoint {path}; run the previous stage first"
         )
     try:
         checkpoint = read_checkpoint(path)
@@ -111,7 +110,7 @@ def _other_classes(known: Sequence[str] | None, names: Sequence[str] | None) -> 
     if known is None or names is None or len(known) != len(names):
         return None
     difference = first_difference(known, names)
-    return difference and f"is of other classes ({difference})"
+    return difference and f"is for other classes ({difference})"
 
 
 def _level(checkpoint: Mapping[str, Any]) -> int | None:
@@ -134,7 +133,8 @@ def _model_state(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]
     model_state = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
     if not model_state:
         raise ValueError(
-            f"init_from: {path} holds no weights of a task (no key begins with {PREFIX!r})"
+            f"init_from: {path} has no weights of a task (no key begins with {PREFIX!r}); pass the .ckpt file that a "
+            "stage wrote"
         )
     return model_state
 
