@@ -227,7 +227,7 @@ def figure3(rows: Sequence[Row]) -> str:
     if (FOLDER / picture).is_file():
         lines.append(
             "\nThe picture shows frame, next frame, true flow, Farnebäck's flow, and ours at levels 0, 1 and 2. Levels "
-            "1 and 2 were trained for a sixth of the epochs, and only drawn, not measured. Hue is direction; saturation "
+            "1 and 2 were trained for a sixth of the epochs, and are drawn, not measured. Hue is direction; saturation "
             "is speed, relative to the fastest in the same column.\n\n"
             f"![Flow](experiments/{picture})"
         )
@@ -264,7 +264,7 @@ def figure4(rows: Sequence[Row]) -> str:
         picture = f"figures/figure4_{dataset}_{protocol}.png"
         if (FOLDER / picture).is_file():
             lines.append(
-                "\nFrame, next frame, and the maps of the plain network, with motion blocks, and in full:\n\n"
+                "\nFrame, next frame, and the maps of the plain network, motion blocks and the full method:\n\n"
                 f"![Grad-CAM++](experiments/{picture})"
             )
     return "\n".join(lines)
