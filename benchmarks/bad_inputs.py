@@ -25,16 +25,18 @@ from hcml_lightning.cli import main as hcml
 PAGE = Path(__file__).parents[1] / "docs" / "bad_inputs.md"
 # Every message that tells the user what to do next contains one of these.
 NEXT = re.compile(
-    r"expected|give|name|choose|use |set |lower|remove|get |run |allow|save|take|link|train|there are|must|needs|"
-    r"did you mean|fix |pass |hcml \w|mend|leave|invalid choice|required|look|wait|fetch|delete|--\w|at least|one of",
+    r"expected|did you mean|must|needs|required|invalid choice|there are|at least|one of|hcml \w|--\w|"
+    r"\b(add|allow|check|choose|delete|download|fetch|fix|leave|look|lower|move|name|pass|put|raise|remove|rename|run|"
+    r"save|set|use|wait)\b",
     re.IGNORECASE,
 )
 LONGEST = 420
-HEAD = """# What the program says to bad input
+HEAD = """# What the program says about bad input
 
-Written by `python benchmarks/bad_inputs.py` from the running program; a test fails where this page is not what it says
-now, where a message has no next step in it, and where a traceback comes. `DIR` stands for a folder; before each message
-stands the command that says it.
+`python benchmarks/bad_inputs.py` writes this page from the running program. A test fails if the page is out of date, if
+a message has no next step, or if a case ends in a traceback. `DIR` stands for a folder and `⏎` for a line break; the
+name of the command, with which each message begins in the terminal, is left out.
+
 A traceback is a bug: please report it.
 """
 
@@ -58,7 +60,7 @@ class Answer(NamedTuple):
         if self.status is None:
             return "a traceback"
         if self.status == 0:
-            return "it was taken for good"
+            return "it was accepted"
         return "" if NEXT.search(self.said) else "no next step"
 
 
@@ -96,14 +98,15 @@ def _last(text: str) -> str:
 
 
 def normalised(text: str, folder: Path) -> str:
-    """Remove what differs between machines from a message."""
+    """Remove what differs between machines from a message, and mark its line breaks."""
     text = text.replace(str(folder), "DIR").replace(os.getcwd(), "DIR")
     text = re.sub(r"one of the package's: .*", "one of the package's: …", text)
     text = re.sub(r"Available names are: .*", "Available names are: …", text)
     # Python 3.12 no longer quotes the choices.
     text = re.sub(r"\(choose from ([^)]*)\)", lambda m: m[0].replace("'", ""), text)
     text = re.sub(r"0x[0-9a-f]{6,}", "0x…", text)
-    text = " ".join(text.split())
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    text = " ⏎ ".join(line for line in lines if line)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 
 

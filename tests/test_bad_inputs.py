@@ -27,7 +27,7 @@ def test_every_bad_input_gets_the_message_of_the_page(
     written = (repository / "docs" / "bad_inputs.md").read_text(encoding="utf-8").splitlines()
     now = bad_inputs.page(answers).splitlines()
     changed = [f"- {a}\n+ {b}" for a, b in zip(written, now, strict=False) if a != b]
-    assert written == now, "python benchmarks/bad_inputs.py writes it anew\n" + "\n".join(changed)
+    assert written == now, "python benchmarks/bad_inputs.py updates it\n" + "\n".join(changed)
 
 
 def test_tracebacks_and_messages_without_a_next_step_are_faults(
@@ -40,7 +40,7 @@ def test_tracebacks_and_messages_without_a_next_step_are_faults(
         return bad_inputs.ask(bad_inputs.Case("config", "x", words), tmp_path).fault
 
     assert said(crash) == "a traceback"
-    assert said(lambda: ["--version"]) == "it was taken for good"
+    assert said(lambda: ["--version"]) == "it was accepted"
     assert said(lambda: ["train"]) == ""
     monkeypatch.setattr(bad_inputs, "hcml", lambda _: sys.exit("hcml fit: error: no"))
     assert said(list) == "no next step"

@@ -53,8 +53,8 @@ def check_batch(batch: object, needed: Sequence[str]) -> None:
     if not isinstance(batch, Mapping):
         raise TypeError(f"the loader's batch is a {type(batch).__name__}; {contract}")
     if missing := [name for name in needed if name not in batch]:
-        given = ", ".join(map(repr, batch)) or "nothing"
-        raise ValueError(f"the loader's batch has {given}, but not {missing[0]!r}; {contract}")
+        given = f"only {', '.join(map(repr, batch))}" if batch else "it is empty"
+        raise ValueError(f"the loader's batch has no {missing[0]!r} ({given}); {contract}")
     video = batch["video"]
     if video.is_floating_point() and video.numel() and 0 < float(video.max()) <= 1:
         warnings.warn(

@@ -141,8 +141,8 @@ def reconstruct(flow: Tensor, clip: Tensor, step: int = 1) -> FlowTerms:
     frames = clip[:, :, ::step]
     if frames.shape[2] != flow.shape[2] + 1:
         raise ValueError(
-            f"flow between {flow.shape[2] + 1} frames needs as many, but only {frames.shape[2]} of the clip's "
-            f"{clip.shape[2]} count with step={step}"
+            f"flow between {flow.shape[2] + 1} frames needs {flow.shape[2] + 1} frames, but {frames.shape[2]} of the "
+            f"clip's {clip.shape[2]} are used with step={step}"
         )
     flow = flow.float()
     height, width = flow.shape[3:]
