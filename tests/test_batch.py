@@ -35,10 +35,10 @@ def test_middle_view_is_the_centre_crop_of_the_middle_clip(
         (
             [torch.zeros(1)],
             TypeError,
-            "the loader gives a list; expected a dict with 'video', 'index'",
+            "the loader's batch is a list; expected a dict with 'video', 'index'",
         ),
-        ({"video": torch.zeros(1)}, ValueError, "gives 'video', without 'index'.*VideoBatch"),
-        ({}, ValueError, "gives nothing, without 'video'"),
+        ({"video": torch.zeros(1)}, ValueError, r"has no 'index' \(only 'video'\); .*VideoBatch"),
+        ({}, ValueError, r"has no 'video' \(it is empty\)"),
     ],
 )
 def test_batch_without_the_needed_entries_is_named(
@@ -52,5 +52,5 @@ def test_clips_of_floats_up_to_1_warn() -> None:
     check_batch({"video": torch.ones(1, dtype=torch.uint8)}, ["video"])
     check_batch({"video": torch.full((1,), 255.0)}, ["video"])
     check_batch({"video": torch.zeros(1)}, ["video"])
-    with pytest.warns(UserWarning, match="floats up to 1.*uint8, or times 255"):
+    with pytest.warns(UserWarning, match="floats up to 1.*uint8, or multiply them by 255"):
         check_batch({"video": torch.tensor([0.0, 0.5])}, ["video"])

@@ -455,8 +455,8 @@ def test_checkpoint_of_other_data_or_settings_is_refused(
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        ({"backbone.weight": torch.zeros(1)}, "holds no weights of a task"),
-        ({"model.backbone.weight": torch.zeros(1)}, "does not fit this model; missing"),
+        ({"backbone.weight": torch.zeros(1)}, "has no weights of a task"),
+        ({"model.backbone.weight": torch.zeros(1)}, "does not fit this model: missing"),
     ],
 )
 def test_init_from_with_foreign_weights_is_refused(

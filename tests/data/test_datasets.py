@@ -315,7 +315,7 @@ def test_a_broken_training_video_stops_training(layout_copy):
 def test_skipped_broken_training_video_is_reported_once(layout_copy):
     data = make("ucf101", layout_copy("ucf101"), batch_size=8, on_error="skip")
     break_videos(data, "train", 1)
-    with pytest.warns(UserWarning, match="left out of training: .*v_left_g02_c01"):
+    with pytest.warns(UserWarning, match="skipped in training: .*v_left_g02_c01"):
         (batch,) = batches(data, "train")
     # A second warning would be an error here.
     (again,) = batches(data, "train", epoch=1)
@@ -323,7 +323,7 @@ def test_skipped_broken_training_video_is_reported_once(layout_copy):
     assert "v_left_g02_c01" not in batch["video_id"]
 
 
-@pytest.mark.filterwarnings("ignore:left out of training")
+@pytest.mark.filterwarnings("ignore:skipped in training")
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_too_many_broken_training_videos_stop_training(layout_copy, num_workers):
     data = make("ucf101", layout_copy("ucf101"), on_error="skip", num_workers=num_workers)
@@ -332,7 +332,7 @@ def test_too_many_broken_training_videos_stop_training(layout_copy, num_workers)
         batches(data, "train")
 
 
-@pytest.mark.filterwarnings("ignore:left out of training")
+@pytest.mark.filterwarnings("ignore:skipped in training")
 def test_the_second_of_eight_broken_training_videos_stops_training(layout_copy):
     data = make("ucf101", layout_copy("ucf101"), on_error="skip", batch_size=8)
     break_videos(data, "train", 2)
@@ -360,7 +360,7 @@ def test_damage_that_shows_in_an_evaluation_stops_it(synthetic_root, monkeypatch
 
     for split in ("train", "val"):
         monkeypatch.setattr(data.dataset(split), "read_frames", broken)
-    with pytest.warns(UserWarning, match="left out of training"):
+    with pytest.warns(UserWarning, match="skipped in training"):
         assert data.dataset("train")[0, 0] is None
     with pytest.raises(VideoError, match="damaged"):
         next(iter(data.val_dataloader()))
@@ -393,7 +393,7 @@ def test_test_crop_above_the_short_side_enlarges_the_short_side(synthetic_root):
         ({"crop_size": 48}, r"short_side=\(40, 48\) must .* crop_size=48"),
         ({"short_side": (48, 40)}, r"short_side=\(48, 40\)"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"seed": -1}, "seed must be at least 0, but is -1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
         ({"test_crop_size": -1}, "test_crop_size must be at least 1"),
         ({"test_crop_size": 0}, "test_crop_size must be at least 1"),
         ({"num_workers": -1}, "num_workers must be at least 0"),
@@ -481,19 +481,19 @@ class TestKinetics:
         root = layout_copy("kinetics")
         video = next(root.glob("train/left/*.mp4"))
         shutil.copy(video, root / "train" / "right" / video.name)
-        with pytest.raises(ValueError, match="there twice"):
+        with pytest.raises(ValueError, match="exists twice"):
             make("kinetics", root).setup("fit")
 
     def test_list_without_the_required_columns_is_named(self, tmp_path):
         (tmp_path / "train.csv").write_text("path label\na.mp4 0\n")
-        with pytest.raises(ValueError, match=r"train\.csv: the columns .*youtube_id"):
+        with pytest.raises(ValueError, match=r"train\.csv: missing columns: .*youtube_id"):
             make("kinetics", tmp_path)
 
     def test_val_list_without_labels_is_named(self, layout_copy):
         root = layout_copy("kinetics")
         rows = (root / "val.csv").read_text().splitlines()
         (root / "val.csv").write_text("\n".join(row.partition(",")[2] for row in rows))
-        with pytest.raises(ValueError, match=r"val\.csv: the columns label are missing"):
+        with pytest.raises(ValueError, match=r"val\.csv: missing columns: label;"):
             make("kinetics", root).setup("fit")
 
 
@@ -549,7 +549,7 @@ class TestVideoFolder:
             Image.new("RGB", (32, 32)).save(clip / "flow_x" / f"{number}.jpg")
         data = make("folder", root)
         with pytest.raises(
-            ValueError, match=r"frames: holds 2 images \(0\.jpg, …\) and also flow_x"
+            ValueError, match=r"frames: contains 2 images \(0\.jpg, …\) and also flow_x"
         ):
             data.records("train")
         # Thumbnails of videos, as downloaders save them.
@@ -615,7 +615,7 @@ class TestVideoFolder:
     def test_split_folder_of_another_name_is_refused(self, old, new, layout_copy):
         root = layout_copy("folder")
         shutil.move(root / old, root / new)
-        with pytest.raises(ValueError, match="would not be taken for a split"):
+        with pytest.raises(ValueError, match="would not be used for any split"):
             make("folder", root)
 
     def test_single_class_warns(self, layout_copy, tmp_path):
@@ -650,11 +650,11 @@ class TestVideoFolder:
         root = layout_copy("folder")
         shutil.copy(root / "train/up/0001.mp4", root / "train")
         with pytest.raises(
-            ValueError, match=r"videos \(1, the first .*0001\.mp4\) lie beside .* would be left out"
+            ValueError, match=r"videos \(1, first: .*0001\.mp4\) are next to .* would be skipped"
         ):
             make("folder", root).setup("fit")
         shutil.move(root / "train" / "0001.mp4", root)
-        with pytest.raises(ValueError, match=r"0001\.mp4 would not be taken for a split"):
+        with pytest.raises(ValueError, match=r"0001\.mp4 would not be used for any split"):
             make("folder", root)
 
     def test_a_class_may_be_called_train(self, layout_copy):
@@ -665,7 +665,7 @@ class TestVideoFolder:
             if folder.name not in ("Train", "down"):
                 shutil.rmtree(folder)
         shutil.move(root / "down", root / "Val")
-        with pytest.raises(ValueError, match="Train and Val would not be taken for a split"):
+        with pytest.raises(ValueError, match="Train and Val would not be used for any split"):
             make("folder", root)
 
     def test_frame_folder_beside_class_folders_is_refused(self, synthetic_root, layout_copy):
@@ -673,7 +673,7 @@ class TestVideoFolder:
         shutil.rmtree(root / "val")
         frames = synthetic_root("something_v1") / "20bn-something-something-v1/3"
         shutil.copytree(frames, root / "val" / "elsewhere")
-        with pytest.raises(ValueError, match="no class is named like the folder"):
+        with pytest.raises(ValueError, match="folders are not named after a class: elsewhere"):
             make("folder", root).setup("fit")
 
     def test_hidden_and_thumbnail_folders_are_ignored(self, layout_copy):
@@ -687,7 +687,9 @@ class TestVideoFolder:
 
     def test_wrong_val_fraction_or_predict_paths_are_refused(self, synthetic_root):
         for share in (0, 1, -1, 2):
-            with pytest.raises(ValueError, match="val_fraction must be above 0 and below 1"):
+            with pytest.raises(
+                ValueError, match="val_fraction must be greater than 0 and less than 1"
+            ):
                 make("folder", synthetic_root("folder"), val_fraction=share)
         with pytest.raises(ValueError, match="predict_paths must be a list"):
             make("folder", synthetic_root("folder"), predict_paths="a.mp4")
@@ -716,7 +718,7 @@ class TestVideoFolder:
         (root / "val" / "lefft").rmdir()
         shutil.rmtree(root / "val" / "left")
         (root / "val" / "left").mkdir()
-        with pytest.raises(ValueError, match="left: the folder of the class holds no videos"):
+        with pytest.raises(ValueError, match="left: the class folder contains no videos"):
             make("folder", root).setup("fit")
         with pytest.raises(FileNotFoundError, match=r"predict_paths: none\.mp4 does not exist"):
             make("folder", root, predict_paths=["none.mp4"]).setup("predict")
@@ -742,7 +744,7 @@ def test_cache_refuses_workers_and_stops_before_memory_runs_out(synthetic_root):
     data = make("ucf101", synthetic_root("ucf101"))
     record = data.records("train")[0]
     with pytest.raises(
-        MemoryError, match=r"the first 1 videos take .* of the .*--data.cache false"
+        MemoryError, match=r"the first 1 videos take .* more than the .*--data.cache false"
     ):
         FrameCache(limit=1000).probe(record.path)
 
@@ -778,14 +780,14 @@ def test_cache_limit_is_divided_by_the_number_of_processes(monkeypatch):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"flip": None}, "flip must be 'none' or 'plain' or 'mirror', but is None"),
+        ({"flip": None}, "flip must be 'none' or 'plain' or 'mirror', got None"),
         ({"on_error": "ignore"}, "on_error must be"),
-        ({"test_crops": 2}, "test_crops must be 1 or 3, but is 2"),
-        ({"fold": 4}, "fold must be 1 or 2 or 3, but is 4"),
+        ({"test_crops": 2}, "test_crops must be 1 or 3, got 2"),
+        ({"fold": 4}, "fold must be 1 or 2 or 3, got 4"),
         ({"frame_stride": 0}, "frame_stride must be a whole number"),
         ({"frame_stride": 1.5}, "frame_stride must be a whole number"),
-        ({"clip_length": 4.5}, "clip_length must be a whole number, but is 4.5"),
-        ({"batch_size": "2"}, "batch_size must be a whole number, but is '2'"),
+        ({"clip_length": 4.5}, "clip_length must be a whole number, got 4.5"),
+        ({"batch_size": "2"}, "batch_size must be a whole number, got '2'"),
         ({"num_workers": -1}, "num_workers must be at least 0"),
         ({"frame_stride": "spreadd"}, "frame_stride must be a whole number"),
     ],

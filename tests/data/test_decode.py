@@ -208,7 +208,7 @@ def test_bytes_and_open_files_are_read_like_paths(coded, name):
     [
         (b"", "empty"),
         (b"words\n", "text"),
-        (b"\xff" * 99, "no video"),
+        (b"\xff" * 99, "not a video"),
         (b"#EXTM3U\n#EXTINF:1,\nother.mp4\n", "playlist"),
     ],
 )
@@ -222,7 +222,7 @@ def test_content_that_is_no_video_is_named_by_its_length(content, what):
 def test_truncated_bytes_are_named(coded):
     with pytest.raises(VideoError, match=r"given as .* bytes: .*cut short"):
         probe(half(coded["h264.mp4"]))
-    with pytest.raises(VideoError, match=r"given as .* bytes: frame 60 was asked for"):
+    with pytest.raises(VideoError, match=r"given as .* bytes: frame 60 was requested"):
         read_frames(coded["h264.mp4"].read_bytes(), [60])
 
 
@@ -291,7 +291,7 @@ def test_missing_files_are_named(tmp_path):
         (b"", "empty"),
         (b"this is not a video\n", "text, not a video"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 6\n", "git-LFS pointer"),
-        (b"\x00\xff\x13" * 500, "no video"),
+        (b"\x00\xff\x13" * 500, "not a video"),
     ],
 )
 def test_files_that_are_no_video_are_named(tmp_path, content, what):
@@ -355,7 +355,7 @@ def test_images_of_other_size_are_named(tmp_path):
 
 
 def test_a_folder_without_images_is_named(tmp_path):
-    with pytest.raises(VideoError, match="holds no frames"):
+    with pytest.raises(VideoError, match="has no frames"):
         probe(tmp_path)
 
 

@@ -166,7 +166,9 @@ class TestUsable:
     def test_manifest_row_of_a_changed_video_is_ignored(self, records, tmp_path):
         self.write(records, tmp_path / "ucf101", error="cut in half", info=None)
         os.utime(records[0].path)
-        with pytest.warns(UserWarning, match=r"does not know 1 of 8 videos of the val .*g01_c01"):
+        with pytest.warns(
+            UserWarning, match=r"is out of date for 1 of 8 videos of the val .*g01_c01"
+        ):
             found = self.usable(records, tmp_path / "ucf101")
         assert len(found) == 8
         assert found[0].stored is None

@@ -139,8 +139,8 @@ def test_a_bad_batch_of_one_process_ends_the_run_and_is_named(
     for message in messages:
         assert "train/loss is nan" in message
         assert "batch 1, rank" in message
-        assert "the bad batch may be another one's" in message
-        assert "Videos of the batch: 'v_" in message
+        assert "the bad batch may belong to another process" in message
+        assert "Videos in the batch: 'v_" in message
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

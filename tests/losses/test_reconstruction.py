@@ -97,7 +97,7 @@ def test_true_flow_reconstructs_all_pixels_that_stay_visible(step: int) -> None:
     difference = frames[:, :-1] - frames[:, 1:]
     zero = difference.square().add(1e-6).pow(0.45).mean()
     assert float(terms.photometric_zero) == pytest.approx(float(zero), rel=1e-5)
-    with pytest.raises(ValueError, match=r"flow between 4 frames needs as many, but \d+ of"):
+    with pytest.raises(ValueError, match=r"flow between 4 frames needs 4 frames, but \d+ of"):
         reconstruct(flow, clip[:, :, :-step], step)
 
 

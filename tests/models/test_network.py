@@ -106,14 +106,14 @@ def test_wrong_clips_are_refused(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("levels", [(0, 0), (3,), (-1,)])
 def test_wrong_levels_are_refused(levels: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="levels must be different numbers out of 0, 1, 2"):
+    with pytest.raises(ValueError, match="levels must be distinct numbers from 0, 1, 2"):
         MotionHierarchy("r2d_tiny", 5, levels=levels)
 
 
 def test_level_below_follows_the_chosen_levels() -> None:
     model = MotionHierarchy("r2d_tiny", 5, levels=(0, 2))
     assert model.level_below(2) == 0
-    with pytest.raises(ValueError, match="one below it: got level 0"):
+    with pytest.raises(ValueError, match="one below it, got level 0"):
         model.level_below(0)
     with pytest.raises(ValueError, match="got level 1"):
         model.level_below(1)

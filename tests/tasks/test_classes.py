@@ -71,7 +71,7 @@ def test_a_checkpoint_of_other_classes_is_refused(
     command: str, trained: Path, trainer: pl.Trainer, tiny: dict[str, Any]
 ) -> None:
     data = Named(list("abdc"))
-    wrong = "number 2 was 'c', and is 'd' here"
+    wrong = "number 2 was 'c' and is 'd' here"
     with pytest.raises(ValueError, match=wrong):
         getattr(trainer, command)(RecognitionTask(**tiny), datamodule=data, ckpt_path=trained)
     with pytest.raises(ValueError, match=wrong):
@@ -90,7 +90,7 @@ def test_init_from_does_not_take_a_classifier_of_other_classes(
     stored = torch.load(trained, weights_only=True)["state_dict"]
     task = RecognitionTask(**tiny, init_from=trained, lr=0.0)
     own = task.model.network.fc.weight.detach().clone()
-    with pytest.warns(UserWarning, match=r"of other classes \(number 2 was 'c'"):
+    with pytest.warns(UserWarning, match=r"for other classes \(number 2 was 'c'"):
         trainer.fit(task, Named(list("abdc")))
     assert torch.equal(task.model.network.fc.weight, own)
     conv = "model.network.layer4.0.conv1.weight"
@@ -117,7 +117,7 @@ def test_unlabelled_videos_are_refused_where_the_loss_needs_labels(
     data = HalfLabelled(synthetic_root("ucf101"), num_workers=0, flip="none")
     task = make(**tiny | {"num_classes": data.num_classes})
     with pytest.raises(
-        ValueError, match=rf"have no label \([12], the first .*\.avi\), where {make.__name__} needs"
+        ValueError, match=rf"have no label \([12], first: .*\.avi\), but {make.__name__} needs"
     ):
         getattr(trainer, run)(task, datamodule=data)
 

@@ -191,7 +191,7 @@ def test_skipped_stage_is_reported(
 ) -> None:
     path = str(tmp_path / "flow.ckpt")
     fit(FlowTask(**tiny)).save_checkpoint(path)
-    with pytest.warns(UserWarning, match=r"flow\.ckpt is of a FlowTask at level 0.*Run the stages"):
+    with pytest.warns(UserWarning, match=r"flow\.ckpt is from FlowTask at level 0.*Run the stages"):
         fit(make(**tiny, init_from=path))
 
 
@@ -200,11 +200,11 @@ def test_frozen_features_that_have_learned_nothing_are_reported(
     name: str, fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     task = STAGES[name](**tiny)
-    with pytest.warns(UserWarning, match=r"learned nothing, and stay so: give the checkpoint"):
+    with pytest.warns(UserWarning, match=r"are untrained and stay so; pass the checkpoint"):
         trainer = fit(task)
     # After this training they are not reported again.
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*learned nothing")
+        warnings.filterwarnings("error", message=".*are untrained")
         path = tmp_path / "end.ckpt"
         trainer.save_checkpoint(path)
         fit(STAGES[name](**tiny, init_from=path))
@@ -277,7 +277,7 @@ def test_loading_a_checkpoint_does_not_need_the_file_of_init_from(
     for command in ("validate", "test", "fit"):
         again = run(command, tmp_path / "contrast.ckpt")
         assert again.started_from == task.started_from
-        with pytest.raises(FileNotFoundError, match="run the stage before this one first"):
+        with pytest.raises(FileNotFoundError, match="run the previous stage first"):
             run(command, None)
 
 
@@ -288,7 +288,7 @@ def test_recognition_takes_a_checkpoint_with_another_class_count(
     first = RecognitionTask(**tiny | {"num_classes": 7})
     fit(first).save_checkpoint(path)
     second = RecognitionTask(**tiny, init_from=path, lr=0.0)
-    with pytest.warns(UserWarning, match="another number of classes"):
+    with pytest.warns(UserWarning, match="a different number of classes"):
         fit(second)
     assert second.model.network.fc.out_features == 4
     torch.testing.assert_close(
@@ -300,8 +300,8 @@ def test_recognition_takes_a_checkpoint_with_another_class_count(
     ("changed", "message"),
     [
         ({"levels": (0, 1)}, "unexpected"),
-        ({"backbone": "r2d50"}, "other shapes"),
-        ({"stride": 3}, "other shapes"),
+        ({"backbone": "r2d50"}, "different shapes"),
+        ({"stride": 3}, "different shapes"),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(
@@ -324,7 +324,7 @@ def test_missing_and_foreign_files_are_refused(
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         fit(FlowTask(**tiny, init_from=str(text)))
     torch.save({"state_dict": {"layer.weight": torch.zeros(1)}}, tmp_path / "foreign.ckpt")
-    with pytest.raises(ValueError, match="holds no weights of a task"):
+    with pytest.raises(ValueError, match="has no weights of a task"):
         fit(FlowTask(**tiny, init_from=str(tmp_path / "foreign.ckpt")))
 
 
@@ -335,7 +335,7 @@ def test_resuming_another_stage_is_refused(fit: Fit, tiny: dict[str, Any], tmp_p
         fit(ContrastTask(**tiny), ckpt_path=path)
     with pytest.raises(ValueError, match=r"made by FlowTask, not by RecognitionTask.*init_from"):
         RecognitionTask.load_from_checkpoint(path)
-    with pytest.raises(IsADirectoryError, match=r"is a folder; give the \.ckpt"):
+    with pytest.raises(IsADirectoryError, match=r"is a folder; pass the \.ckpt"):
         RecognitionTask.load_from_checkpoint(tmp_path)
 
 
@@ -389,7 +389,7 @@ def test_freezing_by_hand_has_no_effect_and_is_reported(fit: Fit, tiny: dict[str
     task.model.network.conv1.requires_grad_(False)
     with pytest.warns(
         UserWarning,
-        match=r"frozen, and train .*\(1, the first model\.network\.conv1\.weight\).*TrainOnly\(\[",
+        match=r"frozen parameters are trained .*\(1, first: model\.network\.conv1\.weight\).*TrainOnly\(\[",
     ):
         fit(task)
 
@@ -403,7 +403,7 @@ class WithExtra(RecognitionTask):
 
 
 def test_parts_that_no_loss_names_are_reported(fit: Fit, tiny: dict[str, Any]) -> None:
-    with pytest.warns(UserWarning, match=r"2, the first extra\.(bias|weight)"):
+    with pytest.warns(UserWarning, match=r"2, first: extra\.(bias|weight)"):
         fit(WithExtra(**tiny))
 
 
@@ -434,7 +434,7 @@ def test_training_step_without_a_trainer_returns_its_loss(
 def test_missing_entry_of_a_batch_is_named_before_the_step(tiny: dict[str, Any]) -> None:
     data = torch.utils.data.DataLoader([{"video": torch.zeros(3, 8, 32, 32)}], batch_size=1)
     trainer = pl.Trainer(**QUIET, max_epochs=1)
-    with pytest.raises(ValueError, match=r"gives 'video', without 'label'; expected a dict with"):
+    with pytest.raises(ValueError, match=r"has no 'label' \(only 'video'\); expected a dict with"):
         trainer.fit(RecognitionTask(**tiny), data, data)
 
 
@@ -451,7 +451,7 @@ def test_averaging_that_resets_frozen_norms_is_refused(fit: Fit, tiny: dict[str,
 
 
 def test_impossible_levels_are_refused(tiny: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="one below it: got level 0"):
+    with pytest.raises(ValueError, match="one below it, got level 0"):
         ContrastTask(level=0, **tiny)
     with pytest.raises(ValueError, match=r"one of the levels \(\)"):
         FlowTask(**tiny | {"levels": ()})
@@ -474,48 +474,48 @@ def test_impossible_levels_are_refused(tiny: dict[str, Any]) -> None:
             {"max_displacement": -1},
             "`max_displacement` must be .*, 0 or more, got -1",
         ),
-        (ContrastTask, {"max_offset": 0}, "max_offset must be at least 1, but is 0"),
-        (ContrastTask, {"max_offset": -1}, "max_offset must be at least 1, but is -1"),
-        (ContrastTask, {"temperature": -1.0}, "temperature must be above 0, but is -1.0"),
-        (ContrastTask, {"num_locations": 0}, "num_locations must be at least 1, but is 0"),
-        (ContrastTask, {"num_locations": 2.5}, "num_locations must be a whole number, but is 2.5"),
+        (ContrastTask, {"max_offset": 0}, "max_offset must be at least 1, got 0"),
+        (ContrastTask, {"max_offset": -1}, "max_offset must be at least 1, got -1"),
+        (ContrastTask, {"temperature": -1.0}, "temperature must be greater than 0, got -1.0"),
+        (ContrastTask, {"num_locations": 0}, "num_locations must be at least 1, got 0"),
+        (ContrastTask, {"num_locations": 2.5}, "num_locations must be a whole number, got 2.5"),
         (RecognitionTask, {"num_locations": 2.5}, "num_locations must be a whole number"),
-        (ContrastTask, {"max_offset": 2.5}, "max_offset must be a whole number, but is 2.5"),
-        (FlowTask, {"num_classes": 2.5}, "num_classes must be a whole number, but is 2.5"),
+        (ContrastTask, {"max_offset": 2.5}, "max_offset must be a whole number, got 2.5"),
+        (FlowTask, {"num_classes": 2.5}, "num_classes must be a whole number, got 2.5"),
         (RecognitionTask, {"views_per_forward": 2.5}, "views_per_forward must be a whole number"),
-        (RecognitionTask, {"temperature": 0.0}, "temperature must be above 0"),
+        (RecognitionTask, {"temperature": 0.0}, "temperature must be greater than 0"),
         (
             RecognitionTask,
             {"views_per_forward": 0},
-            "views_per_forward must be at least 1, but is 0",
+            "views_per_forward must be at least 1, got 0",
         ),
-        (RecognitionTask, {"dropout": 2.0}, "dropout must be at least 0 and below 1, but is 2.0"),
-        (FlowTask, {"momentum": 1.5}, "momentum must be at least 0 and below 1, but is 1.5"),
-        (FlowTask, {"momentum": -0.1}, "momentum must be at least 0 and below 1"),
-        (ProbeTask, {"hidden": 0}, "hidden must be at least 1, but is 0"),
-        (ProbeTask, {"hidden": "64"}, "hidden must be a whole number, but is '64'"),
-        (FlowTask, {"lr": "0.1"}, "lr must be a number, but is '0.1'"),
-        (FlowTask, {"warmup_epochs": None}, "warmup_epochs must be a number, but is None"),
+        (RecognitionTask, {"dropout": 2.0}, "dropout must be at least 0 and less than 1, got 2.0"),
+        (FlowTask, {"momentum": 1.5}, "momentum must be at least 0 and less than 1, got 1.5"),
+        (FlowTask, {"momentum": -0.1}, "momentum must be at least 0 and less than 1"),
+        (ProbeTask, {"hidden": 0}, "hidden must be at least 1, got 0"),
+        (ProbeTask, {"hidden": "64"}, "hidden must be a whole number, got '64'"),
+        (FlowTask, {"lr": "0.1"}, "lr must be a number, got '0.1'"),
+        (FlowTask, {"warmup_epochs": None}, "warmup_epochs must be a number, got None"),
         (
             RecognitionTask,
             {"flow_weight": [15.0]},
-            r"flow_weight must be a number, but is \[15.0\]",
+            r"flow_weight must be a number, got \[15.0\]",
         ),
         (FlowTask, {"level": "0"}, r"levels \(0, 1, 2\), got '0'"),
         (ProbeTask, {"level": "0"}, r"levels \(0, 1, 2\), got '0'"),
         (RecognitionTask, {"num_classes": 1}, "num_classes must be at least 2"),
         (ProbeTask, {"num_classes": 1}, "num_classes must be at least 2"),
-        (FlowTask, {"flow_weight": -1.0}, "flow_weight must be above 0, but is -1.0"),
-        (FlowTask, {"flow_weight": 0.0}, "flow_weight must be above 0, but is 0.0"),
+        (FlowTask, {"flow_weight": -1.0}, "flow_weight must be greater than 0, got -1.0"),
+        (FlowTask, {"flow_weight": 0.0}, "flow_weight must be greater than 0, got 0.0"),
         (FlowTask, {"smoothness_weight": -1.0}, "smoothness_weight must be at least 0"),
-        (FlowTask, {"lr": float("nan")}, "lr must be at least 0, but is nan"),
-        (RecognitionTask, {"flow_weight": -1.0}, "flow_weight must be at least 0, but is -1.0"),
+        (FlowTask, {"lr": float("nan")}, "lr must be at least 0, got nan"),
+        (RecognitionTask, {"flow_weight": -1.0}, "flow_weight must be at least 0, got -1.0"),
         (RecognitionTask, {"flow_weight": float("nan")}, "flow_weight must be at least 0"),
         (RecognitionTask, {"smoothness_weight": -0.1}, "smoothness_weight must be at least 0"),
         (
             RecognitionTask,
             {"contrast_weights": (-0.25, 0.25)},
-            r"contrast_weights\[0\] must be at least 0, but is -0.25",
+            r"contrast_weights\[0\] must be at least 0, got -0.25",
         ),
     ],
 )
@@ -613,7 +613,9 @@ def test_joint_training_logs_the_share_of_pixels_whose_flow_stays_in_the_frame(
 
 
 def test_flow_stage_that_learned_nothing_warns(fit: Fit, tiny: dict[str, Any]) -> None:
-    with pytest.warns(UserWarning, match=r"rebuilds frames no better .*Lower smoothness_weight"):
+    with pytest.warns(
+        UserWarning, match=r"reconstructs frames no better .*Lower smoothness_weight"
+    ):
         fit(FlowTask(**tiny, lr=0.0))
 
 
@@ -621,7 +623,9 @@ def test_flow_stage_whose_flow_leaves_the_frame_warns(fit: Fit, tiny: dict[str, 
     task = FlowTask(**tiny, lr=0.0)
     # Eq. 3 counts no error outside the frame: it is 0.
     torch.nn.init.constant_(task.side.flow_decoder(0).flow.bias, 100.0)
-    with pytest.warns(UserWarning, match="the flow leads out of the frame for 100% of the pixels"):
+    with pytest.warns(
+        UserWarning, match="the flow points outside the frame for 100% of the pixels"
+    ):
         fit(task)
 
 
@@ -686,7 +690,9 @@ def test_loading_with_other_num_classes_is_refused_and_suggests_init_from(
     strict: bool, fit: Fit, tiny: dict[str, Any], tmp_path: Path
 ) -> None:
     fit(FlowTask(**tiny)).save_checkpoint(tmp_path / "flow.ckpt")
-    with pytest.raises(ValueError, match=r"do not fit .* num_classes=7; FlowTask\(init_from='/.*'"):
+    with pytest.raises(
+        ValueError, match=r"do not fit .* num_classes=7; .*use FlowTask\(init_from='/.*'"
+    ):
         FlowTask.load_from_checkpoint(tmp_path / "flow.ckpt", strict=strict, num_classes=7)
 
 
@@ -745,7 +751,7 @@ def test_warm_start_treats_a_subclass_like_its_base_stage(
     fit(OwnFlow(**tiny | given)).save_checkpoint(tmp_path / "own.ckpt")
     model = RecognitionTask(**tiny | {"levels": (0, 1, 2)}).model
     (remark,) = load_warm_start(model, tmp_path / "own.ckpt", lower_level=2).remarks
-    assert "is of a OwnFlow at level 0" in remark
+    assert "is from OwnFlow at level 0" in remark
 
 
 def test_loading_other_weights_clears_the_remarks(tiny: dict[str, Any]) -> None:

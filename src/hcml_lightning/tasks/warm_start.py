@@ -85,7 +85,7 @@ def load_warm_start(
     reached = _level(checkpoint)
     if reached is not None and reached < lower_level:
         remarks.append(
-            f"init_from: {path} is from a {checkpoint['task']} at level {reached}, but this stage follows one at "
+            f"init_from: {path} is from {checkpoint['task']} at level {reached}, but this stage follows one at "
             f"level {lower_level}, so what is between is still untrained. Run the stages between unless you want this."
         )
     model.load_state_dict(stored)

@@ -97,7 +97,7 @@ def test_bench_runs_although_a_video_is_skipped(layout_copy, capsys):
     video = next(root.rglob("*.avi"))
     video.write_bytes(video.read_bytes()[:2000])
     given = words(root, "--data.on_error=skip", "--workers=0", "--step_ms=100")
-    with pytest.warns(UserWarning, match="left out of training"):
+    with pytest.warns(UserWarning, match="skipped in training"):
         assert main(given) == 0
     assert "a GPU whose step takes 100 ms needs" in capsys.readouterr().out
 

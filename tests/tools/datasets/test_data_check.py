@@ -248,8 +248,8 @@ def test_shortcomings_of_a_folder_of_own_videos_are_reported(layout_copy, capsys
     ("given", "message"),
     [
         ("nowhere", "there is no such folder"),
-        ("empty", "it holds neither videos nor folders of classes"),
-        ("frames", "it holds neither videos nor folders of classes"),
+        ("empty", "it contains neither videos nor class folders"),
+        ("frames", "it contains neither videos nor class folders"),
     ],
 )
 def test_unusable_folder_is_refused_with_the_reason(tmp_path, given, message, capsys):

@@ -57,7 +57,7 @@ def test_check_and_manifest_keep_strange_names(folders: Path, capsys: pytest.Cap
     assert {row.label for row in rows.values()} == {f"class {name}" for name in NAMES}
     assert sum(bool(row.error) for row in rows.values()) == 1
     records = VideoFolderDataModule(str(folders)).records("train")
-    with pytest.warns(UserWarning, match="They are left out"):
+    with pytest.warns(UserWarning, match="They are skipped"):
         usable = usable_records(str(folders), "train", records, "skip", False)
     assert len(usable) == len(NAMES) - 1
 
