@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torchvision.utils import flow_to_image, make_grid, save_image
 
 from hcml_lightning.batch import VideoBatch
+from hcml_lightning.checkpoint_files import read_checkpoint
 from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.data.synthetic import write_synthetic
 from hcml_lightning.storage import whole
 from hcml_lightning.tasks import FlowTask
-from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tasks.flow import at_grid
 from hcml_lightning.tools.pictures.drawing import validation_clips
 from protocol import QUANTITY, Protocol, circumstances, exclusive, is_done, write_rows

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from hcml_lightning.checkpoint_files import previous_of
 from hcml_lightning.resume import AtomicCheckpointIO
-from hcml_lightning.storage import checkpoint_near, previous_of, whole, write_whole
+from hcml_lightning.storage import whole, write_whole
 
 
 def write_half(file: Path, end: type[BaseException]) -> None:
@@ -64,25 +65,3 @@ def test_removing_a_checkpoint_also_removes_the_one_before_it(tmp_path: Path):
     assert previous_of(path).is_file()
     disk.remove_checkpoint(path)
     assert not list(tmp_path.iterdir())
-
-
-def test_checkpoint_near_finds_the_noted_checkpoint_of_a_moved_run(tmp_path: Path):
-    def checkpoint(*parts: str) -> Path:
-        path = tmp_path.joinpath(*parts, "checkpoints", "last.ckpt")
-        path.parent.mkdir(parents=True)
-        path.touch()
-        return path
-
-    noted, beside = checkpoint("old", "version_0"), checkpoint("new", "version_0")
-    own = checkpoint("new", "version_1")
-    folder = tmp_path / "new" / "version_1"
-    assert checkpoint_near(folder, noted) == own
-    own.unlink()
-    assert checkpoint_near(folder, noted) == noted
-    # A relative path is not taken from the working folder.
-    relative = Path("version_0", "checkpoints", "last.ckpt")
-    assert checkpoint_near(folder, relative) == beside
-    noted.unlink()
-    assert checkpoint_near(folder, noted) == beside
-    beside.unlink()
-    assert checkpoint_near(folder, noted) is None

@@ -15,8 +15,8 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_info
 
+from hcml_lightning.checkpoint_files import previous_of, write_checkpoint
 from hcml_lightning.stop_signals import Stopped, StopRequest
-from hcml_lightning.storage import previous_of, write_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

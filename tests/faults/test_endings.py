@@ -14,9 +14,9 @@ import pytest
 import torch
 from tests.conftest import TINY
 
+from hcml_lightning.checkpoint_files import fault_of, newest_whole, previous_of, write_checkpoint
 from hcml_lightning.cli import main
 from hcml_lightning.resume import LastCheckpoint
-from hcml_lightning.storage import fault_of, newest_whole, previous_of, write_checkpoint
 from hcml_lightning.tools.recipe.plan import Plan
 from hcml_lightning.tools.recipe.progressive import run_plan
 from hcml_lightning.tools.recipe.stage_folder import StageError

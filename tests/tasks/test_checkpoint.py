@@ -16,11 +16,10 @@ import torch
 import yaml
 
 from hcml_lightning import FlowTask, RecognitionTask
+from hcml_lightning.checkpoint_files import fault_of, read_checkpoint
 from hcml_lightning.cli import main
 from hcml_lightning.data import UCF101DataModule
 from hcml_lightning.resume import LastCheckpoint
-from hcml_lightning.storage import fault_of
-from hcml_lightning.tasks.checkpoint import read_checkpoint
 
 BASELINE = ["-c", "stages/baseline.yaml", "-c", "data/ucf101.yaml", "--model.backbone=r2d_tiny"]
 BASELINE += [
@@ -227,12 +226,11 @@ def test_only_known_modules_load_checkpoints_and_they_load_weights_only(reposito
             path.read_text(),
         )
     ]
-    # The first unpacks what the same process has packed; the second only checks that a file is whole.
-    assert found == ["data/packed.py", "storage.py", "tasks/checkpoint.py"]
-    for name in found[1:]:
-        calls = re.findall(r"torch\.load\([^)]*\)", (package / name).read_text())
-        assert calls
-        assert all("weights_only=True" in call for call in calls)
+    # The second unpacks what the same process has packed.
+    assert found == ["checkpoint_files.py", "data/packed.py"]
+    calls = re.findall(r"torch\.load\([^)]*\)", (package / "checkpoint_files.py").read_text())
+    assert len(calls) == 2
+    assert all("weights_only=True" in call for call in calls)
 
 
 @pytest.mark.parametrize("mmap", [False, True])

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from hcml_lightning.checkpoint_files import read_checkpoint
 from hcml_lightning.storage import plain
-from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tasks.classes import check_classes
 from hcml_lightning.tasks.measured import MeasuredTask
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from hcml_lightning.checkpoint_files import check_finite, read_checkpoint
 from hcml_lightning.storage import sha256_of
-from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
 from hcml_lightning.tasks.classes import first_difference
 
 PREFIX = "model."

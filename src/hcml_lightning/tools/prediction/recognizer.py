@@ -12,11 +12,11 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+from hcml_lightning.checkpoint_files import check_finite, read_checkpoint
 from hcml_lightning.data import VideoFolderDataModule
 from hcml_lightning.data.dataset import ClipRecipe
 from hcml_lightning.models import MotionNetwork
 from hcml_lightning.tasks import RecognitionTask
-from hcml_lightning.tasks.checkpoint import check_finite, read_checkpoint
 from hcml_lightning.tasks.views import mean_probability
 from hcml_lightning.tools.prediction.frame_times import frame_times
 from hcml_lightning.tools.prediction.spans import (

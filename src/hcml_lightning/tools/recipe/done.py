@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hcml_lightning.storage import checkpoint_near
+from hcml_lightning.tools.run.layout import checkpoint_near
 
 
 class Done(NamedTuple):

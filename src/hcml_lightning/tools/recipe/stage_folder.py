@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from hcml_lightning.stop_signals import STOP_SIGNALS, status_of
-from hcml_lightning.storage import folder_of_run, newest_whole, sha256_of
+from hcml_lightning.storage import sha256_of
 from hcml_lightning.tools.console.output import write_json
 from hcml_lightning.tools.recipe.done import Done, done_before
 from hcml_lightning.tools.recipe.plan import HARMLESS, OF_TESTS, Plan
+from hcml_lightning.tools.run.layout import folder_of_run
 from hcml_lightning.tools.run.wandb_runs import group_words
 from hcml_lightning.tools.stages import Stage, test_of
 
@@ -88,10 +89,16 @@ class StageFolder:
         """Return whether the stage left its results and intact weights; results without these are deleted."""
         if not result.is_file():
             return False
-        if self.name == "test" or newest_whole(self.last, self._tell) == self.last:
+        if self.name == "test" or self._newest() == self.last:
             return True
         result.unlink()
         return False
+
+    def _newest(self) -> Path | None:
+        # Imported late, so that `--help` does not wait for torch.
+        from hcml_lightning.checkpoint_files import newest_whole
+
+        return newest_whole(self.last, self._tell)
 
     def _own_words(self) -> list[str]:
         """Return the options that set where this stage writes and where its weights come from."""
@@ -105,7 +112,7 @@ class StageFolder:
         if self.name == "test" and self.previous is not None:
             self._check_weights_of(self.previous)
             words.append(f"--ckpt_path={self.previous.checkpoint}")
-        elif (state := newest_whole(self.last, self._tell)) is not None:
+        elif (state := self._newest()) is not None:
             self._tell(f"resumes from {state}")
             words.append(f"--ckpt_path={state}")
         elif self.previous is not None:
@@ -147,7 +154,7 @@ class StageFolder:
             how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that had run out of memory."
         else:
             how = f"failed (exit status {status}); see its output above."
-        state = newest_whole(self.last, self._tell)
+        state = self._newest()
         goes_on = f"it resumes from {state}" if state else "it starts over"
         return StageError(
             f"stage '{self.name}' {how} Run the same command again: {goes_on}",

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from hcml_lightning.storage import newest_whole
+from hcml_lightning.checkpoint_files import newest_whole, read_checkpoint
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.tasks.checkpoint import read_checkpoint
 from hcml_lightning.tasks.classes import first_difference
 from hcml_lightning.tools.console.trouble import explain
 from hcml_lightning.tools.run.wandb_runs import RUN_ID, folder_of_id

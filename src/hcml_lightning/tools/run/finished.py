@@ -15,10 +15,10 @@ import yaml
 from pytorch_lightning.cli import instantiate_class
 
 from hcml_lightning.data import VideoDataModule
-from hcml_lightning.storage import checkpoint_near
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.run.checkpoints import load_task
 from hcml_lightning.tools.run.curves import Curve, by_epoch, files_of, read_points
+from hcml_lightning.tools.run.layout import checkpoint_near
 from hcml_lightning.tools.stages import rank
 
 RESULTS = ("test.json", "validate.json", "fit.json")

@@ -13,7 +13,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from hcml_lightning.storage import folder_of_run, write_whole
+from hcml_lightning.storage import write_whole
+from hcml_lightning.tools.run.layout import folder_of_run
 from hcml_lightning.tools.run.wandb_runs import RUN_ID, note_run, without_run
 
 

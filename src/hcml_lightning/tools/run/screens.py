@@ -12,11 +12,11 @@ import pytorch_lightning as pl
 from torch import nn
 
 from hcml_lightning.optim import WarmupCosine
-from hcml_lightning.storage import folder_of_run
 from hcml_lightning.sync_batch_norm import CPUSyncBatchNorm
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask
 from hcml_lightning.tasks.description import title
 from hcml_lightning.tools.console.output import format_metrics
+from hcml_lightning.tools.run.layout import folder_of_run
 from hcml_lightning.tools.run.run_folder import run_folder
 
 WIDTH = 100

@@ -14,8 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hcml_lightning.storage import folder_of_run
 from hcml_lightning.tools.console.output import write_json
+from hcml_lightning.tools.run.layout import folder_of_run
 
 # Set by `wandb agent`, which chooses the runs of a sweep.
 RUN_ID = "WANDB_RUN_ID"
