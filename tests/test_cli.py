@@ -422,7 +422,7 @@ def test_checkpoint_of_another_network_is_refused(
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("class_names", [f"class {i}" for i in range(8)], "number 0 was 'class 0', and is"),
+        ("class_names", [f"class {i}" for i in range(8)], "number 0 was 'class 0' and is"),
         ("hyper_parameters", {"num_classes": 5}, "num_classes 5, but the data of this run has 8"),
         ("hyper_parameters", {"max_displacement": 2}, "Pass --model.max_displacement 2"),
         (

@@ -143,7 +143,7 @@ def read_manifest(file: Path) -> dict[str, ManifestRow]:
             return {row.path: row for row in map(ManifestRow.from_cells, cells)}
         except (ValueError, csv.Error) as error:
             raise ValueError(
-                f"{file}, line {cells.line_num}: not a manifest of this release ({error}); delete it and run "
+                f"{file}, line {cells.line_num}: is not a manifest of this release ({error}); delete it and run "
                 "`hcml data check` again"
             ) from error
 

@@ -86,8 +86,8 @@ def check_size(path: str, width: int, height: int) -> None:
     """
     if width * height > LARGEST_FRAME:
         raise VideoError(
-            f"{path}: frames of {width}×{height} pixels exceed {LARGEST_FRAME / 1e6:.0f} million pixels; the file is "
-            "damaged or made to fill the memory."
+            f"{path}: frames of {width}×{height} pixels exceed the limit of {LARGEST_FRAME / 1e6:.0f} million; the "
+            "file is damaged or made to fill the memory."
         )
 
 
