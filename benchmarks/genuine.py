@@ -78,7 +78,7 @@ def as_one(clips: Path, folder: Path, most: int = 10_000) -> Iterator[tuple[str,
     status, said = run("data", "prepare", *data, f"--output={copy}")
     failed = [path for path, row in rows.items() if row.error]
     yield "prepare, exit status", str(status)
-    yield "prepare, videos converted", said.partition(" of ")[0]
+    yield "prepare, videos converted", said.removeprefix("converted ").partition(" of ")[0]
     for path in rows.keys() - set(failed):
         made = (copy / path).with_suffix(".mp4")
         same = made.is_file() and probe(made).num_frames == probe(root / path).num_frames
