@@ -211,7 +211,7 @@ def peak_mb(work: Work, device: str) -> float:
         run()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    # Return freed memory to the system, so that memory needed now is allocated anew and counted.
+    # Return freed memory to the system, so that memory needed now is allocated again and counted.
     ctypes.CDLL(None).malloc_trim(0)
     before = _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")

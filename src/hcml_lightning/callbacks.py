@@ -103,7 +103,7 @@ class TrainOnly(pl.Callback):
                 f"{type(task).__name__} lists them; to train fewer modules, pass TrainOnly([...]) from "
                 "hcml_lightning.callbacks to the Trainer"
             )
-        # Parts of `model` are frozen on purpose, but modules beside it were probably added to be trained.
+        # Parts of `model` are frozen on purpose, but modules next to it were probably added to be trained.
         names = [name for name, _ in task.named_parameters() if not name.startswith("model.")]
         idle = [name for name in names if name not in trained]
         if idle and self.modules is None and hasattr(task, "model"):

@@ -107,7 +107,7 @@ def read_checkpoint(path: str | Path, mmap: bool = False) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if there is no such file.
         IsADirectoryError: if it is a folder.
-        ValueError: if it is cut short or damaged, is no checkpoint, or asks for code to be run.
+        ValueError: if it is cut short or damaged, is not a checkpoint, or asks for code to be run.
     """
     path = Path(path)
     if path.is_dir():

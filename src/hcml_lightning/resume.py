@@ -20,7 +20,7 @@ from hcml_lightning.stop_signals import Stopped, StopRequest
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write checkpoints completely or not at all, and keep the one that each replaces beside it.
+    """Write checkpoints completely or not at all, and keep the one that each replaces next to it.
 
     Lightning's own plugin writes to the folder for temporary files and moves the file from there. To another disk, the
     move is a copy over the previous checkpoint, which a kill leaves truncated; and the file is not synced to the disk.

@@ -14,7 +14,7 @@ from typing import Any
 
 @contextmanager
 def whole(path: Path, suffix: str = ".part") -> Iterator[Path]:
-    """Write to a temporary file beside `path`, then sync and rename it, so that a reader never sees half a file.
+    """Write to a temporary file next to `path`, then sync and rename it, so that a reader never sees half a file.
 
     Args:
         path: path of the file; its folder is created if missing.

@@ -555,7 +555,7 @@ class TestVideoFolder:
         # Thumbnails of videos, as downloaders save them.
         for video in sorted((root / "train" / "left").glob("*.*")):
             Image.new("RGB", (32, 32)).save(video.with_suffix(".jpg"))
-        # Photographs beside videos, and beside folders of videos.
+        # Photographs next to videos, and next to folders of videos.
         for number in range(3):
             Image.new("RGB", (32, 32)).save(root / "train" / "left" / f"IMG_{number}.jpg")
             Image.new("RGB", (32, 32)).save(root / "train" / f"IMG_{number}.jpg")

@@ -1,4 +1,4 @@
-"""Videos whose frames bear their own number, in every format, whole and damaged."""
+"""Videos whose frames show their own number, in every format, whole and damaged."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from hcml_lightning.data.video_index import VideoInfo
 from hcml_lightning.tools.datasets.check import examine
 
 NUM_FRAMES = 60
-# Frames bear their own number, as a pattern of black and white blocks that survives any codec.
+# Frames show their own number, as a pattern of black and white blocks that survives any codec.
 BLOCK = 24
 
 

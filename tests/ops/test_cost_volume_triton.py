@@ -69,7 +69,7 @@ def compare(function: Callable[[Tensor, int, int], Tensor], x: Tensor, d: int, s
         ((2, 2, 1, 3, 4), 2, 1),
         ((1, 2, 2, 3, 5), 2, 3),  # one displacement
         ((1, 2, 2, 1, 1), 6, 2),  # grids without a pixel
-        ((1, 3, 2, 2, 67), 6, 2),  # tiles beside each other
+        ((1, 3, 2, 2, 67), 6, 2),  # tiles next to each other
         ((1, 3, 2, 5, 6), 4, 1),  # nine displacements a row
         ((1, 2, 1, 4, 18), 9, 1),  # surroundings in several pieces
         ((1, 130, 1, 2, 3), 2, 2),  # channels in several pieces

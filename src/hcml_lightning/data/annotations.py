@@ -104,7 +104,7 @@ def walk_others(folder: str | Path) -> Iterator[str]:
     """
     for place, _, names in os.walk(folder):
         for name in sorted(names):
-            # The motion of synthetic videos lies beside them.
+            # The motion of synthetic videos lies next to them.
             ours = name.startswith((".", "hcml_")) or name.endswith(".motion.npz")
             if not (ours or is_video(name) or is_image(name)):
                 yield os.path.join(place, name)
@@ -116,7 +116,7 @@ def walk_videos(
     """Yield all videos below a folder, sorted: files with the suffix of a video, and folders of images.
 
     Hidden files and folders are skipped. Links are followed, except those to a folder that holds the link itself.
-    Images that lie beside videos, or beside other folders, are not taken for a video.
+    Images that lie next to videos, or next to other folders, are not taken for a video.
 
     Args:
         folder: folder to search.
@@ -140,7 +140,7 @@ def walk_videos(
         yield os.fspath(folder)
         return
     for entry in entries if images else []:
-        # Equal names suggest optical flow or depth of the same frames. Photographs beside folders of videos are fine.
+        # Equal names suggest optical flow or depth of the same frames. Photographs next to folders of videos are fine.
         if entry.is_dir() and not set(images).isdisjoint(os.listdir(entry.path)):
             raise ValueError(
                 f"{folder}: contains {len(images)} images ({images[0]}, …) and also {entry.name} with images of the "

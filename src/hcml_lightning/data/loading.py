@@ -16,7 +16,7 @@ from hcml_lightning.data.dataset import Sample, VideoDataset
 
 
 class EpochSampler(DistributedSampler[Sample | None]):
-    """Shuffle the training split anew in every epoch, give each rank its share, and pass on the epoch with each index.
+    """Reshuffle the training split in every epoch, give each rank its share, and pass on the epoch with each index.
 
     Args:
         dataset: the training split.

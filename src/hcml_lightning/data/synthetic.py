@@ -3,7 +3,7 @@
 Videos of shapes in known motion, written as real video files in the folder layout of any dataset of this package, so
 that every stage of training can be run, and its flow measured, without a real dataset.
 
-The motion is stored beside each video, as `<name>.motion.npz`, from which `true_flow` computes the flow between any two
+The motion is stored next to each video, as `<name>.motion.npz`, from which `true_flow` computes the flow between any two
 frames.
 """
 
@@ -82,7 +82,7 @@ def write_synthetic(
 
 
 def motion_path(path: str | Path) -> Path:
-    """Return the path of the true motion of a synthetic video: beside the file, or beside the folder of frames."""
+    """Return the path of the true motion of a synthetic video: next to the file, or next to the folder of frames."""
     path = Path(path)
     return path.with_name(f"{path.name if path.is_dir() else path.stem}.motion.npz")
 
@@ -99,7 +99,7 @@ def true_flow(path: str | Path, numbers: Sequence[int]) -> Tensor:
         T - 1.
 
     Raises:
-        FileNotFoundError: if no motion was stored beside the video.
+        FileNotFoundError: if no motion was stored next to the video.
     """
     file = motion_path(path)
     if not file.is_file():

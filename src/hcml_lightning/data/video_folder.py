@@ -101,7 +101,7 @@ class VideoFolderDataModule(VideoDataModule):
 
         Raises:
             FileNotFoundError: if a path to predict does not exist.
-            ValueError: if a folder has the name of no class or holds no videos, or videos lie beside class folders.
+            ValueError: if a folder has the name of no class or holds no videos, or videos lie next to class folders.
         """
         if split == "predict" and self.predict_paths:
             return [record for path in self.predict_paths for record in _to_predict(path)]
@@ -162,7 +162,7 @@ class VideoFolderDataModule(VideoDataModule):
         there = self._class_folders(root)
         like = [name for name in there if name.lower() in (*SPLITS, *OTHER_NAMES)]
         names = [name for name in like if name in odd]
-        # A folder `Val` is not used as `val`, so it is refused; but a class may be named `Train`, beside a class `Bus`.
+        # A folder `Val` is not used as `val`, so it is refused; but a class may be named `Train`, next to a class `Bus`.
         if has_train or like == there:
             names = [name for name in like if name in odd or name not in SPLITS]
         if has_train and (loose := _videos_right_in(root)):

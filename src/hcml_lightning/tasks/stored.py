@@ -49,7 +49,7 @@ class StoredTask(MeasuredTask):
         Lightning's own default lets a file from a URL run code.
 
         Raises:
-            ValueError: if the file is no checkpoint, or that of another task, if its weights do not fit the given
+            ValueError: if the file is not a checkpoint, or that of another task, if its weights do not fit the given
                 settings, or if `init_from` is given.
         """
         if kwargs.get("init_from") is not None:

@@ -56,7 +56,7 @@ def load_warm_start(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no checkpoint of a task, its weights are not finite, or its keys or shapes differ.
+        ValueError: if it is not a checkpoint of a task, its weights are not finite, or its keys or shapes differ.
     """
     checkpoint = _checkpoint(Path(path))
     stored = _model_state(Path(path), checkpoint)

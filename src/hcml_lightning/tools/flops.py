@@ -1,6 +1,6 @@
 """[backbone → **multiply-adds**]
 
-`hcml flops`: what the motion blocks cost, counted on the meta device, beside the paper's numbers
+`hcml flops`: what the motion blocks cost, counted on the meta device, next to the paper's numbers
 (Table 2, Table 6, Appendix C).
 """
 
@@ -122,7 +122,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the multiply-adds of one clip, without and with motion blocks, beside the paper's."""
+    """Print the multiply-adds of one clip, without and with motion blocks, next to the paper's."""
     parser = make_parser()
     options = parser.parse_args(words)
     for name in ("frames", "size", "num_classes"):

@@ -1,4 +1,4 @@
-"""Names with quotes, line ends, tags or bytes that are no UTF-8 come out of every file as they went in."""
+"""Names with quotes, line ends, tags or bytes that are not UTF-8 come out of every file as they went in."""
 
 import csv
 import json

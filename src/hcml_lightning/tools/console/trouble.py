@@ -1,6 +1,6 @@
 """[exception → **what to do about it**]
 
-Tells which exceptions are no bugs, and which message to print instead of a traceback. All others keep their traceback.
+Tells which exceptions are not bugs, and which message to print instead of a traceback. All others keep their traceback.
 """
 
 import errno

@@ -79,7 +79,7 @@ def find_videos(paths: Sequence[str]) -> list[str]:
 
 
 def _matches(pattern: str) -> list[str]:
-    """Return the folders and videos that a pattern matches; one such as `*` also matches other files beside them."""
+    """Return the folders and videos that a pattern matches; one such as `*` also matches other files next to them."""
     paths = sorted(glob.glob(pattern, recursive=True))
     return [path for path in paths if os.path.isdir(path) or is_video(os.path.basename(path))]
 

@@ -109,8 +109,8 @@ class Recognizer:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file is no checkpoint, is broken, or is of another task than recognition; or if there is
-                no such device.
+            ValueError: if the file is not a checkpoint, is broken, or is of another task than recognition; or if the
+                device does not exist.
         """
         checkpoint = read_checkpoint(Path(path), mmap=True)
         written_by = checkpoint.get("task")

@@ -165,7 +165,7 @@ class StageFolder:
         path = self.folder / "settings.json"
         results = ("fit.json", "test.json", "done.json", "checkpoints/*.ckpt")
         if not path.is_file() or not any(any(self.folder.glob(name)) for name in results):
-            # A stage that failed before it saved anything starts anew, and may do so with other settings.
+            # A stage that failed before it saved anything starts over, and may do so with other settings.
             return
         before = json.loads(path.read_text())["settings"]
         # Other settings of the test do not require that a training stage is run again.

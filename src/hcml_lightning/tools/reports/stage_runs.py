@@ -116,7 +116,7 @@ def read_runs(folders: Sequence[Path]) -> list[StageRun]:
     if len(folders) == 1:
         return read_run(folders[0])
     return [
-        # The folder of a single run bears the name of its stage already.
+        # The folder of a single run already has the name of its stage.
         replace(
             stage,
             group=(folder.parent if stage.folder == folder else folder / stage.group).as_posix(),

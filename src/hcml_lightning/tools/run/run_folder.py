@@ -1,6 +1,6 @@
 """[run → **its folder**]
 
-Writes what a run keeps beside its checkpoints: config.yaml, curves, and the id of its W&B run.
+Writes what a run keeps next to its checkpoints: config.yaml, curves, and the id of its W&B run.
 """
 
 import os

@@ -140,7 +140,7 @@ class StageSummary(pl.Callback):
 
 
 def environment(trainer: pl.Trainer) -> dict[str, str]:
-    """Return what results depend on beside the settings (code, versions, devices), and the time of their end."""
+    """Return what results depend on besides the settings (code, versions, devices), and the time of their end."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {

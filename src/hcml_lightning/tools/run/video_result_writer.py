@@ -16,7 +16,7 @@ from hcml_lightning.tools.run.video_results import FILE_NAME, VideoResult, write
 
 
 class VideoResultWriter(pl.Callback):
-    """Write `predictions.csv` beside `test.json`: every tested video once, even if two processes tested it."""
+    """Write `predictions.csv` next to `test.json`: every tested video once, even if two processes tested it."""
 
     def __init__(self) -> None:
         self._names: list[str] = []
