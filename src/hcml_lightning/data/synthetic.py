@@ -3,7 +3,7 @@
 Videos of shapes in known motion, written as real video files in the folder layout of any dataset of this package, so
 that every stage of training can be run, and its flow measured, without a real dataset.
 
-The motion is stored next to each video, as `<name>.motion.npz`, from which `true_flow` computes the flow between any two
+The motion is stored next to each video, as `<name>.motion.npz`; from it, `true_flow` computes the flow between any two
 frames.
 """
 

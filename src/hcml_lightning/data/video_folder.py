@@ -162,7 +162,7 @@ class VideoFolderDataModule(VideoDataModule):
         there = self._class_folders(root)
         like = [name for name in there if name.lower() in (*SPLITS, *OTHER_NAMES)]
         names = [name for name in like if name in odd]
-        # A folder `Val` is not used as `val`, so it is refused; but a class may be named `Train`, next to a class `Bus`.
+        # A folder `Val` is not used as `val`, so it is refused. But classes may be `Train` and `Bus`.
         if has_train or like == there:
             names = [name for name in like if name in odd or name not in SPLITS]
         if has_train and (loose := _videos_right_in(root)):
