@@ -287,6 +287,7 @@ def test_missing_list_is_named(tmp_path, capsys):
     ("given", "message"),
     [
         ([], "no data is set; pass a config"),
+        (["--data.root", "somewhere"], "no data is set; pass a config"),
         (["-c", "none.yaml"], "config 'none.yaml' not found"),
         (["--data=UCF101DataModule", "--data.root=none"], "root=none: there is no such folder"),
         (["--data=UCF101DataModule", "--data.rot=x"], "rot"),

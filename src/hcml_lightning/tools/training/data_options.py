@@ -49,7 +49,8 @@ class DataParser(ArgumentParser):
             data = options.data
         except (ValueError, FileNotFoundError) as error:
             self.error(str(error.__cause__ or error))
-        if data is None:
+        # From options such as `--data.root` alone, the parser makes the base class, which has no videos.
+        if data is None or type(data) is VideoDataModule:
             self.error("no data is set; pass a config with -c or a class with --data")
         return data, options
 
