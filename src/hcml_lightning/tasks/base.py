@@ -108,7 +108,7 @@ class MotionTask(StoredTask, ABC):
         self.model = MotionHierarchy(
             backbone=backbone,
             num_classes=num_classes,
-            levels=levels,
+            levels=plain(levels),
             max_displacement=max_displacement,
             stride=stride,
             max_offset=max_offset,

@@ -286,8 +286,11 @@ def test_missing_list_is_named(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ([], "no data is set; pass a config"),
-        (["--data.root", "somewhere"], "no data is set; pass a config"),
+        ([], "--data is missing; pass the data: -c configs/data/ucf101.yaml"),
+        (
+            ["--data.root", "somewhere"],
+            "--data is missing; pass the data: -c configs/data/ucf101.yaml",
+        ),
         (["-c", "none.yaml"], "config 'none.yaml' not found"),
         (["--data=UCF101DataModule", "--data.root=none"], "root=none: there is no such folder"),
         (["--data=UCF101DataModule", "--data.rot=x"], "rot"),

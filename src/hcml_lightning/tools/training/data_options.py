@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tools.training.configs import inline, read_config, split_words
-from hcml_lightning.tools.training.parser import in_short
+from hcml_lightning.tools.training.parser import MISSING, in_short
 
 
 class DataParser(ArgumentParser):
@@ -51,7 +51,7 @@ class DataParser(ArgumentParser):
             self.error(str(error.__cause__ or error))
         # From options such as `--data.root` alone, the parser makes the base class, which has no videos.
         if data is None or type(data) is VideoDataModule:
-            self.error("no data is set; pass a config with -c or a class with --data")
+            self.error(f"--data is missing; pass {MISSING['data']}")
         return data, options
 
 
