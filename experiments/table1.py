@@ -53,7 +53,7 @@ def run(protocol: Protocol, dataset: str, split: int, seed: int) -> None:
 def _accuracy_in_training(checkpoint: str) -> float:
     """Return training accuracy of the trained probe on centred clips; on an epoch's augmented clips it is lower."""
     data = UCF101DataModule.load_from_checkpoint(checkpoint)
-    videos = VideoDataset(data.usable_records("train"), data.recipe("val"))
+    videos = VideoDataset(data.usable_records(["train"])["train"], data.recipe("val"))
     loader = DataLoader(videos, data.batch_size, collate_fn=collate)
     task = ProbeTask.load_from_checkpoint(checkpoint, map_location="cpu")
     trainer = pl.Trainer(

@@ -146,7 +146,7 @@ class TestUsable:
         write_manifest(root / MANIFEST_NAME, rows)
 
     def usable(self, records: list[VideoRecord], root: Path, on_error: str = "raise"):
-        return usable_records(str(root), "val", records, on_error, probe_unknown=True)
+        return usable_records(str(root), {"val": records}, on_error, ["val"])["val"]
 
     def test_videos_in_the_manifest_are_not_opened(self, records, tmp_path, monkeypatch):
         self.write(records, tmp_path / "ucf101")
@@ -162,6 +162,15 @@ class TestUsable:
             self.usable(records, tmp_path / "ucf101")
         with pytest.warns(UserWarning, match="cut in half"):
             assert len(self.usable(records, tmp_path / "ucf101", "skip")) == 7
+
+    def test_broken_videos_of_all_splits_of_a_stage_are_named_at_once(self, records, tmp_path):
+        data = UCF101DataModule(str(tmp_path / "ucf101"), flip="none")
+        first = [Path(rows[0].path) for rows in (data.records("train"), records)]
+        for path in first:
+            path.unlink()
+        named = r"1 of 8 videos of the train split .*\n.*{}: .*\n1 of 8 .* val split .*\n.*{}: .*\n"
+        with pytest.raises(FileNotFoundError, match=named.format(*(p.name for p in first))):
+            data.setup("fit")
 
     def test_manifest_row_of_a_changed_video_is_ignored(self, records, tmp_path):
         self.write(records, tmp_path / "ucf101", error="cut in half", info=None)

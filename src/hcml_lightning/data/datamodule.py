@@ -160,15 +160,16 @@ class VideoDataModule(ListedDataModule):
             )
         if self._keeps and self._cache is None:
             self._cache = FrameCache(1 if self.trainer is None else self.trainer.num_devices)
-        for split in _STAGES[stage]:
-            if split not in self._datasets:
-                self._datasets[split] = VideoDataset(
-                    self.usable_records(split),
-                    self.recipe(split),
-                    self.seed,
-                    skip_broken=self.on_error == "skip" and split == "train",
-                    cache=self._cache,
-                )
+        # All at once, so that an error names the broken videos of all of them.
+        new = [split for split in _STAGES[stage] if split not in self._datasets]
+        for split, records in self.usable_records(new).items():
+            self._datasets[split] = VideoDataset(
+                records,
+                self.recipe(split),
+                self.seed,
+                skip_broken=self.on_error == "skip" and split == "train",
+                cache=self._cache,
+            )
 
     def videos_without_label(self, stage: str) -> list[str]:
         """Return the paths of the videos of a stage whose label is none of the classes."""

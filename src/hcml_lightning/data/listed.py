@@ -121,16 +121,16 @@ class ListedDataModule(pl.LightningDataModule):
         """List the videos of a split; each dataset overrides this."""
         raise NotImplementedError
 
-    def usable_records(self, split: Split) -> list[VideoRecord]:
-        """List the videos of a split that can be read, as far as is known.
+    def usable_records(self, splits: Iterable[Split]) -> dict[Split, list[VideoRecord]]:
+        """List the videos of some splits that can be read, as far as is known.
 
         If broken videos are skipped, evaluation opens each video that the manifest does not know.
 
         Raises:
             FileNotFoundError: as `usable.usable_records` does.
         """
-        probe_unknown = self.on_error == "skip" and split != "train"
-        records = self.records(split)
+        listed = {split: self.records(split) for split in splits}
         if not self.follow_links:
-            refuse_links(self.root, [record.path for record in records])
-        return usable_records(self.root, split, records, self.on_error, probe_unknown)
+            refuse_links(self.root, [r.path for records in listed.values() for r in records])
+        probe_unknown = [s for s in listed if self.on_error == "skip" and s != "train"]
+        return usable_records(self.root, listed, self.on_error, probe_unknown)

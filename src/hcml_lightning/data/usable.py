@@ -5,17 +5,20 @@ each file.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pytorch_lightning.utilities import rank_zero_warn
 
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.decode import VideoError, probe
 from hcml_lightning.data.manifest import MANIFEST_NAME, ManifestRow, is_current, read_manifest
+
+# A split; `listed.py`, which uses this module, defines which there are.
+Name = TypeVar("Name", bound=str)
 
 
 class _Look(NamedTuple):
@@ -33,55 +36,41 @@ class _Look(NamedTuple):
 
 
 def usable_records(
-    root: str, split: str, records: Sequence[VideoRecord], on_error: str, probe_unknown: bool
-) -> list[VideoRecord]:
-    """Find the videos of a split that are neither missing nor broken.
+    root: str,
+    splits: Mapping[Name, Sequence[VideoRecord]],
+    on_error: str,
+    probe_unknown: Collection[Name] = (),
+) -> dict[Name, list[VideoRecord]]:
+    """Find the videos of some splits that are neither missing nor broken.
 
     Args:
         root: folder of the dataset, and of its manifest if it has one.
-        split: name of the split, for messages.
-        records: videos of the split.
+        splits: videos of each split.
         on_error: "raise", or "skip" to leave out the videos that cannot be read.
-        probe_unknown: whether to open the videos that the manifest does not know.
+        probe_unknown: splits whose videos to open if the manifest does not know them.
 
     Returns:
-        The records of videos that can be read, as far as is known.
+        The records of videos that can be read, as far as is known, of each split.
 
     Raises:
-        FileNotFoundError: if no video is left, or one cannot be read and `on_error` is "raise".
+        FileNotFoundError: if no video of a split is left, or one cannot be read and `on_error` is "raise"; the message
+            names those of all splits.
     """
     manifest = manifest_of(root)
-    names = relative_names(root, [record.path for record in records])
-    rows = [(manifest or {}).get(name) for name in names]
-    with ThreadPoolExecutor(8) as pool:
-        looks = list(pool.map(_look, records, rows, [probe_unknown] * len(records)))
-    unknown = [look.record.path for look in looks if not look.known]
-    if manifest is not None and unknown:
-        rank_zero_warn(
-            f"{Path(root) / MANIFEST_NAME} is out of date for {len(unknown)} of {len(records)} videos of the {split} "
-            f"split (first: {unknown[0]}); run `hcml data check` to check only those"
-        )
-    problems = [look.problem for look in looks if look.problem]
-    if problems:
-        message = (
-            f"{len(problems)} of {len(records)} videos of the {split} split cannot be read:\n  "
-            + "\n  ".join(problems[:5])
-            + "\n  …" * (len(problems) > 5)
-        )
+    looks = {s: _look_at(root, manifest, s, splits[s], s in probe_unknown) for s in splits}
+    broken = {s: found for s in splits if (found := [x.problem for x in looks[s] if x.problem])}
+    if broken:
+        message = "\n".join(_named(s, found, len(splits[s])) for s, found in broken.items())
         if on_error == "raise":
-            advice = "Set on_error='skip' (--data.on_error skip) to skip them."
-            if len(problems) == len(records):
-                gone = _missing_folder(records[0].path)
-                advice = "None of them can be read; check that root (--data.root) contains the listed videos."
-                if gone:
-                    advice = f"There is no folder {gone}; put the videos there."
-            raise FileNotFoundError(f"{message}\n{advice}")
+            whole = [splits[s] for s in broken if len(broken[s]) == len(splits[s])]
+            raise FileNotFoundError(f"{message}\n{_advice(whole)}")
         rank_zero_warn(f"{message}\nThey are skipped.")
-    usable = [look.record for look in looks if not look.problem]
-    if not usable:
-        raise FileNotFoundError(
-            f"root={root}: the {split} split has no videos; check its list or folder"
-        )
+    usable = {s: [look.record for look in looks[s] if not look.problem] for s in splits}
+    for split, records in usable.items():
+        if not records:
+            raise FileNotFoundError(
+                f"root={root}: the {split} split has no videos; check its list or folder"
+            )
     return usable
 
 
@@ -103,6 +92,46 @@ def relative_names(root: str, paths: Sequence[str]) -> list[str]:
 def _missing_folder(path: str) -> str | None:
     """Return the topmost missing folder on the path of a file; None if all exist."""
     return next((str(p) for p in reversed(Path(path).parents) if not p.is_dir()), None)
+
+
+def _look_at(
+    root: str,
+    manifest: Mapping[str, ManifestRow] | None,
+    split: str,
+    records: Sequence[VideoRecord],
+    probe_unknown: bool,
+) -> list[_Look]:
+    """Check the videos of a split, and warn if the manifest does not know them."""
+    names = relative_names(root, [record.path for record in records])
+    rows = [(manifest or {}).get(name) for name in names]
+    with ThreadPoolExecutor(8) as pool:
+        looks = list(pool.map(_look, records, rows, [probe_unknown] * len(records)))
+    unknown = [look.record.path for look in looks if not look.known]
+    if manifest is not None and unknown:
+        rank_zero_warn(
+            f"{Path(root) / MANIFEST_NAME} is out of date for {len(unknown)} of {len(records)} videos of the {split} "
+            f"split (first: {unknown[0]}); run `hcml data check` to check only those"
+        )
+    return looks
+
+
+def _named(split: str, problems: Sequence[str], total: int) -> str:
+    """Return how many videos of a split cannot be read, and the first of them."""
+    return (
+        f"{len(problems)} of {total} video{'s' * (total != 1)} of the {split} split cannot be read:\n  "
+        + "\n  ".join(problems[:5])
+        + "\n  …" * (len(problems) > 5)
+    )
+
+
+def _advice(unreadable: Sequence[Sequence[VideoRecord]]) -> str:
+    """Return what to do about broken videos, given the splits of which none can be read."""
+    if not unreadable:
+        return "Set on_error='skip' (--data.on_error skip) to skip them."
+    gone = _missing_folder(unreadable[0][0].path)
+    if gone:
+        return f"There is no folder {gone}; put the videos there."
+    return "None of them can be read; check that root (--data.root) contains the listed videos."
 
 
 def _look(record: VideoRecord, row: ManifestRow | None, probe_unknown: bool) -> _Look:
