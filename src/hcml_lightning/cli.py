@@ -9,13 +9,14 @@ import select
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from hcml_lightning._version import __version__
 from hcml_lightning.tools.commands import TOOL_COMMANDS, TRAINER_COMMANDS
+from hcml_lightning.tools.console.noise import plain_warnings
 
 if TYPE_CHECKING:
     from pytorch_lightning.cli import ArgsType
@@ -62,7 +63,9 @@ def main(args: "ArgsType" = None) -> int:
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if args is None else [str(word) for word in args]
-    with _debugging("--debug" in words) as debug:
+    # In a notebook or a script, warnings are the caller's.
+    shown = plain_warnings() if args is None else nullcontext()
+    with shown, _debugging("--debug" in words) as debug:
         words = [word for word in words if word != "--debug"]
         try:
             status = _run(words[0] if words else "--help", words)

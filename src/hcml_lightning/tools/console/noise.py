@@ -1,9 +1,17 @@
-"""Messages of libraries that users of `hcml` cannot act on, each with the reason why it is silenced."""
+"""[warnings → **what users of `hcml` see of them**]
+
+Messages of libraries that users cannot act on, each with the reason why it is silenced, and how warnings are printed.
+"""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from hcml_lightning.tools.console.trouble import PACKAGE
 
 NOISE = (
     # Lightning calls functions that jsonargparse will remove, so our dependency on jsonargparse has an upper bound:
@@ -50,3 +58,29 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.removeFilter(tips)
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print the warnings of this package inside the block without the line of code that they come from."""
+    # Not `warnings.formatwarning`, which Lightning replaces when it is imported.
+    before = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if PACKAGE in Path(filename).parents:
+            print(f"warning: {message}", file=file or sys.stderr)
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
