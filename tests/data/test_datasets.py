@@ -618,6 +618,33 @@ class TestVideoFolder:
         with pytest.raises(ValueError, match="would not be used for any split"):
             make("folder", root)
 
+    @pytest.mark.parametrize(
+        ("layout", "config"),
+        [
+            ("ucf101", "ucf101"),
+            ("something_v1", "something_v1"),
+            ("something_v2", "something_v2"),
+        ],
+    )
+    def test_dataset_with_lists_is_refused_with_its_config(self, layout, config, synthetic_root):
+        with pytest.raises(
+            ValueError, match=rf"not a class folder.* -c configs/data/{config}\.yaml"
+        ):
+            make("folder", synthetic_root(layout))
+
+    @pytest.mark.parametrize("below", ["", "train"])
+    def test_class_folders_read_as_ucf101_name_the_config_of_folders(self, below, synthetic_root):
+        with pytest.raises(
+            FileNotFoundError,
+            match=r"ucfTrainTestlist/classInd\.txt .* use -c configs/data/video_folder\.yaml",
+        ):
+            make("ucf101", synthetic_root("folder") / below)
+
+    def test_missing_root_does_not_suggest_predict_paths(self, tmp_path):
+        with pytest.raises(FileNotFoundError) as refused:
+            make("folder", tmp_path / "none")
+        assert str(refused.value).endswith("or only videos, to learn without labels")
+
     def test_single_class_warns(self, layout_copy, tmp_path):
         shutil.move(layout_copy("folder") / "train", tmp_path / "higher" / "videos")
         with pytest.warns(UserWarning, match=r"one class, 'videos'.*one folder too high"):
@@ -890,7 +917,7 @@ def test_cache_is_told_the_number_of_processes_of_the_machine(tmp_path, monkeypa
     classes_of_ucf101(tmp_path)
     asked = []
     monkeypatch.setattr(datamodule, "FrameCache", asked.append)
-    monkeypatch.setattr(UCF101DataModule, "usable_records", lambda *_: [])
+    monkeypatch.setattr(UCF101DataModule, "usable_records", lambda *_: {})
     data = UCF101DataModule(tmp_path, num_workers=0, cache=True)
     data.trainer = SimpleNamespace(num_devices=4)
     data.setup("validate")

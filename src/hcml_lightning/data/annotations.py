@@ -100,9 +100,10 @@ def walk_others(folder: str | Path) -> Iterator[str]:
     """Yield the files below a folder that, by their names, are not videos, images, hidden or written by this package.
 
     Args:
-        folder: folder to search; symbolic links are not followed.
+        folder: folder to search; symbolic links are not followed, and hidden folders are skipped.
     """
-    for place, _, names in os.walk(folder):
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(HIDDEN)]
         for name in sorted(names):
             # The motion of synthetic videos lies next to them.
             ours = name.startswith((".", "hcml_")) or name.endswith(".motion.npz")

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from hcml_lightning.data.annotations import VideoNames
+from hcml_lightning.data.annotations import VideoNames, walk_videos
 from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.listed import Split
@@ -78,4 +78,12 @@ class UCF101DataModule(VideoDataModule):
         return records
 
     def _list(self, name: str, what: str) -> Path:
-        return self.find_list([f"ucfTrainTestlist/{name}"], what)
+        try:
+            return self.find_list([f"ucfTrainTestlist/{name}"], what)
+        except FileNotFoundError as error:
+            root = Path(self.root)
+            if (root / "videos").is_dir() or not root.is_dir() or not any(walk_videos(root)):
+                raise
+            raise FileNotFoundError(
+                f"{error}. If its folders are the classes, use -c configs/data/video_folder.yaml"
+            ) from error

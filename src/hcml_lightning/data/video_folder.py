@@ -18,6 +18,12 @@ from hcml_lightning.data.listed import Split
 SPLITS = ("train", "val", "test")
 # Other common names of splits. They are refused, because such a folder would silently be taken for a class or left out.
 OTHER_NAMES = ("training", "validation", "valid", "testing")
+# Folders that only datasets with lists have, and the config that reads those.
+WITH_LISTS = {
+    "ucfTrainTestlist": "ucf101.yaml",
+    "20bn-something-something-v1": "something_v1.yaml",
+    "20bn-something-something-v2": "something_v2.yaml",
+}
 # The only class if the videos do not lie in class folders.
 UNLABELLED = "unlabelled"
 
@@ -42,7 +48,8 @@ class VideoFolderDataModule(VideoDataModule):
 
     Raises:
         FileNotFoundError: if there are neither class folders nor videos, and no `predict_paths` either.
-        ValueError: if an argument is out of range, or a folder has the name of a split but would not be used as one.
+        ValueError: if an argument is out of range, a folder has the name of a split but would not be used as one, or
+            `root` has the layout of a dataset with lists.
     """
 
     def __init__(
@@ -79,7 +86,7 @@ class VideoFolderDataModule(VideoDataModule):
             )
             raise FileNotFoundError(
                 f"root={root}: {there}; expected train/<class>/ and val/<class>/, or <class>/, with videos or folders "
-                "of frames inside; or only videos, to learn without labels; or set predict_paths"
+                "of frames inside; or only videos, to learn without labels"
             )
 
     def setup(self, stage: str) -> None:
@@ -135,13 +142,16 @@ class VideoFolderDataModule(VideoDataModule):
         return records
 
     def other_files(self) -> list[str]:
-        """List the files that lie among the videos but are not taken for videos."""
-        folders = {
+        """List the files in `root` that are not taken for videos."""
+        classes = [
             self._place_of(self._folder(split), name)
             for split in SPLITS
             for name in self.class_names
-        }
-        return [path for folder in sorted(folders) for path in walk_others(folder)]
+        ]
+        # The folder of a class may be a link, which a walk through the root does not follow.
+        folders = [Path(self.root), *classes]
+        found = (path for folder in folders for path in walk_others(folder))
+        return sorted({os.path.normpath(path) for path in found})
 
     def _place_of(self, folder: Path, class_name: str) -> Path:
         return folder / class_name if self._has_labels else folder
@@ -157,6 +167,12 @@ class VideoFolderDataModule(VideoDataModule):
 
     def _check_names(self) -> None:
         root = Path(self.root)
+        for name, config in WITH_LISTS.items():
+            if (root / name).is_dir():
+                raise ValueError(
+                    f"root={root}: {name} is not a class folder, but part of a dataset with lists; use "
+                    f"-c configs/data/{config}"
+                )
         has_train = (root / "train").is_dir()
         odd = OTHER_NAMES if has_train else (*SPLITS, *OTHER_NAMES)
         there = self._class_folders(root)
