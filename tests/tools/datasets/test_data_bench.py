@@ -31,7 +31,7 @@ def test_bench_reports_rates_shares_and_cores(synthetic_root, capsys):
     assert "workers  clips/s" in said
     for name in ("decode", "crop, resize, flip", "transfer to the GPU"):
         assert f"  {name}" in said
-    assert "a GPU whose step takes 100 ms needs 1 cores" in said
+    assert "a GPU whose step takes 100 ms needs 1 core of this kind" in said
 
 
 def test_bench_without_a_gpu_asks_for_the_step_time(synthetic_root, capsys, no_gpu):

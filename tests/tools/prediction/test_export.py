@@ -59,6 +59,18 @@ def test_export_leaves_one_file_for_each_format(exported: Path):
     assert sorted(path.name for path in (exported / "exported").iterdir()) == names
 
 
+def test_table_of_the_export_is_explained(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["export", f"--ckpt_path={checkpoints['recognition']}", f"--output={tmp_path}"]
+    assert main([*words, "--formats", "safetensors"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "\nlargest difference: of the logits from those of the network, on random clips\n" in said
+    )
+    assert said.endswith("docs/export.md shows how to use the files\n")
+
+
 @pytest.mark.parametrize("batch", [1, 5])
 def test_programs_compute_what_the_network_does(exported: Path, recognizer: Recognizer, batch: int):
     given = clips(batch)

@@ -57,7 +57,7 @@ def test_good_files_are_recognised_and_broken_ones_listed(
     assert "cut.avi" in broken["video"]
     assert len([row for row in rows if videos[1].name in row["video"]]) == 5
     said = capsys.readouterr().out
-    assert "2 of 3 videos" in said
+    assert said.endswith(f"recognised 2 of 3 videos -> {output}, which also lists the errors\n")
     assert "cut.avi" in said
     assert [path.name for path in output.parent.iterdir()] == ["found.csv"]
 
@@ -135,6 +135,7 @@ def test_video_that_breaks_off_keeps_the_windows_before(
             "--hop must be a finite number of seconds greater than 0, got 0.0",
         ),
         (["--window=inf"], "--window must be a finite number of seconds greater than 0, got inf"),
+        (["--device=gpu"], "'gpu' is not available here; expected auto, cpu, cuda or cuda:N"),
         (["--num_workers=-1"], "--num_workers must be at least 0"),
         (["none/*.mp4"], "none/*.mp4 does not exist"),
     ],
@@ -154,6 +155,15 @@ def test_wrong_options_are_refused_before_anything_is_written(
         run([word.replace("=flow", f"={checkpoints['flow']}") for word in given])
     assert message in f"{stopped.value.code} {capsys.readouterr().err}"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["predict", "export"])
+def test_help_shows_only_defaults_that_are_set(command: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    said = capsys.readouterr().out
+    assert "(default: " in said
+    assert "None" not in said
 
 
 def test_debug_raises_the_error_itself(checkpoints: dict[str, Path]):
@@ -290,11 +300,15 @@ def test_unwritable_output_is_refused_before_any_video_is_read(
 
 
 def test_windows_overlap_by_half_unless_told_otherwise(
-    checkpoints: dict[str, Path], videos: list[Path], tmp_path: Path
+    checkpoints: dict[str, Path],
+    videos: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ):
     output = tmp_path / "found.json"
     words = ["--ckpt_path", checkpoints["recognition"], videos[0], "--window=0.16"]
     assert run([*words, "--output", output]) == 0
+    assert capsys.readouterr().out == f"recognised 1 of 1 video -> {output}\n"
     (entry,) = json.loads(output.read_text())["videos"]
     assert [span["start"] for span in entry["spans"]] == [0.0, 0.08, 0.16, 0.24, 0.32]
 

@@ -1,8 +1,9 @@
 """[numbers → **text and files**]
 
-How the tools print tables and write files.
+How the tools print help and tables, and write files.
 """
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,15 @@ from typing import Any
 from hcml_lightning.storage import write_whole
 
 MOST_SHOWN = 5
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Show defaults in help, but not those of options that are simply off, such as None."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if str(action.default) in ("None", "False", "[]"):
+            return action.help
+        return super()._get_help_string(action)
 
 
 def format_metrics(metrics: Mapping[str, float]) -> str:
@@ -34,11 +44,28 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def print_group(title: str, cases: Sequence[str]) -> None:
-    """Print the number of cases of a kind and the first few of them, if there are any."""
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun in singular or plural.
+
+    Example:
+        >>> counted(1, "video"), counted(0, "video"), counted(2, "class")
+        ('1 video', '0 videos', '2 classes')
+    """
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number} {noun if number == 1 else plural}"
+
+
+def print_group(title: str, cases: Sequence[str], noun: str = "") -> None:
+    """Print the number of cases of a kind and the first few of them, if there are any.
+
+    Args:
+        title: what the cases are, or what is the matter with them if there is a noun.
+        cases: one line each.
+        noun: what each case is, in singular.
+    """
     if not cases:
         return
-    print(f"  {len(cases)} {title}:")
+    print(f"  {counted(len(cases), noun) if noun else len(cases)} {title}:")
     for case in cases[:MOST_SHOWN]:
         print(f"    {printable(case)}")
     if len(cases) > MOST_SHOWN:

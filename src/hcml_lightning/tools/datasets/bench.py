@@ -21,7 +21,7 @@ from hcml_lightning.data.sampling import clip_frames
 from hcml_lightning.data.transforms import apply_view, random_view
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.console.noise import quiet
-from hcml_lightning.tools.console.output import print_table
+from hcml_lightning.tools.console.output import counted, print_table
 from hcml_lightning.tools.console.threads import threads_given_back
 from hcml_lightning.tools.datasets.step_time import step_seconds
 from hcml_lightning.tools.training.data_options import DataParser, data_parser
@@ -115,7 +115,13 @@ def make_parser() -> DataParser:
         "whose step takes --step_ms needs. With a GPU and the config of a stage, the step is measured.",
     )
     parser.taken = ("data", "model")
-    parser.add_subclass_arguments(MotionTask, "model", required=False)
+    parser.add_subclass_arguments(
+        MotionTask,
+        "model",
+        required=False,
+        metavar="CLASS",
+        help="class of the stage, such as RecognitionTask, if no config names it",
+    )
     parser.link_arguments("data.num_classes", "model.init_args.num_classes", apply_on="instantiate")
     cores = os.cpu_count() or 1
     parser.add_argument(
@@ -160,7 +166,8 @@ def _measure(data: VideoDataModule, options: Namespace) -> None:
     for workers in [0] if data.hparams["cache"] else _listed(options.workers):
         rate = clips_per_second(data, workers, options.seconds)
         rows.append([str(workers), f"{rate:.1f}", f"{rate / max(1, workers):.1f}"])
-    print(f"{data.root}: batches of {data.batch_size}, {os.cpu_count() or 1} cores\n")
+    cores = counted(os.cpu_count() or 1, "core")
+    print(f"{data.root}: batches of {data.batch_size}, {cores}\n")
     print_table(rows)
     spent = shares(data, options.seconds)
     total = sum(spent.values())
@@ -175,7 +182,7 @@ def _measure(data: VideoDataModule, options: Namespace) -> None:
     print()
     for step in _listed(options.step_ms) or measured_step(options.model, data, options.precision):
         needed = cores_needed(step, data.batch_size, 1 / total)
-        print(f"a GPU whose step takes {step:.4g} ms needs {needed} cores like these")
+        print(f"a GPU whose step takes {step:.4g} ms needs {counted(needed, 'core')} of this kind")
 
 
 def measured_step(task: MotionTask | None, data: VideoDataModule, precision: str) -> list[float]:

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hcml_lightning.tools.console.output import print_table
+from hcml_lightning.tools.console.output import HelpFormatter, print_table
 
 FORMATS = ("pt2", "onnx", "safetensors")
 
@@ -18,13 +18,15 @@ def make_parser() -> argparse.ArgumentParser:
         prog="hcml export",
         description="Write a recogniser that works without this package: a PyTorch program (.pt2), ONNX, and "
         "safetensors, each with class names and preprocessing inside.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "--ckpt_path", type=Path, required=True, help="checkpoint of a recognition stage"
     )
     parser.add_argument("--output", type=Path, default=Path("exported"), help="folder to write to")
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument(
+        "--formats", nargs="+", choices=FORMATS, default=list(FORMATS), help="formats to write"
+    )
     return parser
 
 
@@ -51,4 +53,8 @@ def main(words: Sequence[str]) -> int:
         for path, difference in written
     ]
     print_table(rows)
+    print(
+        "\nlargest difference: of the logits from those of the network, on random clips\n"
+        "docs/export.md shows how to use the files"
+    )
     return 0

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from hcml_lightning.tools.console.output import HelpFormatter
 from hcml_lightning.tools.prediction.prediction_files import FORMATS
 
 
@@ -51,7 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
         description="Write the top classes of videos as csv or json. Settings come from the checkpoint.",
         epilog="A file that cannot be read is reported in the output, and the others are still processed; the exit "
         "status is 1 if none could be read.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument(
         "paths",
@@ -85,6 +86,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device",
         default="auto",
-        help="where to compute: cpu, cuda or cuda:N; auto uses cuda if available",
+        help="where to compute: auto (cuda if available, else cpu), cpu, cuda or cuda:N",
     )
     return parser

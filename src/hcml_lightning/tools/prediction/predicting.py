@@ -19,7 +19,7 @@ from hcml_lightning.data.annotations import is_video, walk_videos
 from hcml_lightning.data.dataset import ClipRecipe
 from hcml_lightning.data.decode import VideoError
 from hcml_lightning.tools.console.noise import quiet
-from hcml_lightning.tools.console.output import printable
+from hcml_lightning.tools.console.output import counted, printable
 from hcml_lightning.tools.prediction.annotate import annotate
 from hcml_lightning.tools.prediction.prediction_files import Prediction, open_results
 from hcml_lightning.tools.prediction.recognizer import Recognition, Recognizer
@@ -195,5 +195,6 @@ def predict_all(options: argparse.Namespace) -> int:
         print(
             "Replace these or leave them out; ffmpeg can convert any file that a player can show."
         )
-    print(f"{read} of {len(videos)} videos -> {options.output}")
+    errors = ", which also lists the errors" if unread else ""
+    print(f"recognised {read} of {counted(len(videos), 'video')} -> {options.output}{errors}")
     return 0 if read else 1

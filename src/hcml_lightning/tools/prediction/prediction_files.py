@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
+from hcml_lightning.tools.console.output import counted
+
 if TYPE_CHECKING:
     from hcml_lightning.tools.prediction.recognizer import Recognition
 
@@ -68,7 +70,8 @@ def open_results(path: Path, class_names: Sequence[str], top_k: int) -> Iterator
         partial.replace(path)
     except BaseException:
         if written:
-            print(f"the results of {written} videos are kept in {partial}", file=sys.stderr)
+            kept = counted(written, "video")
+            print(f"the results of {kept} are kept in {partial}", file=sys.stderr)
         else:
             partial.unlink()
         raise

@@ -199,6 +199,6 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"--device: {name!r} is not available here; expected cpu, cuda or cuda:N"
+            f"--device: {name!r} is not available here; expected auto, cpu, cuda or cuda:N"
         ) from error
     return device

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, Namespace
 
 from hcml_lightning.data import VideoDataModule
+from hcml_lightning.tools.console.output import HelpFormatter
 from hcml_lightning.tools.training.configs import inline, read_config, split_words
 from hcml_lightning.tools.training.parser import MISSING, in_short
 
@@ -62,11 +63,20 @@ def data_parser(name: str, description: str) -> DataParser:
         name: of the tool, for messages.
         description: what it does.
     """
-    parser = DataParser(prog=f"hcml data {name}", description=description)
+    parser = DataParser(
+        prog=f"hcml data {name}", description=description, formatter_class=HelpFormatter
+    )
     parser.add_argument(
         "-c", "--config", help="config of the data, as for `hcml fit`; may be repeated"
     )
-    parser.add_subclass_arguments(VideoDataModule, "data", required=False)
+    parser.add_subclass_arguments(
+        VideoDataModule,
+        "data",
+        required=False,
+        metavar="CLASS",
+        help="class of the data, such as UCF101DataModule, if no config names it; --data.root DIR and so on set its "
+        "arguments",
+    )
     return parser
 
 
