@@ -14,6 +14,7 @@ import av
 import pytest
 
 from hcml_lightning.cli import main
+from hcml_lightning.data import VideoFolderDataModule
 from hcml_lightning.data.manifest import MANIFEST_NAME, ManifestRow, digest_of, read_manifest
 from hcml_lightning.data.video_file import VideoError
 from hcml_lightning.data.video_index import index_video
@@ -82,12 +83,14 @@ def test_every_kind_of_fault_is_named(layout_copy, capsys):
     said = capsys.readouterr().out
     for kind in ("1 missing", "1 empty", "1 not a video", "1 cut short"):
         assert f"  {kind}:\n" in said
+    assert "remove these videos, or train without them: --data.on_error skip\n" in said
     assert "'sneeze', which is not in classInd.txt" in said
     assert "the id 'v_out_g02_c01' more than once" in said
     assert "is in both training and validation" in said
-    assert "1 classes of left or right without the mirrored class" in said
+    assert "  1 class of left or right without the mirrored class" in said
     assert "'clockwise'" in said
-    assert "'sneezing'" in said
+    assert "  1 class without any listed videos:\n    'sneezing'\n" in said
+    assert "  2 classes whose videos are all broken:\n    'clockwise'\n    'around'\n" in said
     errors = {r.path for r in read_manifest(root / MANIFEST_NAME).values() if r.error}
     assert len(errors) == 4
 
@@ -126,6 +129,8 @@ def test_verify_finds_content_that_changed_in_silence(layout_copy, layout, patte
     for more in (["--verify"], [], ["--verify"]):
         assert check(layout, root, *more) == 1
         said = capsys.readouterr().out
+        verified = "verified: 15 of 16 videos checked earlier have the same content\n"
+        assert (verified in said) == bool(more)
         assert "1 changed, with the same size and time:" in said
         assert "the content is not the one that was checked" in said
     (row,) = [row for row in read_manifest(root / MANIFEST_NAME).values() if row.error]
@@ -134,7 +139,9 @@ def test_verify_finds_content_that_changed_in_silence(layout_copy, layout, patte
     file.write_bytes(whole)
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert check(layout, root, "--verify") == 0
-    assert "newly checked: 1 of 16" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "newly checked: 1 of 16" in said
+    assert "verified: 16 of 16" in said
     assert (root / MANIFEST_NAME).read_bytes() == sound
 
 
@@ -153,6 +160,7 @@ def test_a_file_that_cannot_be_compared_is_not_called_changed(
     said = capsys.readouterr().out
     assert f"{UNREAD}{why}" in said
     assert "16 could not be compared:" in said
+    assert "verified: 0 of 16" in said
     assert "is not the one that was checked" not in said
     assert check("something_v2", root, "--verify") == 0
     assert (root / MANIFEST_NAME).read_bytes() == sound
@@ -231,17 +239,45 @@ def test_shortcomings_of_a_folder_of_own_videos_are_reported(layout_copy, capsys
     for path in keep.iterdir():
         if path.suffix not in (".avi", ".mp4"):
             path.unlink()
-    (keep / "notes.txt").touch()
+    hidden = keep / ".git" / "config"
+    hidden.parent.mkdir()
+    for path in (keep / "notes.txt", root / "README.md", hidden):
+        path.touch()
     words = ["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]
     assert main([*words, "--data.clip_length=1000"]) == 0
     said = capsys.readouterr().out
     assert "(2 train, 2 val), 1 class\n" in said.replace("(1 train, 1 val)", "(2 train, 2 val)")
     assert "enough for the self-supervised stages; recognition needs two or more classes" in said
     assert "with fewer frames than a clip spans (1999), so some frames repeat" in said
+    place = root / keep.name
     assert (
-        f"1 files not used, because their names are not those of videos:\n    {keep}/notes.txt"
-        in said
+        "  2 files without the ending of a video (.mp4, .avi, …), so not used:\n"
+        f"    {root}/README.md\n    {place}/notes.txt\n" in said
     )
+
+
+def test_class_is_reported_as_empty_or_as_broken_and_only_once(layout_copy, capsys):
+    root = layout_copy("folder")
+    (root / "train" / "hop").mkdir()
+    for video in root.glob("*/up/*.mp4"):
+        video.write_bytes(b"")
+    assert main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]) == 1
+    said = capsys.readouterr().out
+    assert f"  1 error in the lists:\n    {root}/train/hop: the class folder contains no" in said
+    assert "  1 class whose videos are all broken:\n    'up'\n" in said
+    assert said.count("hop") == 1
+    assert "listed" not in said
+
+
+def test_files_in_a_linked_class_folder_are_listed_once(layout_copy, tmp_path, monkeypatch):
+    root = layout_copy("folder")
+    shutil.move(root / "train" / "up", tmp_path / "up")
+    (root / "train" / "up").symlink_to(tmp_path / "up")
+    for folder in ("up", "down"):
+        (root / "train" / folder / "notes.txt").touch()
+    monkeypatch.chdir(root)
+    names = ["train/down/notes.txt", "train/up/notes.txt"]
+    assert VideoFolderDataModule(".").other_files() == names
 
 
 @pytest.mark.parametrize(
@@ -270,8 +306,10 @@ def test_videos_without_labels_are_checked_too(layout_copy, capsys):
     # In the second check, the manifest is not reported as an unused file.
     assert main(["data", "check", "-c", "data/video_folder.yaml", f"--data.root={root}"]) == 0
     said = capsys.readouterr().out
-    assert "1 videos (1 train, 0 val), without labels" in said
+    assert "1 video (1 train, 0 val), without labels" in said
+    assert "newly checked: 1 of 1 video ->" in said
     assert "not used" not in said
+    assert "--data.on_error" not in said
 
 
 def test_missing_list_is_named(tmp_path, capsys):

@@ -175,13 +175,15 @@ def test_broken_videos_are_listed_and_tried_again(layout_copy, tmp_path, capsys)
     assert not any(row["error"] for row in rows(tmp_path / "to" / "hcml_prepared.csv"))
 
 
-def test_only_changed_videos_are_converted_again(layout_copy, tmp_path):
+def test_only_changed_videos_are_converted_again(layout_copy, tmp_path, capsys):
     root = layout_copy("kinetics")
     assert run("kinetics", root, tmp_path / "to") == 0
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "to").rglob("*.mp4")}
     changed = next(root.rglob("*.mp4"))
     os.utime(changed)
+    assert capsys.readouterr().out.startswith("converted 16 of 16 videos\n")
     assert run("kinetics", root, tmp_path / "to") == 0
+    assert capsys.readouterr().out.startswith("converted 1 of 16 videos; already there: 15\n")
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "to").rglob("*.mp4")}
     assert [p.name for p in before if before[p] != after[p]] == [changed.name]
 
@@ -301,7 +303,7 @@ def test_a_dataset_that_is_gone_stops_the_run(tmp_path):
             FileNotFoundError, match=r"gone: the dataset disappeared while a\.avi was read"
         ),
     ):
-        list(prepare([job], str(tmp_path / "gone"), tmp_path / "none", journal, 1))
+        list(prepare([job], str(tmp_path / "gone"), journal, 1))
     assert convert(job)[-1] == "there is no such file"
 
 
@@ -312,6 +314,28 @@ def test_copy_that_lost_frames_is_discarded(synthetic_root, tmp_path, monkeypatc
     with pytest.raises(VideoError, match="its copy has 12 frames instead of 13"):
         make_copy(str(video), tmp_path / "copy.mp4", tmp_path, Encoding())
     assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("tool", ["check", "prepare", "bench"])
+def test_help_shows_no_classes_of_python(tool, capsys):
+    with pytest.raises(SystemExit):
+        main(["data", tool, "--help"])
+    said = capsys.readouterr().out
+    assert "(default: " in said
+    assert not [word for word in ("<class", "null", "None", "type:", "class_path") if word in said]
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        (["--data=UCF101DataModule", "--data.root=x"], "--output"),
+        (["--data=UCF101DataModule"], "--data.root"),
+    ],
+)
+def test_missing_options_are_named_as_they_are_typed(given, missing, capsys):
+    with pytest.raises(SystemExit):
+        main(["data", "prepare", *given])
+    assert f"error: the following arguments are required: {missing}\n" in capsys.readouterr().err
 
 
 def test_shard_is_parsed_and_named():

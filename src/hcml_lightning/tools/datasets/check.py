@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 from tqdm import tqdm
@@ -24,6 +25,7 @@ from hcml_lightning.data.manifest import (
 )
 from hcml_lightning.data.stored_index import find_index, pack_index
 from hcml_lightning.data.video_file import open_video
+from hcml_lightning.tools.console.output import counted
 from hcml_lightning.tools.datasets.check_report import print_report
 from hcml_lightning.tools.datasets.journal import Journal
 from hcml_lightning.tools.datasets.listing import Listing, list_videos, raise_if_gone
@@ -39,6 +41,22 @@ TO_DO = {
     CHANGED: ", although size and time are the same; copy the file again, or `touch` it if the new content is right",
     UNREAD: "; make it readable and run with --verify again",
 }
+
+
+class Scan(NamedTuple):
+    """The result of a check.
+
+    Attributes:
+        rows: of the manifest.
+        examined: number of videos that were new or changed, and therefore decoded.
+        compared: number of other videos whose content was compared with their digests.
+        equal: number of those whose content is the same.
+    """
+
+    rows: list[ManifestRow]
+    examined: int
+    compared: int
+    equal: int
 
 
 def examine(path: str) -> ManifestRow:
@@ -82,7 +100,7 @@ def _odd_header(path: str, info: VideoInfo) -> str:
 
 def scan(
     listing: Listing, file: Path, num_processes: int, limit_s: float, verify: bool = False
-) -> tuple[list[ManifestRow], int]:
+) -> Scan:
     """Examine all videos that are new or changed since the manifest and the journal of an interrupted check.
 
     Args:
@@ -91,9 +109,6 @@ def scan(
         num_processes: processes that decode.
         limit_s: seconds after which a video is given up.
         verify: whether to compare the content of the unchanged videos with their recorded digests.
-
-    Returns:
-        The rows of the manifest, and the number of videos examined.
     """
     known = read_manifest(file) if file.is_file() else {}
     with Journal(file.with_name(f".{file.name}.journal"), len(COLUMNS)) as journal:
@@ -106,8 +121,12 @@ def scan(
                 current[path] = replace(old, video_id=row.video_id, label=row.label)
             else:
                 unknown[path] = row
+        compared = equal = 0
         if verify:
+            compared = sum(bool(row.digest) for row in current.values())
             current, again = verified(current, num_processes, limit_s)
+            differ = sum(row.error.startswith((CHANGED, UNREAD)) for row in current.values())
+            equal = compared - differ
             unknown |= again
         rows = {row.path: row for row in current.values()}
         results = run_each(examine, unknown, num_processes, limit_s)
@@ -124,7 +143,7 @@ def scan(
         ordered = [rows[row.path] for row in listing.rows]
         write_manifest(file, ordered)
         journal.remove()
-    return ordered, len(unknown)
+    return Scan(ordered, len(unknown), compared, equal)
 
 
 def verified(
@@ -194,9 +213,12 @@ def main(words: Sequence[str]) -> int:
     try:
         listing = list_videos(data)
         processes = max(1, options.num_workers)
-        rows, scanned = scan(listing, file, processes, options.limit_s, options.verify)
+        found = scan(listing, file, processes, options.limit_s, options.verify)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print_report(data, listing.splits, listing.faults, listing.links, rows)
-    print(f"\nnewly checked: {scanned} of {len(rows)} videos -> {file}")
-    return int(bool(listing.faults) or any(row.error for row in rows))
+    print_report(data, listing.splits, listing.faults, listing.links, found.rows)
+    print(f"\nnewly checked: {found.examined} of {counted(len(found.rows), 'video')} -> {file}")
+    if options.verify:
+        videos = counted(found.compared, "video")
+        print(f"verified: {found.equal} of {videos} checked earlier have the same content")
+    return int(bool(listing.faults) or any(row.error for row in found.rows))

@@ -11,7 +11,7 @@ from hcml_lightning.data import VideoDataModule, VideoFolderDataModule
 from hcml_lightning.data.manifest import ManifestRow
 from hcml_lightning.data.mirror import unpaired_classes
 from hcml_lightning.data.sampling import clip_span
-from hcml_lightning.tools.console.output import print_group
+from hcml_lightning.tools.console.output import counted, print_group
 
 # (kind, pattern): an error is of the first kind whose pattern occurs in its message.
 KINDS = (
@@ -44,13 +44,17 @@ def print_report(
         rows: its manifest.
     """
     parts = ", ".join(f"{count} {split}" for split, count in splits.items())
-    print(f"{data.root}: {len(rows)} videos ({parts}), {data.describe_classes()}")
+    print(f"{data.root}: {counted(len(rows), 'video')} ({parts}), {data.describe_classes()}")
     print(f"  {describe([row for row in rows if not row.error])}")
     if data.num_classes == 1:
         print("  enough for the self-supervised stages; recognition needs two or more classes")
     for kind, broken in by_kind(rows).items():
         print_group(kind, [f"{row.path}: {row.error}" for row in broken])
-    print_group("errors in the lists", faults)
+    if any(row.error for row in rows):
+        print(
+            "  Re-encode, replace or remove these videos, or train without them: --data.on_error skip"
+        )
+    print_group("in the lists", faults, "error")
     print_group("outside the folder, reached by links", links)
     odd = [f"{row.path}: {row.note}" for row in rows if row.note]
     print_group("readable, but odd", odd)
@@ -64,16 +68,23 @@ def print_report(
     print_group(f"with fewer frames than a clip spans ({needed}), so some frames repeat", short)
     if isinstance(data, VideoFolderDataModule):
         print_group(
-            "files not used, because their names are not those of videos", data.other_files()
+            "without the ending of a video (.mp4, .avi, …), so not used", data.other_files(), "file"
         )
     unpaired = [repr(name) for name in unpaired_classes(data.class_names)]
     if data.flip != "none":
         print_group(
-            "classes of left or right without the mirrored class; flips make them wrong", unpaired
+            "of left or right without the mirrored class; flips give wrong labels",
+            unpaired,
+            "class",
         )
-    without = Counter(row.label for row in rows if not row.error)
-    empty = [repr(name) for name in data.class_names if not without[name]]
-    print_group("classes without any good videos", empty)
+    listed = {row.label for row in rows}
+    good = {row.label for row in rows if not row.error}
+    spoilt = [repr(name) for name in data.class_names if name in listed - good]
+    print_group("whose videos are all broken", spoilt, "class")
+    # The folder of such a class is among the errors if it is empty.
+    named = "\n".join(faults)
+    unlisted = [n for n in data.class_names if n not in listed and f"/{n}: " not in named]
+    print_group("without any listed videos", [repr(name) for name in unlisted], "class")
 
 
 def describe(good: Sequence[ManifestRow]) -> str:
@@ -92,11 +103,11 @@ def describe(good: Sequence[ManifestRow]) -> str:
     speed = f"{rates[0]:g} to {rates[-1]:g} fps, " if rates else ""
     sizes = Counter((info.width, info.height) for info in infos)
     (width, height), most = sizes.most_common(1)[0]
-    others = f", and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+    others = f", and {counted(len(sizes) - 1, 'other size')}" if len(sizes) > 1 else ""
     return (
-        f"{len(good)} good: {sum(frames)} frames ({frames[0]} / {frames[len(frames) // 2]} / {frames[-1]} "
+        f"{len(good)} good: {counted(sum(frames), 'frame')} ({frames[0]} / {frames[len(frames) // 2]} / {frames[-1]} "
         f"min/median/max), {speed}{sum(row.size for row in good) / 1e9:.2f} GB, "
-        f"{width}×{height} ({most} videos{others})"
+        f"{width}×{height} ({counted(most, 'video')}{others})"
     )
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from hcml_lightning.data.manifest import NAME_ERRORS, state_of, write_csv
-from hcml_lightning.tools.console.output import print_group
+from hcml_lightning.tools.console.output import counted, print_group
 from hcml_lightning.tools.datasets.journal import Journal
 from hcml_lightning.tools.datasets.listing import list_videos, raise_if_gone
 from hcml_lightning.tools.datasets.pool import Lost, run_each
@@ -56,29 +56,35 @@ class Shard(NamedTuple):
         return cls(int(number), int(total))
 
 
-def prepare(
-    jobs: Sequence[Job], root: str, listing: Path, journal: Journal, num_processes: int
-) -> Iterator[list[str]]:
-    """Make all copies that are missing or outdated, and yield the rows of all videos.
+def copied_earlier(jobs: Sequence[Job], listing: Path, journal: Journal) -> dict[str, list[str]]:
+    """Return the rows of the videos whose copies exist and are up to date, by the path of the video.
 
     Args:
         jobs: all videos of this shard.
-        root: folder of the dataset.
         listing: csv file with the rows of an earlier run that finished; may be missing.
-        journal: rows of an earlier run that was interrupted; new rows are added to it.
+        journal: rows of an earlier run that was interrupted.
+    """
+    known = {row[0]: row for row in [*_read_rows(listing), *journal.rows]}
+    return {job.path: known[job.path] for job in jobs if _is_done(job, known.get(job.path))}
+
+
+def prepare(
+    jobs: Sequence[Job], root: str, journal: Journal, num_processes: int
+) -> Iterator[list[str]]:
+    """Make copies, and yield the rows of their videos.
+
+    Args:
+        jobs: the videos to copy.
+        root: folder of the dataset.
+        journal: the rows are added to it.
         num_processes: number of processes that convert.
 
     Raises:
         FileNotFoundError: if the whole dataset has become unavailable.
         TargetError: if copies cannot be written.
     """
-    done = {row[0]: row for row in [*_read_rows(listing), *journal.rows]}
-    todo = {job.path: job for job in jobs if not _is_done(job, done.get(job.path))}
-    for job in jobs:
-        if job.path not in todo:
-            yield done[job.path]
-    results = run_each(convert, todo.values(), num_processes, limit_s=3600)
-    bar = tqdm(results, "prepare", len(todo), unit=" videos", disable=None)
+    results = run_each(convert, jobs, num_processes, limit_s=3600)
+    bar = tqdm(results, "prepare", len(jobs), unit=" videos", disable=None)
     for job, result in bar:
         row = result
         if isinstance(result, Lost):
@@ -130,10 +136,10 @@ def main(words: Sequence[str]) -> int:
         with Journal(scratch.with_suffix(".journal"), len(COLUMNS)) as journal:
             clear(scratch)
             copy_lists(data, output, scratch, encoding, options.keep_images)
-            found = {
-                row[0]: row
-                for row in prepare(jobs, data.root, listing, journal, max(1, options.num_workers))
-            }
+            earlier = copied_earlier(jobs, listing, journal)
+            todo = [job for job in jobs if job.path not in earlier]
+            made = prepare(todo, data.root, journal, max(1, options.num_workers))
+            found = earlier | {row[0]: row for row in made}
             rows = [found[job.path] for job in jobs]
             write_csv(listing, COLUMNS, iter(rows))
             journal.remove()
@@ -144,7 +150,7 @@ def main(words: Sequence[str]) -> int:
         )
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    return _report(rows, videos.faults, listing)
+    return _report(rows, len(earlier), videos.faults, listing)
 
 
 def _is_done(job: Job, row: list[str] | None) -> bool:
@@ -169,10 +175,12 @@ def _read_rows(listing: Path) -> list[list[str]]:
         return [row for row in list(csv.reader(lines))[1:] if len(row) == len(COLUMNS)]
 
 
-def _report(rows: Sequence[list[str]], faults: Sequence[str], listing: Path) -> int:
+def _report(rows: Sequence[list[str]], earlier: int, faults: Sequence[str], listing: Path) -> int:
     failed = [row for row in rows if row[-1]]
-    print(f"converted {len(rows) - len(failed)} of {len(rows)} videos")
+    already = f"; already there: {earlier}" if earlier else ""
+    made = len(rows) - len(failed) - earlier
+    print(f"converted {made} of {counted(len(rows), 'video')}{already}")
     print_group("could not be converted", [f"{row[0]}: {row[-1]}" for row in failed])
-    print_group("errors in the lists", faults)
+    print_group("in the lists", faults, "error")
     print(f"list of all videos -> {listing}")
     return int(bool(failed))
