@@ -89,14 +89,14 @@ def in_short(message: str, parser: ArgumentParser) -> str:
         return f"{title} has no option '{name}'{nearest(name, names)}"
     if missing := _first(r"arguments are required: (?:\w+\.)?(model|data)", message):
         return f"--{missing} is missing; pass {MISSING[missing]}"
-    if missing := _first(r"arguments are required: (.*)", message):
-        place = f"--{key}." if key else "--"
-        options = ", ".join(place + name for name in missing.split(", "))
-        return f"the following arguments are required: {options}"
     # jsonargparse takes settings without a class for those of the base class, which cannot be run.
     base = _first(r"class_path='hcml_lightning\.(?:\w+\.)*(\w+)'", message)
     if key in MISSING and base == BASES[key].__name__:
         return f"--{key} is missing; pass {MISSING[key]}"
+    if missing := _first(r"arguments are required: (.*)", message):
+        place = f"--{key}." if key else "--"
+        options = ", ".join(place + name for name in missing.split(", "))
+        return f"the following arguments are required: {options}"
     return _wrong_class(key, message) or _wrong_value(key, message) or message.strip()
 
 
