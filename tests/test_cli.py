@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def test_public_names_exist():
             ["-c", "{trainer: {max_epoch: 1}}"],
             "unknown option 'trainer.max_epoch' in a config; did you",
         ),
-        (["-c", "tiny.yaml", "--print_config"], "is for the stage 'flow' of `hcml progressive`"),
+        (["-c", "configs/tiny.yaml"], "configs/tiny.yaml: is for `hcml progressive`, because"),
+        (["--flow.model.lr=1"], "unknown option '--flow.model.lr=1'; did you mean '--model.lr'?"),
         (
             ["--model=RecognitonTask"],
             "unknown class 'RecognitonTask'; did you mean 'RecognitionTask'?",
@@ -181,6 +183,27 @@ def test_wrong_option_is_named_in_few_lines(
     assert "usage:" not in said
     assert "Traceback" not in said
     assert said.count("\n") < 20
+
+
+def test_missing_root_is_asked_for(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["fit", "-c", "configs/stages/1_flow.yaml", "--data=KineticsDataModule"])
+    said = capsys.readouterr().err
+    assert "--data.root is missing; pass it with the folder of the dataset\n" in said
+
+
+@pytest.mark.parametrize(("epochs", "warned"), [(1, True), (2, False)])
+def test_training_that_will_never_be_validated_is_warned_of(
+    epochs: int, warned: bool, words: list[str], tmp_path: Path
+):
+    words = ["-c", "configs/stages/baseline.yaml", *words, f"--trainer.max_epochs={epochs}"]
+    words += ["--trainer.check_val_every_n_epoch=2", "--trainer.limit_train_batches=1"]
+    words += [f"--trainer.logger.init_args.save_dir={tmp_path}"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        main(["fit", *words])
+    said = [str(one.message) for one in caught if "nothing will be validated" in str(one.message)]
+    assert len(said) == warned
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])

@@ -188,6 +188,7 @@ def test_tiny_runs_all_stages(synthetic_root: Callable[[str], Path], tmp_path: P
         f"--data.root={synthetic_root('folder')}",
         "--data.flip=none",
         "--trainer.max_epochs=1",
+        "--trainer.check_val_every_n_epoch=1",
     ]
     words += ["--data.batch_size=2", "--data.num_workers=0", "--trainer.limit_train_batches=1"]
     plan = Plan.from_words([*words, "--trainer.accelerator=cpu"])

@@ -187,9 +187,10 @@ class VideoDataModule(ListedDataModule):
         """
         needed = self.batch_size * num_devices
         if num_videos < needed:
+            devices = f" on {num_devices} devices" if num_devices > 1 else ""
             raise ValueError(
-                f"batch_size={self.batch_size} on {num_devices} device(s) needs {needed} training videos, but the "
-                f"split has {num_videos}, so every epoch would be empty; lower batch_size (--data.batch_size)"
+                f"batch_size={self.batch_size}{devices} needs {needed} training videos, but the split has "
+                f"{num_videos}, so every epoch would be empty; lower batch_size (--data.batch_size)"
             )
 
     def train_dataloader(self) -> DataLoader[VideoBatch]:

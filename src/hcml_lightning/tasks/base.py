@@ -98,8 +98,9 @@ class MotionTask(StoredTask, ABC):
         if self.CLASSIFIES and num_classes < 2:
             raise ValueError(
                 f"num_classes must be at least 2 to tell classes apart, got {num_classes}; on the command line it is "
-                "taken from the data (is its folder one too high?). Use videos without classes in the flow and "
-                "contrast stages only."
+                "taken from the data (is its folder one too high?). Unlabelled videos are for the flow and contrast "
+                "stages: give `hcml progressive` labelled ones with --recognition.data.root, or leave recognition "
+                "out with --stages flow,contrast1,contrast2"
             )
         # Without `frame`, Lightning leaves the caller's frames in a reference cycle, which keeps its loaders' workers.
         self.save_hyperparameters(frame=inspect.currentframe())

@@ -3,7 +3,6 @@
 The configs and options of a run of several stages, and the settings that each stage gets from them.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -99,7 +98,6 @@ class Plan(NamedTuple):
         If there are several stages, their words are parsed, their data and tasks built, and the test split listed.
 
         Raises:
-            SystemExit: if the words of a stage cannot be parsed; the reason has been printed.
             ValueError: if a stage refuses a setting or its dataset.
         """
         stages = [name for name in names if name in TRAINING]
@@ -130,12 +128,6 @@ class Plan(NamedTuple):
                 elif lists != first:
                     # The first stage runs next, and lists its own data itself.
                     data.check_batch_size(len(data.records("train")))
-            except SystemExit:
-                print(
-                    f"The error above is about the stage '{stage.name}'; nothing has been run.",
-                    file=sys.stderr,
-                )
-                raise
             except (ValueError, FileNotFoundError) as error:
                 raise ValueError(f"stage '{stage.name}' (nothing has been run): {error}") from error
 

@@ -148,16 +148,17 @@ class StageFolder:
         # Under the agent of a W&B sweep, a stage that SIGTERM ended has status 0.
         if status == status_of(signal.SIGTERM):
             status = 128 + signal.SIGTERM
+        then = "To go on,"
         if status - 128 in STOP_SIGNALS:
             how = f"was told to stop ({signal.Signals(status - 128).name})."
         elif status < 0:
             how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that had run out of memory."
         else:
-            how = f"failed (exit status {status}); see its output above."
+            how, then = f"failed (exit status {status}).", "Mend what its output above says, then"
         state = self._newest()
         goes_on = f"it resumes from {state}" if state else "it starts over"
         return StageError(
-            f"stage '{self.name}' {how} Run the same command again: {goes_on}",
+            f"stage '{self.name}' {how} {then} run the same command again: {goes_on}",
             status if status - 128 in STOP_SIGNALS else 1,
         )
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from hcml_lightning.tools.stages import STAGE_NAMES
+
 # In the repository this is a link to the top-level folder `configs`; in a wheel it is a folder with the files.
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -127,7 +129,7 @@ def order_words(words: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: if a config is found nowhere.
         ValueError: if configs are in an order in which a more general one would override a more specific one, or if
-            `trainer` is not a mapping in one of them.
+            `trainer` is not a mapping in one of them, or if one has settings of single stages.
     """
     configs, rest = split_words(words)
     check_order(configs)
@@ -140,6 +142,11 @@ def order_words(words: Sequence[str]) -> list[str]:
             raise ValueError(
                 f"{config}: trainer must be a mapping of options, got {content['trainer']!r}; write it as "
                 "'trainer: {max_epochs: 9}'"
+            )
+        if alone := [name for name in STAGE_NAMES if name in content]:
+            raise ValueError(
+                f"{config}: is for `hcml progressive`, because it has settings of single stages ({', '.join(alone)}); "
+                f"use that command (--stages {alone[0]} runs one stage), or remove these settings"
             )
         for key in ("model", "data"):
             section = content.get(key)

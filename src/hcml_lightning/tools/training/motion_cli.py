@@ -6,6 +6,7 @@
 import os
 import signal
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -66,6 +67,8 @@ class MotionCLI(LightningCLI):
         run: if False, `args` holds options only, and `.model`, `.datamodule` and `.trainer` are built but not run.
     """
 
+    PARSER: type[HcmlParser] = HcmlParser
+
     def __init__(self, args: ArgsType = None, run: bool = True) -> None:
         self._typed_num_classes = None
         if isinstance(args, list):
@@ -83,7 +86,7 @@ class MotionCLI(LightningCLI):
             seed_everything_default=0,
             # No abbreviations: one that is unique today may become ambiguous with a new option.
             parser_kwargs={"version": __version__, "prog": "hcml", "allow_abbrev": False},
-            parser_class=HcmlParser,
+            parser_class=self.PARSER,
             auto_configure_optimizers=False,
             args=args,
             run=run,
@@ -164,6 +167,16 @@ class MotionCLI(LightningCLI):
             raise ValueError(
                 "--trainer.enable_checkpointing false: without checkpoints a run can neither be resumed nor tested; "
                 "remove it (--trainer.fast_dev_run true tries a few batches and writes none)"
+            )
+        every, epochs, part = (
+            self._get(self.config, f"trainer.{name}")
+            for name in ("check_val_every_n_epoch", "max_epochs", "limit_val_batches")
+        )
+        if self.subcommand == "fit" and every and epochs and 0 < epochs < every and part != 0:
+            warnings.warn(
+                f"--trainer.check_val_every_n_epoch {every} is more than --trainer.max_epochs {epochs}, so nothing "
+                "will be validated; lower it",
+                stacklevel=2,
             )
         recompute = self._get(self.config, "model.init_args.recompute")
         if recompute and self._get(self.config, "compile"):

@@ -3,12 +3,24 @@
 Parses words as `hcml fit` would, but runs nothing: to find mistakes before a run and to list the options.
 """
 
+from typing import NoReturn
+
 from jsonargparse import Namespace
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tools.console.noise import quiet
 from hcml_lightning.tools.training.motion_cli import MotionCLI
-from hcml_lightning.tools.training.parser import option_names
+from hcml_lightning.tools.training.parser import HcmlParser, in_short, option_names
+
+
+class _RaisingParser(HcmlParser):
+    """A parser that raises its errors, so that the caller can add which stage they are about."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise ValueError with the short message."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        raise ValueError(in_short(message, self)) from ex
 
 
 class ParsedWords(MotionCLI):
@@ -16,7 +28,12 @@ class ParsedWords(MotionCLI):
 
     Args:
         words: the words of the command line, without the command.
+
+    Raises:
+        ValueError: if the words are invalid.
     """
+
+    PARSER = _RaisingParser
 
     def __init__(self, words: list[str]) -> None:
         with quiet():
@@ -44,6 +61,7 @@ class ParsedWords(MotionCLI):
             ValueError: if one of them refuses its arguments, or the data has too few classes for the task.
             FileNotFoundError: if the data is missing.
         """
+        self._check_kinds()
         parts = Namespace(  # type: ignore[no-untyped-call]
             data=self.config.data, model=self.config.model
         )

@@ -17,7 +17,6 @@ from pytorch_lightning.loggers import Logger
 
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.tools.stages import STAGE_NAMES
 
 # The keys that hold a class, each with the base class of those it accepts.
 BASES: dict[str, type] = {
@@ -49,12 +48,16 @@ class HcmlParser(LightningArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", self)
-        command = parser.prog.replace(" [options]", "")
-        sys.stderr.write(f"{command}: error: {in_short(message, parser)}\n")
+        sys.stderr.write(f"{_command(parser)}: error: {in_short(message, parser)}\n")
         sys.stderr.write(
             "Options: `hcml fit --help`; options of a class: `hcml fit --model.help ContrastTask`.\n"
         )
         self.exit(2)
+
+    def format_help(self) -> str:
+        """Return the help text, in which jsonargparse would call a command `hcml [options] fit`."""
+        self.prog = _command(self)
+        return str(super().format_help())
 
 
 def in_short(message: str, parser: ArgumentParser) -> str:
@@ -70,12 +73,6 @@ def in_short(message: str, parser: ArgumentParser) -> str:
     key = _first(r'Parser key "([^"]+)"', message) or ""
     if words := _first(r"unrecognized arguments: (.*)", message, re.IGNORECASE):
         return _unknown_option(words.split()[0], parser)
-    rejected = _first(r"(?:does not accept option|Option) '([^']+)'", message) or ""
-    if (stage := rejected.partition(".")[0]) in STAGE_NAMES:
-        return (
-            f"'{rejected}' is for the stage '{stage}' of `hcml progressive` (--stages {stage} runs it alone); remove "
-            f"'{stage}' from it here"
-        )
     if name := _first(r"does not accept option '([^']+)'", message):
         guess = nearest(name.replace(".init_args", ""), option_names(parser))
         return f"unknown option '{name}' in a config{guess}"
@@ -95,8 +92,9 @@ def in_short(message: str, parser: ArgumentParser) -> str:
         return f"--{key} is missing; pass {MISSING[key]}"
     if missing := _first(r"arguments are required: (.*)", message):
         place = f"--{key}." if key else "--"
-        options = ", ".join(place + name for name in missing.split(", "))
-        return f"the following arguments are required: {options}"
+        options = [place + name for name in missing.split(", ")]
+        purpose = " with the folder of the dataset" if options == ["--data.root"] else ""
+        return f"{', '.join(options)} is missing; pass it{purpose}"
     return _wrong_class(key, message) or _wrong_value(key, message) or message.strip()
 
 
@@ -197,6 +195,10 @@ def _in_words(kinds: list[str]) -> str:
     ]
     words = list(dict.fromkeys(words))
     return " or ".join(words) if len(words) < 3 else f"one of {', '.join(words)}"
+
+
+def _command(parser: ArgumentParser) -> str:
+    return parser.prog.replace(" [options]", "")
 
 
 def _literals(kind: str) -> list[str]:
