@@ -12,10 +12,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hcml_lightning.scores import remarks, scores
 from hcml_lightning.tools.console.output import write_text
 from hcml_lightning.tools.console.trouble import explain
 from hcml_lightning.tools.pictures.confusion import confusion
-from hcml_lightning.tools.reports.charts import REFERENCES, TITLES, charts
+from hcml_lightning.tools.reports.charts import charts
 from hcml_lightning.tools.reports.settings import differences
 from hcml_lightning.tools.reports.stage_runs import StageRun, read_runs
 
@@ -39,6 +40,7 @@ def render(title: str, stages: Sequence[StageRun], flow_videos: int = 4) -> str:
         percent=lambda value: f"{100 * value:.1f} %",
         duration=duration,
         shown=_shown,
+        remarks=lambda stage: remarks(stage.metrics),
         views=_views,
         left_out=_left_out,
     )
@@ -74,21 +76,10 @@ def duration(seconds: float) -> str:
 
 def _shown(stage: StageRun) -> str:
     """Return the metrics that a stage is judged by, each with the references that it has to beat."""
-    parts = []
-    metrics = stage.metrics
-    for name, value in metrics.items():
-        split, _, quantity = name.partition("/")
-        if (
-            split in ("val", "test")
-            and quantity in TITLES
-            and quantity not in ("classification", "loss")
-        ):
-            references = [
-                f" ({words} {metrics[name + end]:.4g})"
-                for end, words in REFERENCES.items()
-                if name + end in metrics
-            ]
-            parts.append(f"{name} {value:.4g}{''.join(references)}")
+    parts = [
+        f"{name} {value:.4g}" + (f" ({reference})" if reference else "")
+        for name, value, reference in scores(stage.metrics)
+    ]
     fit = stage.records.get("fit", {})
     validated = fit.get("validated_epoch")
     if validated not in (None, fit.get("epochs")) and "validate" not in stage.records:
