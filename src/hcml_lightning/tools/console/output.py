@@ -24,6 +24,17 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in sorted(shown.items())) or "none"
 
 
+def counted(number: float | None, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1.
+
+    Example:
+        >>> counted(1, "epoch"), counted(2, "epoch"), counted(0.5, "epoch")
+        ('1 epoch', '2 epochs', '0.5 epochs')
+    """
+    shown = f"{number:g}" if isinstance(number, float) else number
+    return f"{shown} {noun}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     r"""Escape line ends and control characters in a name, so that a terminal does not interpret them.
 

@@ -11,7 +11,7 @@ from hcml_lightning.data import VideoDataModule, VideoFolderDataModule
 from hcml_lightning.data.manifest import ManifestRow
 from hcml_lightning.data.mirror import unpaired_classes
 from hcml_lightning.data.sampling import clip_span
-from hcml_lightning.tools.console.output import print_group
+from hcml_lightning.tools.console.output import counted, print_group
 
 # (kind, pattern): an error is of the first kind whose pattern occurs in its message.
 KINDS = (
@@ -44,7 +44,7 @@ def print_report(
         rows: its manifest.
     """
     parts = ", ".join(f"{count} {split}" for split, count in splits.items())
-    print(f"{data.root}: {len(rows)} videos ({parts}), {data.describe_classes()}")
+    print(f"{data.root}: {counted(len(rows), 'video')} ({parts}), {data.describe_classes()}")
     print(f"  {describe([row for row in rows if not row.error])}")
     if data.num_classes == 1:
         print("  enough for the self-supervised stages; recognition needs two or more classes")
@@ -92,12 +92,24 @@ def describe(good: Sequence[ManifestRow]) -> str:
     speed = f"{rates[0]:g} to {rates[-1]:g} fps, " if rates else ""
     sizes = Counter((info.width, info.height) for info in infos)
     (width, height), most = sizes.most_common(1)[0]
-    others = f", and {len(sizes) - 1} other sizes" if len(sizes) > 1 else ""
+    others = f", and {counted(len(sizes) - 1, 'other size')}" if len(sizes) > 1 else ""
     return (
-        f"{len(good)} good: {sum(frames)} frames ({frames[0]} / {frames[len(frames) // 2]} / {frames[-1]} "
-        f"min/median/max), {speed}{sum(row.size for row in good) / 1e9:.2f} GB, "
-        f"{width}×{height} ({most} videos{others})"
+        f"{len(good)} good: {counted(sum(frames), 'frame')} ({frames[0]} / {frames[len(frames) // 2]} / {frames[-1]} "
+        f"min/median/max), {speed}{_size(sum(row.size for row in good))}, "
+        f"{width}×{height} ({counted(most, 'video')}{others})"
     )
+
+
+def _size(number: int) -> str:
+    """Return a number of bytes in a unit that suits it.
+
+    Example:
+        >>> _size(35_149), _size(2_340_000_000)
+        ('35.1 kB', '2.3 GB')
+    """
+    sizes = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
+    unit = next((unit for unit, size in sizes.items() if number >= size), "kB")
+    return f"{number / sizes[unit]:.1f} {unit}"
 
 
 def by_kind(rows: Sequence[ManifestRow]) -> dict[str, list[ManifestRow]]:
