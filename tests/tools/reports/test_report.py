@@ -83,7 +83,12 @@ def test_report_shows_all_parts_of_the_run(run: Path, page: str):
     assert f"<b>{100 * test['metrics']['test/top1']:.1f} %</b>" in page
     for heading in ("Stages", "Curves", "Flow", "Test", "Settings", "Versions and machine"):
         assert re.search(rf"<h2[^>]*>{heading}</h2>", page), heading
-    for title in ("photometric error (Eq. 3) within the frame", "top-1", "loss, all terms", "learning rate"):
+    for title in (
+        "photometric error (Eq. 3) within the frame",
+        "top-1",
+        "loss, all terms",
+        "learning rate",
+    ):
         assert f"<figcaption>{title}</figcaption>" in page
     assert re.search(r"estimated after flow, up to [0-9.e-]+ cells", page)
     assert "estimated after recognition" in page
@@ -225,13 +230,13 @@ def test_unfinished_run_is_reported_as_unfinished(run: Path, tmp_path: Path):
     assert "not finished" in page
     assert "photometric error" in page
     assert "latest values" in page
-    assert "final" not in page.partition("<h2 id=\"settings\">")[0]
+    assert "final" not in page.partition('<h2 id="settings">')[0]
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "there is no folder"),
+        ({}, "run' does not exist; pass the folder of a run"),
         ({"notes.txt": ""}, "does not hold a run; expected a folder with settings.json"),
         ({"fit.json": '{"task": '}, r"fit\.json cannot be read"),
         ({"test.json": "{}"}, r"test\.json cannot be read: it has no 'task'"),
@@ -247,6 +252,31 @@ def test_folder_that_is_no_run_is_refused_with_the_reason(
         (folder / name).write_text(content)
     with pytest.raises(SystemExit, match=message):
         main(["report", str(folder)])
+
+
+def test_report_takes_a_checkpoint_for_its_run_and_no_other_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = shutil.copytree(run / "flow", tmp_path / "flow")
+    last = folder / "checkpoints" / "last.ckpt"
+    assert main(["report", str(last), "--flow_videos=0"]) == 0
+    assert capsys.readouterr().out == f"1 stage -> {folder / 'report.html'}\n"
+    assert "<h1>flow</h1>" in (folder / "report.html").read_text()
+    with pytest.raises(SystemExit, match=r"fit\.json' is a file; pass the folder of a run, or a"):
+        main(["report", str(folder / "fit.json")])
+
+
+@pytest.mark.parametrize(("classes", "names"), [(6, ["top-1"]), (10, ["top-1", "top-5"])])
+def test_top5_is_no_headline_among_few_classes(classes: int, names: list[str], tmp_path: Path):
+    metrics = {"test/top1": 0.5, "test/top5": 0.875}
+    record = {"task": "RecognitionTask", "seconds": 1, "metrics": metrics}
+    (tmp_path / "test.json").write_text(json.dumps(record))
+    videos = [VideoResult(str(i), f"c{i % classes}", "c0", 0.5) for i in range(20)]
+    write_predictions(tmp_path / "predictions.csv", videos)
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert re.findall(r'<div class="card"><b>[^<]*</b><span>([^<]*)</span>', page) == names
+    assert "test/top5 0.875" in page
 
 
 def test_charts_hold_their_curves_and_thinning_keeps_the_mean():

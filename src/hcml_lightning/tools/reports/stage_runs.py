@@ -92,7 +92,10 @@ def read_run(folder: Path) -> list[StageRun]:
         ValueError: if a file of the run cannot be read.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"RUN: there is no folder '{folder}'; pass the folder of a run")
+        wrong = "is a file" if folder.is_file() else "does not exist"
+        raise FileNotFoundError(
+            f"RUN: '{folder}' {wrong}; pass the folder of a run, or a checkpoint (.ckpt) in it"
+        )
     found = _stage_folders(folder, DEEPEST)
     if not found:
         raise FileNotFoundError(
