@@ -262,7 +262,9 @@ def test_summary_shows_what_trains_and_the_next_stage(
     assert "FlowTask level 0" in said
     assert "frozen         network.layer2" in said
     assert "0.5 per device x 1 = 0.5" in said
-    assert "4 per device x 1 devices x 1 accumulated = 4 clips" in said
+    assert "4 per device x 1 device x 1 accumulated = 4 clips" in said
+    assert "8 training videos, 8 validation videos, 8 classes; clips of 4 frames" in said
+    assert re.search(r"^time  .* s without start-up, 1 epoch$", said, re.MULTILINE)
     assert "separate statistics on each device" in said
     assert "2_contrast_level1.yaml" in said
 
@@ -303,7 +305,7 @@ def test_suggested_next_command_follows_the_chosen_levels(
         (["--trainer.max_epochs=2"], "warm-up 0.5 of 2 epochs, then half a cosine", "epoch 1/2  "),
         (
             ["--trainer.max_epochs=1", "--trainer.max_steps=1000"],
-            "warm-up 0.5 of 1 epochs, then half a cosine",
+            "warm-up 0.5 of 1 epoch, then half a cosine",
             "epoch 1  ",
         ),
         (
@@ -398,7 +400,11 @@ def test_saved_config_tests_its_own_checkpoint(
     said = capsys.readouterr().out
     assert "epochs" not in said
     views = record["views"]
-    assert f"{views['clips']} clips x {views['crops']} crops, 4 frames of 32 x 32\n" in said
+    assert (views["clips"], views["crops"]) == (2, 1)
+    assert "views          2 clips x 1 crop, 4 frames of 32 x 32\n" in said
+    assert re.fullmatch(r"1 (CPU|GPU) \(.+\)", record["environment"]["device"])
+    # Lightning's own table would repeat what the summary shows.
+    assert "Test metric" not in said
     assert record["videos"] == {"seen": 8, "in_split": 8}
     assert "videos         8\n" in said
     assert f"written        {tmp_path / 'test.json'}\n" in said

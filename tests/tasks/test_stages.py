@@ -629,6 +629,13 @@ def test_flow_stage_whose_flow_leaves_the_frame_warns(fit: Fit, tiny: dict[str, 
         fit(task)
 
 
+def test_contrastive_stage_that_learned_nothing_warns(fit: Fit, tiny: dict[str, Any]) -> None:
+    task = ContrastTask(**tiny, lr=0.0)
+    with pytest.warns(UserWarning, match="level 1 predict the future no better than chance"):
+        metrics = fit(task).callback_metrics
+    assert metrics["val/contrast_l1"] > metrics["val/contrast_l1_chance"]
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_averaged_weights_start_from_the_stage_before(
     late: bool, fit: Fit, tiny: dict[str, Any], tmp_path: Path

@@ -10,9 +10,10 @@ from tests.conftest import TINY
 from hcml_lightning import load_run
 from hcml_lightning.cli import main
 from hcml_lightning.tools.demo import print_results, results, run_demo
-from hcml_lightning.tools.demo_pictures import draw_curves, draw_flow
+from hcml_lightning.tools.demo_pictures import PANELS, draw_curves, draw_flow
 from hcml_lightning.tools.recipe.plan import Plan
 from hcml_lightning.tools.recipe.stage_folder import StageError
+from hcml_lightning.tools.run.curves import comparable_points, read_points
 from hcml_lightning.tools.stages import TRAINING
 from hcml_lightning.tools.training.configs import read_config
 
@@ -51,6 +52,8 @@ def test_demo_makes_three_runs_a_table_and_pictures(
     draw_curves(tmp_path, tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as picture:
         assert min(picture.size) > 100
+    for folder, names in (item for lines in PANELS.values() for item in lines.items()):
+        assert set(names) <= comparable_points(read_points(tmp_path / folder)).keys()
     curve = load_run(tmp_path / "full" / "flow").curves["val/epe"]
     assert curve.epoch == [1]
     assert curve.value == pytest.approx([numbers["epe"]], rel=1e-4)

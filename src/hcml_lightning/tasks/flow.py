@@ -6,7 +6,6 @@ The bootstrap (Sec. 3.3): the lowest level learns motion by reconstructing each 
 from typing import Any, ClassVar
 
 import torch
-from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -73,29 +72,6 @@ class FlowTask(MotionTask):
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         """Return the loss, λ(photometric + ζ · smoothness)."""
         return self._step(batch, "train")
-
-    def on_train_end(self) -> None:
-        """Warn if nothing was learned: the flow leads out of the frame, or reconstructs no better than zero flow."""
-        values = self.trainer.callback_metrics
-        names = ("photometric", "photometric_zero", "valid")
-        # A trial run by `fast_dev_run` is too short to learn anything.
-        trial = self.trainer.fast_dev_run  # type: ignore[attr-defined]
-        if trial or any(f"val/{name}" not in values for name in names):
-            return
-        error, zero, valid = (values[f"val/{name}"] for name in names)
-        if valid < 0.5:
-            rank_zero_warn(
-                f"the flow points outside the frame for {1 - valid:.0%} of the pixels, which Eq. 3 does not count, so "
-                "its low error means nothing. Lower lr, raise smoothness_weight, or use frames that are closer in time "
-                "(frame_stride)."
-            )
-        elif error >= 0.98 * valid * zero:
-            rank_zero_warn(
-                f"the flow reconstructs frames no better (photometric error {error / valid:.4g} over the pixels that "
-                f"it can reconstruct) than zero flow ({zero:.4g}), "
-                "so the stages above would learn from features without motion. Lower smoothness_weight, use "
-                "frames that are closer in time (frame_stride), train longer, or raise lr."
-            )
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """Log the loss, the photometric error of zero flow, and the end-point error if the true flow is known."""

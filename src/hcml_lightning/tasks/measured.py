@@ -7,11 +7,13 @@ from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from torchmetrics import MetricCollection
 
 from hcml_lightning.batch import VideoBatch, check_batch
 from hcml_lightning.metrics import BatchMeans
+from hcml_lightning.scores import remarks
 
 
 class MeasuredTask(pl.LightningModule):
@@ -65,6 +67,14 @@ class MeasuredTask(pl.LightningModule):
         """Check that the first batch has what a step reads."""
         if batch_idx == 0:
             check_batch(batch, self.READS)
+
+    def on_train_end(self) -> None:
+        """Warn if, by the last validation, the flow or the predictions of the future are no better than none."""
+        # A trial run by `fast_dev_run` is too short to learn anything.
+        if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            found = self.trainer.callback_metrics
+            for remark in remarks({k: float(v) for k, v in found.items() if v.numel() == 1}):
+                rank_zero_warn(remark)
 
     def on_validation_batch_start(
         self, batch: Any, batch_idx: int, dataloader_idx: int = 0

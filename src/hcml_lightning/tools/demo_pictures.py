@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from hcml_lightning.storage import whole
 from hcml_lightning.tools.pictures.drawing import estimate_flow, flow_rows, validation_clips
-from hcml_lightning.tools.run.curves import by_epoch, read_points
+from hcml_lightning.tools.run.curves import by_epoch, comparable_points, read_points
 from hcml_lightning.tools.run.finished import load_run
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # For each panel, the metrics to draw, by the folder of their stage.
 PANELS: dict[str, dict[str, tuple[str, ...]]] = {
     "photometric error (validation)": {
-        "full/flow": ("val/photometric", "val/photometric_zero"),
+        "full/flow": ("val/photometric ÷ valid", "val/photometric ÷ valid_zero"),
     },
     "end-point error (validation)": {"full/flow": ("val/epe", "val/epe_zero")},
     "contrastive loss (validation)": {
@@ -86,7 +86,7 @@ def draw_curves(run_dir: Path, path: Path) -> None:
 
 
 def _plot(axes: "Axes", folder: Path, names: Sequence[str]) -> None:
-    points = read_points(folder)
+    points = comparable_points(read_points(folder))
     for name in names:
         curve = by_epoch(points.get(name, []))
         reference = name.endswith(("_zero", "_chance"))

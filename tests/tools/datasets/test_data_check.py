@@ -49,6 +49,7 @@ def test_a_sound_dataset_is_scanned_once(layout_copy, layout, capsys):
     said = capsys.readouterr().out
     assert "16 videos (8 train, 8 val), 8 classes" in said
     assert "16 good: 192 frames (12 / 12 / 12 min/median/max)" in said
+    assert re.search(r", [1-9]\d*\.\d [kM]B, 64×48 \(16 videos\)", said)
     assert "newly checked: 16 of 16 videos" in said
     rows = read_manifest(root / MANIFEST_NAME)
     assert len(rows) == 16

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from tests.conftest import TINY
 
 from hcml_lightning import load_run
 from hcml_lightning.cli import main
+from hcml_lightning.tools.console.output import print_table
 from hcml_lightning.tools.recipe.plan import Plan
 from hcml_lightning.tools.recipe.progressive import run_plan, stage_rows
 from hcml_lightning.tools.recipe.stage_folder import StageError, StageFolder
@@ -74,8 +76,18 @@ def test_stages_pass_on_their_weights_and_run_once(
     assert run_plan(plan, PAPER, run_dir, again) == records
     assert again.calls == []
     rows = stage_rows(records)
-    assert [row[0] for row in rows] == ["stage", *PAPER]
-    assert "test/top1" in rows[-1][-1]
+    assert [row[0] for row in rows if row[0]] == ["stage", *PAPER]
+    flow, contrast = records[0].metrics, records[1].metrics
+    right = flow["val/photometric"] / flow["val/valid"]
+    zero = f"zero flow {flow['val/photometric_zero']:.4g}"
+    assert ["val/photometric ÷ valid", f"{right:.4g}", zero] in [row[3:] for row in rows]
+    found = next(row for row in rows if row[3] == "val/contrast_l1_top1")
+    guess = math.exp(-contrast["val/contrast_l1_chance"])
+    assert found[4:] == [f"{contrast['val/contrast_l1_top1']:.4g}", f"chance {guess:.4g}"]
+    assert rows[-1][3:5] == ["test/top5", f"{records[-1].metrics['test/top5']:.4g}"]
+    capsys.readouterr()
+    print_table(rows)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 100
 
     changed = Plan.from_words([*words, "--contrast1.model.temperature", "0.5"])
     with pytest.raises(StageError, match=r"stage 'contrast1'.*model\.temperature: None -> 0\.5"):

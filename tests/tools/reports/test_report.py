@@ -16,6 +16,7 @@ from PIL import Image
 from tests.conftest import TINY
 
 from hcml_lightning.cli import main
+from hcml_lightning.scores import remarks
 from hcml_lightning.tools.recipe.plan import Plan
 from hcml_lightning.tools.recipe.progressive import run_plan
 from hcml_lightning.tools.reports.charts import MOST_POINTS, charts, thinned, ticks
@@ -82,7 +83,12 @@ def test_report_shows_all_parts_of_the_run(run: Path, page: str):
     assert f"<b>{100 * test['metrics']['test/top1']:.1f} %</b>" in page
     for heading in ("Stages", "Curves", "Flow", "Test", "Settings", "Versions and machine"):
         assert re.search(rf"<h2[^>]*>{heading}</h2>", page), heading
-    for title in ("photometric error (Eq. 3)", "top-1", "loss, all terms", "learning rate"):
+    for title in (
+        "photometric error (Eq. 3) within the frame",
+        "top-1",
+        "loss, all terms",
+        "learning rate",
+    ):
         assert f"<figcaption>{title}</figcaption>" in page
     assert re.search(r"estimated after flow, up to [0-9.e-]+ cells", page)
     assert "estimated after recognition" in page
@@ -192,6 +198,29 @@ def test_checkpoint_of_another_release_costs_only_the_pictures(
         main(["report", str(stage)])
 
 
+def test_report_compares_and_warns_as_the_log_does(tmp_path: Path):
+    flow = {"val/photometric": 0.05, "val/photometric_zero": 0.06, "val/valid": 0.8}
+    contrast = {"val/contrast_l1": 7.5, "val/contrast_l1_chance": 6.2383246250395077}
+    contrast["val/contrast_l1_top1"] = 0.001
+    for name, metrics in {"flow": flow, "contrast1": contrast}.items():
+        (tmp_path / name).mkdir()
+        record = {"task": "FlowTask", "seconds": 1, "epochs": 1, "metrics": metrics}
+        (tmp_path / name / "fit.json").write_text(json.dumps(record))
+        rows = ["epoch,step," + ",".join(metrics), "0,9," + ",".join(map(str, metrics.values()))]
+        (tmp_path / name / "metrics.csv").write_text("\n".join(rows) + "\n")
+    assert main(["report", str(tmp_path)]) == 0
+    page = html.unescape((tmp_path / "report.html").read_text())
+    assert "val/photometric ÷ valid 0.0625 (zero flow 0.06)" in page
+    assert "val/photometric 0.05" not in page
+    assert "val/contrast_l1_top1 0.001 (chance 0.001953)" in page
+    said = [remark for metrics in (flow, contrast) for remark in remarks(metrics)]
+    assert len(said) == 2
+    assert all(page.count(f"Warning: {remark}</p>") == 1 for remark in said)
+    drawn = re.findall(r'<span class="(?:val|reference)">([^<]*)</span>', page)
+    assert {"validation 0.0625", "zero flow, validation 0.06"} <= set(drawn)
+    assert "chance, validation 0.001953" in drawn
+
+
 def test_unfinished_run_is_reported_as_unfinished(run: Path, tmp_path: Path):
     stage = shutil.copytree(run / "flow", tmp_path / "half" / "flow")
     for name in ("fit.json", "done.json"):
@@ -200,12 +229,14 @@ def test_unfinished_run_is_reported_as_unfinished(run: Path, tmp_path: Path):
     page = (tmp_path / "half" / "report.html").read_text()
     assert "not finished" in page
     assert "photometric error" in page
+    assert "latest values" in page
+    assert "final" not in page.partition('<h2 id="settings">')[0]
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "there is no folder"),
+        ({}, "run' does not exist; pass the folder of a run"),
         ({"notes.txt": ""}, "does not hold a run; expected a folder with settings.json"),
         ({"fit.json": '{"task": '}, r"fit\.json cannot be read"),
         ({"test.json": "{}"}, r"test\.json cannot be read: it has no 'task'"),
@@ -221,6 +252,31 @@ def test_folder_that_is_no_run_is_refused_with_the_reason(
         (folder / name).write_text(content)
     with pytest.raises(SystemExit, match=message):
         main(["report", str(folder)])
+
+
+def test_report_takes_a_checkpoint_for_its_run_and_no_other_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = shutil.copytree(run / "flow", tmp_path / "flow")
+    last = folder / "checkpoints" / "last.ckpt"
+    assert main(["report", str(last), "--flow_videos=0"]) == 0
+    assert capsys.readouterr().out == f"1 stage -> {folder / 'report.html'}\n"
+    assert "<h1>flow</h1>" in (folder / "report.html").read_text()
+    with pytest.raises(SystemExit, match=r"fit\.json' is a file; pass the folder of a run, or a"):
+        main(["report", str(folder / "fit.json")])
+
+
+@pytest.mark.parametrize(("classes", "names"), [(6, ["top-1"]), (10, ["top-1", "top-5"])])
+def test_top5_is_no_headline_among_few_classes(classes: int, names: list[str], tmp_path: Path):
+    metrics = {"test/top1": 0.5, "test/top5": 0.875}
+    record = {"task": "RecognitionTask", "seconds": 1, "metrics": metrics}
+    (tmp_path / "test.json").write_text(json.dumps(record))
+    videos = [VideoResult(str(i), f"c{i % classes}", "c0", 0.5) for i in range(20)]
+    write_predictions(tmp_path / "predictions.csv", videos)
+    assert main(["report", str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert re.findall(r'<div class="card"><b>[^<]*</b><span>([^<]*)</span>', page) == names
+    assert "test/top5 0.875" in page
 
 
 def test_charts_hold_their_curves_and_thinning_keeps_the_mean():

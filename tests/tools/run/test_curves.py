@@ -6,7 +6,15 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 
-from hcml_lightning.tools.run.curves import Curve, Point, by_epoch, by_step, files_of, read_points
+from hcml_lightning.tools.run.curves import (
+    Curve,
+    Point,
+    by_epoch,
+    by_step,
+    comparable_points,
+    files_of,
+    read_points,
+)
 from hcml_lightning.tools.run.run_folder import keep_curves
 
 
@@ -29,6 +37,21 @@ def test_later_starts_replace_curves_of_a_resumed_run(tmp_path: Path):
     assert by_epoch(points["val/x"]) == Curve([1, 2], [1.5, 3.0])
     assert by_epoch(points["lr"]) == Curve([], [])
     assert by_step(points) == {"lr": [(1.5, 0.1)], "val/x": [(1.0, 1.5), (2.0, 3.0)]}
+
+
+def test_photometric_error_is_divided_by_the_valid_share_of_the_same_step():
+    points = {
+        "val/photometric": [Point(9, 0, 0.04), Point(19, 1, 0.03), Point(29, 2, 0.0)],
+        "val/photometric_zero": [Point(9, 0, 0.06), Point(19, 1, 0.06), Point(29, 2, 0.06)],
+        "val/valid": [Point(9, 0, 0.5), Point(19, 1, 0.75), Point(29, 2, 0.0)],
+        "lr": [Point(9, None, 0.1)],
+    }
+    assert {name: by_epoch(found) for name, found in comparable_points(points).items()} == {
+        "val/photometric ÷ valid": Curve([1, 2], [0.08, 0.04]),
+        "val/photometric ÷ valid_zero": Curve([1, 2], [0.06, 0.06]),
+        "val/valid": Curve([1, 2, 3], [0.5, 0.75, 0.0]),
+        "lr": Curve([], []),
+    }
 
 
 def test_run_without_metrics_has_no_curves(tmp_path: Path):

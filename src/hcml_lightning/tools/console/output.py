@@ -44,15 +44,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun in singular or plural.
+def counted(number: float | None, noun: str) -> str:
+    """Return a number with its noun, in the plural unless the number is 1.
 
     Example:
-        >>> counted(1, "video"), counted(0, "video"), counted(2, "class")
-        ('1 video', '0 videos', '2 classes')
+        >>> counted(1, "epoch"), counted(0.5, "epoch"), counted(2, "class")
+        ('1 epoch', '0.5 epochs', '2 classes')
     """
+    shown = f"{number:g}" if isinstance(number, float) else number
     plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number} {noun if number == 1 else plural}"
+    return f"{shown} {noun if number == 1 else plural}"
 
 
 def print_group(title: str, cases: Sequence[str], noun: str = "") -> None:

@@ -106,9 +106,21 @@ def describe(good: Sequence[ManifestRow]) -> str:
     others = f", and {counted(len(sizes) - 1, 'other size')}" if len(sizes) > 1 else ""
     return (
         f"{len(good)} good: {counted(sum(frames), 'frame')} ({frames[0]} / {frames[len(frames) // 2]} / {frames[-1]} "
-        f"min/median/max), {speed}{sum(row.size for row in good) / 1e9:.2f} GB, "
+        f"min/median/max), {speed}{_size(sum(row.size for row in good))}, "
         f"{width}×{height} ({counted(most, 'video')}{others})"
     )
+
+
+def _size(number: int) -> str:
+    """Return a number of bytes in a unit that suits it.
+
+    Example:
+        >>> _size(35_149), _size(2_340_000_000)
+        ('35.1 kB', '2.3 GB')
+    """
+    sizes = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
+    unit = next((unit for unit, size in sizes.items() if number >= size), "kB")
+    return f"{number / sizes[unit]:.1f} {unit}"
 
 
 def by_kind(rows: Sequence[ManifestRow]) -> dict[str, list[ManifestRow]]:

@@ -15,7 +15,7 @@ class Done(NamedTuple):
         checkpoint: path of the weights after its last epoch; for the test, of the weights that were tested.
         checkpoint_sha256: of that file.
         epochs: number of epochs trained.
-        seconds: wall time, over all starts.
+        seconds: wall time over all starts, including the start of Python and the listing of the data.
         metrics: numbers of its last epoch.
         settings: the settings that its result depends on.
     """

@@ -10,9 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hcml_lightning.scores import scores
 from hcml_lightning.stop_signals import Stopped
 from hcml_lightning.tools.console.launch import launch_with, locked
-from hcml_lightning.tools.console.output import format_metrics, print_table
+from hcml_lightning.tools.console.output import print_table
 from hcml_lightning.tools.recipe.done import Done, done_before
 from hcml_lightning.tools.recipe.plan import INIT_FROM, Plan
 from hcml_lightning.tools.recipe.stage_folder import Launch, StageError, StageFolder
@@ -105,17 +106,15 @@ def _done(names: Sequence[str], run_dir: Path, wanted_by: str) -> Done | None:
 
 
 def stage_rows(records: Sequence[Done]) -> list[list[str]]:
-    """Return a table of stages: name, epochs, wall time, metrics."""
-    rows = [["stage", "epochs", "seconds", "last validation"]]
+    """Return a table of stages, with one row for each metric that a stage is judged by."""
+    rows = [["stage", "epochs", "time with start-up", "metric", "value", "to beat"]]
     for record in records:
-        shown = {
-            name: value
-            for name, value in record.metrics.items()
-            if name.startswith(("val/", "test/"))
-            and not name.endswith(("/loss", "flow_magnitude", "smoothness", "chance"))
-        }
-        epochs = str(record.epochs) if record.epochs else ""
-        rows.append([record.stage, epochs, f"{record.seconds:.0f}", format_metrics(shown)])
+        first = [record.stage, str(record.epochs or ""), f"{record.seconds:.0f} s"]
+        cells = [
+            [score.name, f"{score.value:.4g}", score.reference] for score in scores(record.metrics)
+        ]
+        for i, cell in enumerate(cells or [["", "", ""]]):
+            rows.append([*(["", "", ""] if i else first), *cell])
     return rows
 
 
@@ -189,6 +188,8 @@ def main(words: Sequence[str]) -> int:
         print(f"hcml progressive: {error}", file=sys.stderr)
         raise Stopped(error.status - 128) from error
     print_table(stage_rows(records))
-    if names[-1] == "test":
-        print(f"\ntest: {format_metrics(records[-1].metrics)}   ({options.run_dir}/test/test.json)")
+    print(
+        f"\nall metrics: fit.json and test.json in the folders in {options.run_dir}; with curves: hcml report "
+        f"{options.run_dir}"
+    )
     return 0

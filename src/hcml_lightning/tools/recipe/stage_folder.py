@@ -72,7 +72,7 @@ class StageFolder:
         """
         self._check_settings()
         if (before := done_before(self.folder)) is not None:
-            self._tell(f"already done ({before.seconds:.0f} s)")
+            self._tell(f"already done ({before.seconds:.0f} s with start-up)")
             return before
         command = "test" if self.name == "test" else "fit"
         result = self.folder / f"{command}.json"

@@ -6,6 +6,8 @@ Computes the charts of the page, in the units of its pictures. The page's templa
 import math
 from typing import NamedTuple
 
+from hcml_lightning.scores import REFERENCES
+
 # (epoch, value) pairs.
 Curve = list[tuple[float, float]]
 
@@ -15,7 +17,8 @@ WIDTH, HEIGHT = 300, 150
 MOST_POINTS = 300
 # Quantities that a stage is judged by: the page shows them first, and others only when they are unfolded.
 TITLES = {
-    "photometric": "photometric error (Eq. 3)",
+    "photometric ÷ valid": "photometric error (Eq. 3) within the frame",
+    "valid": "share of pixels whose flow stays in the frame",
     "epe": "end-point error of the flow, cells",
     "contrast_l1": "contrastive loss, level 1, nats",
     "contrast_l2": "contrastive loss, level 2, nats",
@@ -26,7 +29,6 @@ TITLES = {
     "classification": "cross-entropy of the classes, nats",
     "loss": "loss, all terms",
 }
-REFERENCES = {"_zero": "zero flow", "_chance": "chance"}
 
 
 class Line(NamedTuple):

@@ -12,12 +12,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hcml_lightning.tools.console.output import write_text
+from hcml_lightning.scores import remarks, scores
+from hcml_lightning.tools.console.output import counted, write_text
 from hcml_lightning.tools.console.trouble import explain
 from hcml_lightning.tools.pictures.confusion import confusion
-from hcml_lightning.tools.reports.charts import REFERENCES, TITLES, charts
+from hcml_lightning.tools.reports.charts import charts
 from hcml_lightning.tools.reports.settings import differences
 from hcml_lightning.tools.reports.stage_runs import StageRun, read_runs
+from hcml_lightning.tools.run.layout import folder_of_run
 
 
 def render(title: str, stages: Sequence[StageRun], flow_videos: int = 4) -> str:
@@ -39,6 +41,9 @@ def render(title: str, stages: Sequence[StageRun], flow_videos: int = 4) -> str:
         percent=lambda value: f"{100 * value:.1f} %",
         duration=duration,
         shown=_shown,
+        remarks=lambda stage: remarks(stage.metrics),
+        headlines=_headlines,
+        counted=counted,
         views=_views,
         left_out=_left_out,
     )
@@ -74,21 +79,10 @@ def duration(seconds: float) -> str:
 
 def _shown(stage: StageRun) -> str:
     """Return the metrics that a stage is judged by, each with the references that it has to beat."""
-    parts = []
-    metrics = stage.metrics
-    for name, value in metrics.items():
-        split, _, quantity = name.partition("/")
-        if (
-            split in ("val", "test")
-            and quantity in TITLES
-            and quantity not in ("classification", "loss")
-        ):
-            references = [
-                f" ({words} {metrics[name + end]:.4g})"
-                for end, words in REFERENCES.items()
-                if name + end in metrics
-            ]
-            parts.append(f"{name} {value:.4g}{''.join(references)}")
+    parts = [
+        f"{name} {value:.4g}" + (f" ({reference})" if reference else "")
+        for name, value, reference in scores(stage.metrics)
+    ]
     fit = stage.records.get("fit", {})
     validated = fit.get("validated_epoch")
     if validated not in (None, fit.get("epochs")) and "validate" not in stage.records:
@@ -99,13 +93,26 @@ def _shown(stage: StageRun) -> str:
 def _views(stage: StageRun) -> str:
     options = (stage.settings.get("data") or {}).get("init_args") or {}
     clips, crops = options.get("test_clips"), options.get("test_crops")
-    return f", mean over {clips} × {crops} views (clips × crops)" if clips and crops else ""
+    if not clips or not crops:
+        return ""
+    return f", mean over {counted(clips, 'clip')} × {counted(crops, 'crop')} of each"
 
 
 def _left_out(stage: StageRun) -> str:
     videos = stage.records.get("test", {}).get("videos") or {"seen": 0, "in_split": 0}
     limited = videos["seen"] < videos["in_split"]
-    return f", {videos['seen']} of {videos['in_split']} videos" if limited else ""
+    return f", {videos['seen']} of {counted(videos['in_split'], 'video')}" if limited else ""
+
+
+def _headlines(stage: StageRun) -> list[tuple[str, str]]:
+    """Return the text and the name of each number of a test that is worth a headline."""
+    found = stage.metrics
+    # Among fewer classes, half of all guesses or more are right.
+    few = 0 < len({video.label for video in stage.videos}) < 10
+    shares = {"test/top1": "top-1", **({} if few else {"test/top5": "top-5"})}
+    texts = [(f"{100 * found[k]:.1f} %", name) for k, name in shares.items() if k in found]
+    epe = found.get("test/epe")
+    return texts if epe is None else [*texts, (f"{epe:.4g}", "end-point error, cells")]
 
 
 def _flows(stages: Sequence[StageRun], videos: int) -> tuple[list[tuple[str, Any]], list[str]]:
@@ -156,7 +163,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="RUN",
         nargs="+",
-        help="folder written by hcml progressive, demo, fit or test, or one that holds several of them",
+        help="folder written by hcml progressive, demo, fit or test, one that holds several of them, or a checkpoint "
+        "in it",
     )
     parser.add_argument(
         "--output",
@@ -178,9 +186,13 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words)
     if len(options.runs) > 1 and options.output is None:
         parser.error("several runs have no default --output; pass the file to write")
-    output = options.output or options.runs[0] / "report.html"
-    title = ", ".join(run.resolve().name for run in options.runs)
-    stages = read_runs(options.runs)
+    runs = [
+        folder_of_run(run.parent) if run.suffix == ".ckpt" and run.is_file() else run
+        for run in options.runs
+    ]
+    output = options.output or runs[0] / "report.html"
+    title = ", ".join(run.resolve().name for run in runs)
+    stages = read_runs(runs)
     write_text(output, render(title, stages, options.flow_videos))
-    print(f"{len(stages)} {'stage' if len(stages) == 1 else 'stages'} -> {output}")
+    print(f"{counted(len(stages), 'stage')} -> {output}")
     return 0

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from hcml_lightning.tools.run.curves import by_step, read_points
+from hcml_lightning.tools.run.curves import by_step, comparable_points, read_points
 from hcml_lightning.tools.run.video_results import FILE_NAME, VideoResult, read_predictions
 from hcml_lightning.tools.stages import rank
 
@@ -33,7 +33,7 @@ class StageRun:
         folder: path of the folder.
         records: content of `fit.json`, `validate.json` and `test.json`, as far as they exist, by command.
         seconds: wall time, over all starts if `hcml progressive` ran the stage; None before the first record.
-        curves: epochs and values of each metric.
+        curves: epochs and values of each metric, those of `comparable` included.
         config: text of `config.yaml`, "" if there is none.
         videos: predictions of the test.
     """
@@ -77,7 +77,7 @@ class StageRun:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Final metrics of all its records."""
+        """Latest metrics of all its records."""
         return {k: v for record in self.records.values() for k, v in record["metrics"].items()}
 
 
@@ -92,7 +92,10 @@ def read_run(folder: Path) -> list[StageRun]:
         ValueError: if a file of the run cannot be read.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"RUN: there is no folder '{folder}'; pass the folder of a run")
+        wrong = "is a file" if folder.is_file() else "does not exist"
+        raise FileNotFoundError(
+            f"RUN: '{folder}' {wrong}; pass the folder of a run, or a checkpoint (.ckpt) in it"
+        )
     found = _stage_folders(folder, DEEPEST)
     if not found:
         raise FileNotFoundError(
@@ -152,7 +155,7 @@ def _read_stage(folder: Path, run: Path) -> StageRun:
         stage.config = (folder / "config.yaml").read_text(encoding="utf-8")
     if (folder / FILE_NAME).is_file():
         stage.videos = read_predictions(folder / FILE_NAME)
-    stage.curves = by_step(read_points(folder))
+    stage.curves = by_step(comparable_points(read_points(folder)))
     return stage
 
 

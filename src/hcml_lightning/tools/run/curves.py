@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hcml_lightning.scores import comparable
+
 
 class Point(NamedTuple):
     """One value of a metric.
@@ -70,6 +72,25 @@ def read_points(folder: Path) -> dict[str, list[Point]]:
                         point = Point(step, int(epoch) if epoch else None, value)
                         points.setdefault(name, {})[step] = point
     return {name: [found[step] for step in sorted(found)] for name, found in sorted(points.items())}
+
+
+def comparable_points(points: Mapping[str, Sequence[Point]]) -> dict[str, list[Point]]:
+    """Return points with those of some metrics replaced or added, as `comparable` does with the metrics of one step.
+
+    Example:
+        >>> found = comparable_points({"val/photometric": [Point(9, 0, 0.04)], "val/valid": [Point(9, 0, 0.5)]})
+        >>> found["val/photometric ÷ valid"]
+        [Point(step=9, epoch=0, value=0.08)]
+    """
+    rows: dict[tuple[int, int | None], dict[str, float]] = {}
+    for name, found in points.items():
+        for step, epoch, value in found:
+            rows.setdefault((step, epoch), {})[name] = value
+    result: dict[str, list[Point]] = {}
+    for step, epoch in sorted(rows, key=lambda key: key[0]):
+        for name, value in comparable(rows[step, epoch]).items():
+            result.setdefault(name, []).append(Point(step, epoch, value))
+    return result
 
 
 def by_epoch(points: Sequence[Point]) -> Curve:

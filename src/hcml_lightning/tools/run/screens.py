@@ -15,7 +15,7 @@ from hcml_lightning.optim import WarmupCosine
 from hcml_lightning.sync_batch_norm import CPUSyncBatchNorm
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask
 from hcml_lightning.tasks.description import title
-from hcml_lightning.tools.console.output import format_metrics
+from hcml_lightning.tools.console.output import counted, format_metrics
 from hcml_lightning.tools.run.layout import folder_of_run
 from hcml_lightning.tools.run.run_folder import run_folder
 
@@ -52,15 +52,16 @@ def _schedule(trainer: pl.Trainer, task: MotionTask) -> str:
         return "custom schedule"
     steps = found[0].steps
     if math.isinf(steps.total):
-        return f"warm-up {task.warmup_epochs:g} epochs, then constant"
+        return f"warm-up {counted(task.warmup_epochs, 'epoch')}, then constant"
     if math.isfinite(steps.per_epoch):
         if steps.warmup >= steps.total > 0:
             return (
                 f"only rises, because warmup_epochs={task.warmup_epochs:g} of {trainer.max_epochs} leaves no epoch "
                 "for it to fall; lower it (--model.warmup_epochs)"
             )
-        return f"warm-up {task.warmup_epochs:g} of {trainer.max_epochs} epochs, then half a cosine"
-    return f"warm-up {steps.warmup} of {steps.total} steps, then half a cosine"
+        epochs = counted(trainer.max_epochs, "epoch")
+        return f"warm-up {task.warmup_epochs:g} of {epochs}, then half a cosine"
+    return f"warm-up {steps.warmup} of {counted(steps.total, 'step')}, then half a cosine"
 
 
 def _weights(trainer: pl.Trainer, task: MotionTask) -> str:
@@ -78,15 +79,16 @@ def _weights(trainer: pl.Trainer, task: MotionTask) -> str:
 
 def after(task: MotionTask, command: str, record: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the lines to print after a stage, as (word, text)."""
-    epochs = f", {record['epochs']} epochs" if command == "fit" else ""
+    epochs = f", {counted(record['epochs'], 'epoch')}" if command == "fit" else ""
     rows = [
         ("", f"{title(task)}: {command} {'ended' if record['finished'] else 'was interrupted'}"),
-        ("time", f"{record['seconds']:.0f} s{epochs}"),
+        ("time", f"{record['seconds']:.0f} s without start-up{epochs}"),
         ("metrics", format_metrics(record["metrics"])),
     ]
     if v := record.get("views"):
-        view = f"{v['frames']} frames of {v['size']} x {v['size']}"
-        rows.append(("views", f"{v['clips']} clips x {v['crops']} crops, {view}"))
+        views = f"{counted(v['clips'], 'clip')} x {counted(v['crops'], 'crop')}"
+        frames = counted(v["frames"], "frame")
+        rows.append(("views", f"{views}, {frames} of {v['size']} x {v['size']}"))
     if v := record.get("videos"):
         left_out = v["in_split"] - v["seen"]
         rest = f" of {v['in_split']}: a limit on batches skips {left_out}" if left_out else ""
@@ -137,14 +139,16 @@ def _data(trainer: pl.Trainer) -> str:
         return "the trainer's own loaders"
     loaders = {"training": trainer.train_dataloader, "validation": trainer.val_dataloaders}
     sizes = ", ".join(
-        f"{len(loader.dataset)} {split}" for split, loader in loaders.items() if loader is not None
+        counted(len(loader.dataset), f"{split} video")
+        for split, loader in loaders.items()
+        if loader is not None
     )
     about = data.hparams
     clip = (
-        f"clips of {about.get('clip_length')} frames, stride {about.get('frame_stride')}, "
+        f"clips of {counted(about.get('clip_length'), 'frame')}, stride {about.get('frame_stride')}, "
         f"{about.get('crop_size')} px"
     )
-    return f"{type(data).__name__}: {sizes} videos, {data.describe_classes()}; {clip}"
+    return f"{type(data).__name__}: {sizes}, {data.describe_classes()}; {clip}"
 
 
 def _batch(trainer: pl.Trainer) -> str:
@@ -153,12 +157,15 @@ def _batch(trainer: pl.Trainer) -> str:
         return "the trainer's own loaders"
     devices, steps = trainer.world_size, trainer.accumulate_grad_batches
     total = size * devices * steps
-    return f"{size} per device x {devices} devices x {steps} accumulated = {total} clips per step"
+    return (
+        f"{size} per device x {counted(devices, 'device')} x {steps} accumulated = "
+        f"{counted(total, 'clip')} per step"
+    )
 
 
 def _norm_scope(trainer: pl.Trainer, task: MotionTask) -> str:
     if any(isinstance(module, nn.SyncBatchNorm | CPUSyncBatchNorm) for module in task.modules()):
-        return f"statistics over all {trainer.world_size} devices"
+        return f"statistics over {counted(trainer.world_size, 'device')}"
     return "separate statistics on each device"
 
 

@@ -16,7 +16,7 @@ from hcml_lightning._version import __version__
 from hcml_lightning.data import VideoDataModule
 from hcml_lightning.resume import LastCheckpoint
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.tools.console.output import format_metrics, write_json
+from hcml_lightning.tools.console.output import counted, format_metrics, write_json
 from hcml_lightning.tools.console.provenance import commit
 from hcml_lightning.tools.run import screens
 from hcml_lightning.tools.run.run_folder import run_folder
@@ -143,13 +143,14 @@ def environment(trainer: pl.Trainer) -> dict[str, str]:
     """Return what results depend on besides the settings (code, versions, devices), and the time of their end."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    kind = "CPU" if device.type == "cpu" else "GPU"
     return {
         "hcml_lightning": __version__,
         "commit": commit("src", "configs") or "unknown",
         "torch": torch.__version__,
         "pytorch_lightning": metadata.version("pytorch-lightning"),
         "python": platform.python_version(),
-        "device": f"{trainer.world_size} x {name or platform.machine()}",
+        "device": f"{counted(trainer.world_size, kind)} ({name or platform.machine()})",
         "ended": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -99,6 +99,15 @@ class MotionCLI(LightningCLI):
         # Skipping `weights_only` makes it no option: a checkpoint that needs it to be False may run code.
         return {name: {*commands[name], "weights_only"} for name in ("fit", "validate", "test")}
 
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """Turn off Lightning's table of the results of an evaluation, which would repeat those of the summary."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if "verbose" in self._subcommand_method_arguments[subcommand]:
+            parser.set_defaults(verbose=False)
+        return parser
+
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         """Load only tensors and plain data from checkpoints, whatever the environment says; compile steps if asked."""
         kwargs = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
