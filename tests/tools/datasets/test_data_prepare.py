@@ -335,7 +335,7 @@ def test_help_shows_no_classes_of_python(tool, capsys):
 def test_missing_options_are_named_as_they_are_typed(given, missing, capsys):
     with pytest.raises(SystemExit):
         main(["data", "prepare", *given])
-    assert f"error: the following arguments are required: {missing}\n" in capsys.readouterr().err
+    assert f"error: {missing} is missing; pass it" in capsys.readouterr().err
 
 
 def test_shard_is_parsed_and_named():

@@ -54,10 +54,10 @@ class HcmlParser(LightningArgumentParser):
         )
         self.exit(2)
 
-    def format_help(self) -> str:
+    def format_help(self, *args: Any) -> str:
         """Return the help text, in which jsonargparse would call a command `hcml [options] fit`."""
         self.prog = _command(self)
-        return str(super().format_help())
+        return str(super().format_help(*args))
 
 
 def in_short(message: str, parser: ArgumentParser) -> str:
