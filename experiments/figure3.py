@@ -102,7 +102,8 @@ def _record(protocol: Protocol, seed: int, metrics: dict[str, float], checkpoint
         "end-point error of zero flow, 64 videos": float(
             torch.linalg.vector_norm(true, dim=1).mean()
         ),
-        "photometric error": metrics["val/photometric"],
+        "share of pixels whose flow stays in the frame": metrics["val/valid"],
+        "photometric error of these pixels": metrics["val/photometric"] / metrics["val/valid"],
         "photometric error of zero flow": metrics["val/photometric_zero"],
     }
     same = key | circumstances(protocol)

@@ -28,14 +28,22 @@ def test_flow_that_always_leaves_the_frame_has_no_error_to_compare():
 
 
 @pytest.mark.parametrize(
-    ("loss", "top1", "warns"),
-    [(5.0, 0.01, False), (6.0, 0.01, True), (5.0, 0.002, True), (5.0, 0.003, False)],
+    ("loss", "top1", "named"),
+    [
+        (5.0, 0.01, []),
+        (6.0, 0.01, ["(contrastive loss 6, chance 5.991)"]),
+        (5.0, 0.002, ["(top-1 0.002, chance 0.0025)"]),
+        (6.0, 0.002, ["(contrastive loss 6, chance 5.991; top-1 0.002, chance 0.0025)"]),
+        (5.0, 0.003, []),
+    ],
 )
-def test_predictions_of_the_future_are_compared_with_a_guess(loss: float, top1: float, warns: bool):
+def test_predictions_of_the_future_are_compared_with_a_guess(
+    loss: float, top1: float, named: list[str]
+):
     metrics = {**CONTRAST, "val/contrast_l2": loss, "val/contrast_l2_top1": top1}
     said = remarks(metrics)
-    assert len(said) == warns
-    assert all("level 2" in remark and "chance 0.0025" in remark for remark in said)
+    assert [remark.partition("than chance ")[2].partition(", so")[0] for remark in said] == named
+    assert all("level 2" in remark for remark in said)
     assert [score.reference for score in scores(metrics)] == ["chance 5.991", "chance 0.0025"]
 
 

@@ -114,11 +114,18 @@ def _contrast_remark(level: str, metrics: Mapping[str, float]) -> str | None:
     name = f"val/contrast_l{level}"
     loss, top1 = (metrics.get(key, math.nan) for key in (name, f"{name}_top1"))
     guess, share = (metrics.get(f"{key}_chance", math.nan) for key in (name, f"{name}_top1"))
-    if loss >= guess or top1 <= share:
+    judged = (
+        ("contrastive loss", loss, guess, loss >= guess),
+        ("top-1", top1, share, top1 <= share),
+    )
+    if bad := [
+        f"{what} {value:.4g}, chance {chance:.4g}"
+        for what, value, chance, is_bad in judged
+        if is_bad
+    ]:
         return (
-            f"the motion features of level {level} predict the future no better than chance (contrastive loss "
-            f"{loss:.4g}, chance {guess:.4g}; top-1 {top1:.4g}, chance {share:.4g}), so the stages above would learn "
-            "from features that say nothing about motion. Make sure that the stage before has learned, train longer, "
-            "or change lr."
+            f"the motion features of level {level} predict the future no better than chance ({'; '.join(bad)}), so the "
+            "stages above would learn from features that say nothing about motion. Make sure that the stage before has "
+            "learned, train longer, or change lr."
         )
     return None
