@@ -633,12 +633,20 @@ class TestVideoFolder:
             make("folder", synthetic_root(layout))
 
     @pytest.mark.parametrize("below", ["", "train"])
-    def test_class_folders_read_as_ucf101_name_the_config_of_folders(self, below, synthetic_root):
+    @pytest.mark.parametrize("layout", ["ucf101", "kinetics", "something_v2"])
+    def test_class_folders_read_with_lists_name_the_config_of_folders(
+        self, layout, below, synthetic_root
+    ):
         with pytest.raises(
-            FileNotFoundError,
-            match=r"ucfTrainTestlist/classInd\.txt .* use -c configs/data/video_folder\.yaml",
+            FileNotFoundError, match=r"expected .* use -c configs/data/video_folder\.yaml"
         ):
-            make("ucf101", synthetic_root("folder") / below)
+            make(layout, synthetic_root("folder") / below)
+
+    def test_missing_lists_alone_do_not_suggest_folders(self, layout_copy):
+        root = layout_copy("ucf101")
+        shutil.rmtree(root / "ucfTrainTestlist")
+        with pytest.raises(FileNotFoundError, match=r"or labels inside it$"):
+            make("ucf101", root)
 
     def test_missing_root_does_not_suggest_predict_paths(self, tmp_path):
         with pytest.raises(FileNotFoundError) as refused:

@@ -57,10 +57,16 @@ def find_list(root: str, names: Iterable[str], what: str) -> Path:
             found = sorted((Path(root) / folder).glob(name))
             if found:
                 return found[0]
+    folders = ". If its folders are the classes, use -c configs/data/video_folder.yaml"
     raise FileNotFoundError(
         f"root={root}: {what} is missing; expected {' or '.join(names)} in this folder, or in annotations or labels "
-        "inside it"
+        f"inside it{folders if _may_have_class_folders(Path(root)) else ''}"
     )
+
+
+def _may_have_class_folders(root: Path) -> bool:
+    files = [*root.glob("*/*"), *root.glob("train/*/*")]
+    return len({file.parent for file in files if is_video(file.name)}) > 1
 
 
 class VideoNames:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from hcml_lightning.data.annotations import VideoNames, walk_videos
+from hcml_lightning.data.annotations import VideoNames
 from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.listed import Split
@@ -39,7 +39,7 @@ class UCF101DataModule(VideoDataModule):
         super().__init__(root, **kwargs)
         check_one_of("fold", fold, (1, 2, 3))
         self.fold = fold
-        path = self._list("classInd.txt", "the class list")
+        path = self.find_list(["ucfTrainTestlist/classInd.txt"], "the class list")
         lines = [line.split(maxsplit=1) for line in read_lines(path)]
         for line in lines:
             if len(line) != 2 or not line[0].isdecimal():
@@ -60,7 +60,9 @@ class UCF101DataModule(VideoDataModule):
         label = {name: i for i, name in enumerate(self.class_names)}
         names = VideoNames()
         videos = Path(self.root) / "videos"
-        source = self._list(f"{side}list{self.fold:02d}.txt", f"the list of the {side} split")
+        source = self.find_list(
+            [f"ucfTrainTestlist/{side}list{self.fold:02d}.txt"], f"the list of the {side} split"
+        )
         records = []
         for line in read_lines(source):
             # Only lines of the training lists end with the number of the class.
@@ -76,14 +78,3 @@ class UCF101DataModule(VideoDataModule):
                 path = names.find(place)
                 records.append(VideoRecord(str(path), label[class_name], path.stem))
         return records
-
-    def _list(self, name: str, what: str) -> Path:
-        try:
-            return self.find_list([f"ucfTrainTestlist/{name}"], what)
-        except FileNotFoundError as error:
-            root = Path(self.root)
-            if (root / "videos").is_dir() or not root.is_dir() or not any(walk_videos(root)):
-                raise
-            raise FileNotFoundError(
-                f"{error}. If its folders are the classes, use -c configs/data/video_folder.yaml"
-            ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hcml_lightning.tools.console.launch import launch_with, locked
-from hcml_lightning.tools.console.output import print_table, write_json
+from hcml_lightning.tools.console.output import HelpFormatter, print_table, write_json
 from hcml_lightning.tools.recipe.done import Done
 from hcml_lightning.tools.recipe.plan import Plan
 from hcml_lightning.tools.recipe.progressive import run_plan
@@ -107,7 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
         usage="hcml demo [--run_dir DIR] [--recipe YAML] [options of hcml progressive]",
         description="Write synthetic videos, and train a plain baseline, motion blocks without self-supervision, and "
         "the full method on them. After an interruption, run the same command again to resume.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(

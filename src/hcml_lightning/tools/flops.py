@@ -8,6 +8,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from hcml_lightning.tools.console.output import HelpFormatter
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -107,7 +109,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="hcml flops",
         description="Count the multiply-adds of one clip through the network that inference uses, plain -> with motion "
         "blocks. Without --backbone: the two settings of the paper's Tables 2 and 6.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--backbone", help="r2d50, r2plus1d101 or r2d_tiny")
     parser.add_argument("--frames", type=int, default=16, help="T; used with --backbone only")

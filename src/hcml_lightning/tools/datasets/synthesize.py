@@ -7,6 +7,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from hcml_lightning.tools.console.output import HelpFormatter
+
 # Repeated here, because the module that defines them imports PyTorch, for which `--help` should not wait.
 LAYOUTS = ("ucf101", "kinetics", "something_v1", "something_v2", "folder")
 
@@ -17,7 +19,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="hcml synthesize",
         description="Write videos of textured shapes in known motion. Classes come in pairs that differ only in the "
         "direction of time, so a single frame says nothing about them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("root", type=Path, help="folder to write to")
     parser.add_argument(
