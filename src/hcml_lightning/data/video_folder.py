@@ -148,8 +148,9 @@ class VideoFolderDataModule(VideoDataModule):
             for split in SPLITS
             for name in self.class_names
         ]
-        # The folder of a class may be a link, which a walk through the root does not follow.
-        folders = [Path(self.root), *classes]
+        # A walk through the root does not follow links, which the folder of a class or split may be.
+        linked = [folder for folder in classes if folder.is_symlink() or folder.parent.is_symlink()]
+        folders = [Path(self.root), *linked]
         found = (path for folder in folders for path in walk_others(folder))
         return sorted({os.path.normpath(path) for path in found})
 

@@ -6,7 +6,6 @@
 import os
 import signal
 import sys
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
@@ -35,19 +34,18 @@ from hcml_lightning.throughput import GradientNorm, Throughput
 from hcml_lightning.tools.console.launch import end_with_parent
 from hcml_lightning.tools.console.noise import quiet
 from hcml_lightning.tools.console.threads import leave_cores_to, threads_given_back
-from hcml_lightning.tools.run.checkpoints import (
-    check_checkpoint,
-    known_folder,
-    no_file,
-    refuse_used_folder,
-    state_to_resume,
-)
+from hcml_lightning.tools.run.checkpoints import check_checkpoint
 from hcml_lightning.tools.run.run_folder import RunConfigCallback, WandbNote, keep_curves
 from hcml_lightning.tools.run.summary import StageSummary
 from hcml_lightning.tools.run.video_result_writer import VideoResultWriter
 from hcml_lightning.tools.run.wandb_runs import choose_run, own_run
 from hcml_lightning.tools.training.configs import order_words, typed_num_classes
-from hcml_lightning.tools.training.parser import BASES, MISSING, HcmlParser
+from hcml_lightning.tools.training.parser import HcmlParser
+from hcml_lightning.tools.training.settings import (
+    check_classes,
+    check_options,
+    choose_checkpoint,
+)
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -159,69 +157,18 @@ class MotionCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Raise if the run would not do what was asked for; choose its checkpoint, W&B run and monitored metric."""
-        self._check_kinds()
-        self._check_options()
-        path = self._choose_checkpoint()
+        settings = self.config.get(str(self.subcommand), self.config)
+        check_classes(settings)
+        check_options(settings, trains=self.subcommand == "fit")
+        path = choose_checkpoint(settings, self.subcommand)
         resumed = Path(path) if path and self.subcommand == "fit" else None
-        run_id = choose_run(self._get(self.config, "trainer.logger"), resumed)
+        run_id = choose_run(settings.get("trainer.logger"), resumed)
         self.save_config_kwargs = {**self.save_config_kwargs, "run_id": run_id}
-        checkpoint = self._get(self.config, "checkpoint")
+        checkpoint = settings.get("checkpoint")
         # Without validation there is no metric to compare, and the last epoch is kept.
-        if checkpoint.monitor is None and self._get(self.config, "trainer.limit_val_batches") != 0:
-            module, _, name = self._get(self.config, "model.class_path").rpartition(".")
+        if checkpoint.monitor is None and settings.get("trainer.limit_val_batches") != 0:
+            module, _, name = settings.get("model.class_path").rpartition(".")
             checkpoint.monitor, checkpoint.mode = getattr(import_module(module), name).MONITOR
-
-    def _check_options(self) -> None:
-        if self._get(self.config, "trainer.enable_checkpointing") is False:
-            raise ValueError(
-                "--trainer.enable_checkpointing false: without checkpoints a run can neither be resumed nor tested; "
-                "remove it (--trainer.fast_dev_run true tries a few batches and writes none)"
-            )
-        every, epochs, part = (
-            self._get(self.config, f"trainer.{name}")
-            for name in ("check_val_every_n_epoch", "max_epochs", "limit_val_batches")
-        )
-        if self.subcommand == "fit" and every and epochs and 0 < epochs < every and part != 0:
-            warnings.warn(
-                f"--trainer.check_val_every_n_epoch {every} is more than --trainer.max_epochs {epochs}, so nothing "
-                "will be validated; lower it",
-                stacklevel=2,
-            )
-        recompute = self._get(self.config, "model.init_args.recompute")
-        if recompute and self._get(self.config, "compile"):
-            raise ValueError(
-                "--compile and --model.recompute cannot be combined; remove one of them"
-            )
-
-    def _choose_checkpoint(self) -> str | None:
-        """Return the checkpoint to resume or evaluate, if any; raise if this run would replace those of another."""
-        trains = self.subcommand == "fit"
-        path: str | None = self._get(self.config, "ckpt_path")
-        names = ("checkpoint.dirpath", "trainer.logger", "trainer.default_root_dir")
-        folder, otherwise = known_folder(*(self._get(self.config, name) for name in names))
-        if trains and path:
-            path = state_to_resume(path, folder)
-            self.config[str(self.subcommand)]["ckpt_path"] = path
-        own = path is not None and folder and Path(path).resolve().parent == Path(folder).resolve()
-        if trains and not own and not self._get(self.config, "trainer.fast_dev_run"):
-            refuse_used_folder(folder, otherwise)
-        if path and not Path(path).is_file():
-            raise FileNotFoundError(f"--ckpt_path: {no_file(path)}")
-        source = self._get(self.config, "model.init_args.init_from")
-        if trains and source and not path and not Path(source).is_file():
-            raise FileNotFoundError(f"--model.init_from: {no_file(source)}")
-        if self.subcommand in ("validate", "test") and not path:
-            raise ValueError(
-                "the weights would be random; pass trained ones with --ckpt_path (--model.init_from is for training)"
-            )
-        return path
-
-    def _check_kinds(self) -> None:
-        # A config of data may have settings of the model, which without a class are taken for those of the base class.
-        for key, base in BASES.items():
-            path = str(self._get(self.config, f"{key}.class_path"))
-            if key in MISSING and path.rpartition(".")[2] == base.__name__:
-                raise ValueError(f"--{key} is missing; pass {MISSING[key]}")
 
     def instantiate_classes(self) -> None:
         """Build data, task and trainer; check that the typed number of classes and the checkpoint match them."""
