@@ -24,6 +24,7 @@ from hcml_lightning.tools.recipe.done import Done
 from hcml_lightning.tools.recipe.plan import Plan
 from hcml_lightning.tools.recipe.progressive import run_plan
 from hcml_lightning.tools.recipe.stage_folder import Launch
+from hcml_lightning.tools.stages import TRAINING
 from hcml_lightning.tools.training.configs import inline
 
 FOLDER = Path(__file__).parent
@@ -70,6 +71,11 @@ class Protocol:
         """Return the folder of a dataset: one that an experiment made, else the given one."""
         made = self.runs / "data" / dataset
         return made if made.is_dir() else self.data / dataset
+
+    def epochs(self, stages: Sequence[str]) -> int:
+        """Return how many epochs some training stages have together."""
+        plan = Plan.from_words(["-c", self.config, *self.extras])
+        return sum(plan.settings(TRAINING[name])["trainer.max_epochs"] for name in stages)
 
     def run(
         self,

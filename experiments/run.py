@@ -12,6 +12,7 @@ on to it; with them, choose other folders with --runs and --results.
 import argparse
 from pathlib import Path
 
+import control
 import figure2
 import figure3
 import figure4
@@ -21,7 +22,9 @@ import table2
 import table7
 from protocol import FOLDER, Protocol
 
-EXPERIMENTS = ("ridge", "table2", "dense", "table7", "figure2", "table1", "figure3", "figure4")
+EXPERIMENTS = (
+    *("ridge", "table2", "dense", "control", "table7", "figure2", "table1", "figure3", "figure4"),
+)
 
 
 def main() -> None:
@@ -48,6 +51,8 @@ def _run(name: str, protocol: Protocol, options: argparse.Namespace, seed: int) 
         ridge.run(protocol, options.dataset, options.split)
     elif name in ("table2", "dense"):
         table2.run(*where, methods=options.methods, dense=name == "dense")
+    elif name == "control":
+        control.run(*where)
     elif name == "table7":
         table7.run(*where, others=options.others)
     elif name == "figure2":

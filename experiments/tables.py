@@ -87,6 +87,45 @@ def _verdict(rows: Sequence[Row], ridge: float | None) -> str:
     return text
 
 
+def control(rows: Sequence[Row]) -> str:
+    """Format, for each split with a control, what labels alone reach in as many epochs as the full method has.
+
+    Args:
+        rows: rows of results.csv.
+    """
+    lines = [
+        "| data | motion blocks, as in Table 2 | with labels only, for longer | full method | full method - control |",
+        "|---|---|---|---|---|",
+    ]
+    gains = []
+    settings = groups(rows, "protocol", "backbone", "dataset", "split")
+    for (_, _, dataset, split), here in sorted(settings.items()):
+        found = groups(here, "experiment", "method")
+        longer, full = found.get(("control", "motion"), []), found.get(("table2", "full"), [])
+        if not longer:
+            continue
+        short = found.get(("table2", "motion"), [])
+        cells = [
+            f"{spread(runs, 'top1')} ({seeds(runs)}, {runs[0]['epochs']} epochs)"
+            if runs
+            else MISSING
+            for runs in (short, longer)
+        ]
+        gains += (gain := differences(longer, full))
+        told = f"{statistics.fmean(gain):+.1f} ({seeds(gain)})" if gain else MISSING
+        lines.append(
+            f"| {dataset}, split {split} | {' | '.join(cells)} | {spread(full, 'top1')} | {told} |"
+        )
+    if not gains:
+        return MISSING + "."
+    higher = sum(gain > 0 for gain in gains)
+    lines.append(
+        f"\nWith the same seeds, the full method is higher in {higher} of {len(gains)} runs, by "
+        f"{statistics.fmean(gains):.1f} points on average."
+    )
+    return "\n".join(lines)
+
+
 def figure2(rows: Sequence[Row]) -> str:
     """Format accuracy by number of levels for each split, and what each level adds over all splits."""
     steps = by_levels(rows)
