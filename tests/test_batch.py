@@ -54,3 +54,9 @@ def test_clips_of_floats_up_to_1_warn() -> None:
     check_batch({"video": torch.zeros(1)}, ["video"])
     with pytest.warns(UserWarning, match="floats up to 1.*uint8, or multiply them by 255"):
         check_batch({"video": torch.tensor([0.0, 0.5])}, ["video"])
+
+
+def test_clips_that_are_normalised_already_are_pointed_out() -> None:
+    video = torch.tensor([-1.2, 0.3])
+    with pytest.warns(UserWarning, match="negative values.*leave out your own normalisation"):
+        check_batch({"video": video}, ["video"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -62,6 +63,11 @@ def batches(data: VideoDataModule, split: str, epoch: int = 0) -> list[dict]:
     if split == "train":
         loader.sampler.set_epoch(epoch)
     return list(loader)
+
+
+def test_numbers_of_numpy_reach_the_loaders(synthetic_root):
+    data = make("ucf101", synthetic_root("ucf101"), batch_size=np.int64(2), seed=np.int64(3))
+    assert [len(batch["video"]) for batch in batches(data, "train")][:1] == [2]
 
 
 def with_flow_in_training(data: VideoDataModule) -> VideoDataModule:
@@ -734,7 +740,7 @@ class TestVideoFolder:
         frames = next(synthetic_root("something_v1").glob("20bn*/3"))
         folder = synthetic_root("folder") / "val"
         data = make(
-            "folder", "nowhere", predict_paths=[str(file), str(frames), str(folder)],
+            "folder", "nowhere", predict_paths=[file, str(frames), str(folder)],
             class_names=["a", "b"],
         )  # fmt: skip
         found = batches(data, "predict")

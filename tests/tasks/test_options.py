@@ -124,6 +124,12 @@ def test_contrast_weights_are_assigned_from_the_lowest_level_up(tiny: dict[str, 
     assert RecognitionTask(**tiny, contrast_weights=(0.5, 0.2)).contrast_weights == {1: 0.5, 2: 0.2}
 
 
+@pytest.mark.parametrize("weights", [{1: 0.25, 2: 0.5}, 0.25])
+def test_contrast_weights_must_be_a_list(tiny: dict[str, Any], weights: Any) -> None:
+    with pytest.raises(ValueError, match="contrast_weights must be a list of weights"):
+        RecognitionTask(**tiny, contrast_weights=weights)
+
+
 def test_probe_averages_a_3d_convolution_over_place_and_time(
     tiny: dict[str, Any],
 ) -> None:

@@ -116,9 +116,8 @@ class VideoDataModule(ListedDataModule):
                 f"cache=true needs num_workers=0, got {num_workers}, because every worker would decode and keep its "
                 "own copy; set num_workers=0 (--data.num_workers 0)"
             )
-        self.batch_size = batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        # PyTorch's loaders and generators refuse NumPy's numbers.
+        self.batch_size, self.num_workers, self.seed = map(int, (batch_size, num_workers, seed))
         self.flip: Flip = flip
         self.true_flow = true_flow
         self._keeps = cache

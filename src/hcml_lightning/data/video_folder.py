@@ -14,6 +14,7 @@ from hcml_lightning.data.annotations import HIDDEN, copy_of, is_video, walk_othe
 from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.listed import Split
+from hcml_lightning.storage import plain
 
 SPLITS = ("train", "val", "test")
 # Other common names of splits. They are refused, because such a folder would silently be taken for a class or left out.
@@ -69,7 +70,7 @@ class VideoFolderDataModule(VideoDataModule):
         if isinstance(predict_paths, str):
             raise ValueError(f"predict_paths must be a list of paths, got {predict_paths!r}")
         self.val_fraction = val_fraction
-        self.predict_paths = predict_paths
+        self.predict_paths = plain(predict_paths)
         if not class_names or predict_paths is None:
             self._check_names()
         train = self._folder("train")

@@ -4,6 +4,7 @@ Joint training for action recognition (Sec. 3.4, Eq. 5); the plain baseline and 
 terms.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,15 +25,16 @@ class RecognitionTask(ClassificationTask):
 
     Args:
         flow_weight: λ, weight of the reconstruction loss; 0 leaves it out.
-        contrast_weights: γ, weights of the contrastive losses, lowest level first; 0 leaves one out.
+        contrast_weights: γ, weights of the contrastive losses, lowest level first; 0 leaves one out, and weights beyond
+            the highest level are ignored.
         smoothness_weight: ζ, weight of the smoothness term in the reconstruction loss.
         temperature: τ of Eq. 2, divides the cosine similarities.
         num_locations: N, locations sampled in each clip on the grid of the level below.
         **shared: arguments of every task that classifies.
 
     Raises:
-        ValueError: if there are fewer weights than contrastive levels, fewer than two classes, or a number out of its
-            range.
+        ValueError: if `contrast_weights` is no list, there are fewer weights than contrastive levels, fewer than two
+            classes, or a number out of its range.
     """
 
     def __init__(
@@ -46,6 +48,11 @@ class RecognitionTask(ClassificationTask):
     ) -> None:
         super().__init__(**shared)
         levels = self.model.levels
+        # Iterated, a mapping by level would give its levels as weights.
+        if isinstance(contrast_weights, Mapping) or not hasattr(contrast_weights, "__len__"):
+            raise ValueError(
+                f"contrast_weights must be a list of weights, lowest level first, got {contrast_weights!r}"
+            )
         if len(contrast_weights) < len(levels[1:]):
             raise ValueError(
                 f"contrast_weights must have a weight for each contrastive level {levels[1:]}, got {contrast_weights}"
