@@ -254,3 +254,11 @@ def test_second_derivative_and_nan_temperature_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="temperature must be greater than 0, got nan"):
         contrastive_loss(predicted, targets, positive, temperature=float("nan"))
+
+
+def test_temperature_that_would_get_no_gradient_is_refused() -> None:
+    rows = torch.eye(4)
+    temperature = torch.tensor(0.07, requires_grad=True)
+    with pytest.raises(ValueError, match="temperature gets no gradient"):
+        contrastive_loss(rows, rows, torch.arange(4), temperature)  # type: ignore[arg-type]
+    contrastive_loss(rows, rows, torch.arange(4), temperature.detach())  # type: ignore[arg-type]

@@ -104,3 +104,9 @@ def test_true_flow_reconstructs_all_pixels_that_stay_visible(step: int) -> None:
 def test_charbonnier_of_uint8_does_not_overflow() -> None:
     values = torch.tensor([0, 1, 200], dtype=torch.uint8)
     torch.testing.assert_close(charbonnier(values), charbonnier(values.float()))
+
+
+def test_photometric_loss_refuses_integers_which_would_wrap_around() -> None:
+    frames = torch.zeros(1, 3, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"must be floating point, got torch\.uint8"):
+        photometric_loss(frames, frames, torch.ones(1, 1, 2, 2, dtype=torch.bool))

@@ -144,3 +144,10 @@ def test_classify_continues_from_the_features_of_any_stage(level: int) -> None:
         torch.nn.init.ones_(block.project.bn.weight)
     features = network.appearance(clip, level)
     assert torch.equal(network.classify(features, level), network(clip))
+
+
+@pytest.mark.parametrize("level", [-1, 4])
+def test_stage_that_does_not_exist_is_refused(level: int) -> None:
+    network = MotionNetwork("r2d_tiny", num_classes=2)
+    with pytest.raises(ValueError, match=f"level must be 0 to 3, got {level}"):
+        network.appearance(torch.zeros(1, 3, 2, 32, 32), level)

@@ -113,8 +113,8 @@ def contrastive_loss(
         Scalar, mean over the P predictions, in nats; ln S for predictions that carry no information.
 
     Raises:
-        ValueError: if the shapes do not match, there is no prediction, the temperature is not positive, or `positive`
-            is not int64 or points outside the targets (checked only on a CPU).
+        ValueError: if the shapes do not match, there is no prediction, the temperature is not positive or needs a
+            gradient, or `positive` is not int64 or points outside the targets (checked only on a CPU).
         NotImplementedError: in a backward pass with `create_graph`.
 
     Example:
@@ -124,6 +124,11 @@ def contrastive_loss(
     """
     _check(predicted, targets, positive)
     check_above_zero(temperature=temperature)
+    # Only a tensor can need one.
+    if getattr(temperature, "requires_grad", False):
+        raise ValueError(
+            "temperature gets no gradient from this loss; pass a number, or temperature.detach()"
+        )
     # Departure: Eq. 2 is written as a sum; a mean keeps γ independent of B, N and T.
 
     # Autocast would multiply in half precision, and 1/τ would turn the rounding of a cosine into an error of 0.1 nats.

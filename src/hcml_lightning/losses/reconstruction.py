@@ -50,7 +50,7 @@ def photometric_loss(frames: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
         Scalar; mean over frames, channels and pixels.
 
     Raises:
-        ValueError: if the shapes do not match.
+        ValueError: if the shapes do not match, or the frames are integers.
 
     Example:
         >>> frame = torch.rand(2, 3, 4, 4)
@@ -62,6 +62,11 @@ def photometric_loss(frames: Tensor, warped: Tensor, valid: Tensor) -> Tensor:
         raise ValueError(
             "frames and warped must have the same shape (N, C, H, W) and valid (N, 1, H, W), "
             f"got {tuple(frames.shape)}, {tuple(warped.shape)} and {tuple(valid.shape)}"
+        )
+    if not frames.is_floating_point() or not warped.is_floating_point():
+        # Differences of unsigned integers would wrap around.
+        raise ValueError(
+            f"frames and warped must be floating point, got {frames.dtype} and {warped.dtype}"
         )
     # Unstated in the paper: how ρ applies to colours. It penalises each channel, and the mean is taken.
     # Unstated in the paper: which value of m means valid. m marks invalid pixels, but Eq. 3 counts the pixels with

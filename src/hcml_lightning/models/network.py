@@ -120,7 +120,13 @@ class MotionNetwork(nn.Module):
         return list(self._run(clip, up_to)[1].values())
 
     def appearance(self, clip: Tensor, level: int) -> Tensor:
-        """Return F^l, (B, C_l, T_l, H_l, W_l), the features of a residual stage before its motion block; 3 is res5."""
+        """Return F^l, (B, C_l, T_l, H_l, W_l), the features of a residual stage before its motion block; 3 is res5.
+
+        Raises:
+            ValueError: if there is no such stage.
+        """
+        if level not in range(len(self.stages)):
+            raise ValueError(f"level must be 0 to {len(self.stages) - 1}, got {level}")
         return self._run(clip, level)[0]
 
     def classify(self, features: Tensor, level: int = 3) -> Tensor:
