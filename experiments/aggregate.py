@@ -41,6 +41,6 @@ def spread(rows: Sequence[Row], column: str, places: int = 1) -> str:
     return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.{places}f}"
 
 
-def seeds(rows: Sequence[object]) -> str:
+def seeds(rows: Sequence[Row]) -> str:
     """Format the number of rows as a number of seeds."""
     return f"{len(rows)} seed{'s' * (len(rows) != 1)}"

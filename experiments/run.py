@@ -12,7 +12,6 @@ on to it; with them, choose other folders with --runs and --results.
 import argparse
 from pathlib import Path
 
-import control
 import figure2
 import figure3
 import figure4
@@ -49,10 +48,8 @@ def _run(name: str, protocol: Protocol, options: argparse.Namespace, seed: int) 
     where = (protocol, options.dataset, options.split, seed)
     if name == "ridge":
         ridge.run(protocol, options.dataset, options.split)
-    elif name in ("table2", "dense"):
-        table2.run(*where, methods=options.methods, dense=name == "dense")
-    elif name == "control":
-        control.run(*where)
+    elif name in ("table2", "dense", "control"):
+        table2.run(*where, methods=options.methods, variant=name)
     elif name == "table7":
         table7.run(*where, others=options.others)
     elif name == "figure2":

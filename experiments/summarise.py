@@ -27,27 +27,29 @@ def make(folder: Path) -> str:
     parts = [
         HEAD,
         "## Table 2: motion blocks and self-supervision\n",
-        _section(accuracy, "table2", partial(tables.table2, ridge=_ridge(measured))),
+        _section(accuracy, ("table2",), partial(tables.table2, ridge=_ridge(measured))),
         "## Table 2 on dense clips\n",
         DENSE,
-        _section(accuracy, "dense", partial(tables.table2, ridge={})),
+        _section(accuracy, ("dense",), partial(tables.table2, ridge={})),
         "## Control: labels only, for as many epochs\n",
         CONTROL,
-        tables.control(accuracy),
+        _section(accuracy, ("table2", "control"), partial(_each_setting, write=tables.control)),
         "## The overhead\n",
         _cost(),
         "## Figure 2: levels added one by one\n",
         tables.figure2(accuracy),
         "## Table 7: pre-training without labels\n",
-        _section(accuracy, "table7", partial(_each_setting, write=tables.table7)),
+        _section(accuracy, ("table7",), partial(_each_setting, write=tables.table7)),
         "## Table 1: what supervises which level\n",
-        _section(measured, "table1", partial(_each_setting, write=tables.table1)),
+        _section(measured, ("table1",), partial(_each_setting, write=tables.table1)),
         "## Figure 3: the flow\n",
         _section(
-            measured, "figure3", partial(_each_setting, write=tables.figure3, title=tables.network)
+            measured,
+            ("figure3",),
+            partial(_each_setting, write=tables.figure3, title=tables.network),
         ),
         "## Figure 4: where the networks look\n",
-        _section(measured, "figure4", partial(_each_setting, write=tables.figure4)),
+        _section(measured, ("figure4",), partial(_each_setting, write=tables.figure4)),
         "## What was tried\n",
         _tried(read_rows(folder / "tried.csv")),
         "## Which runs\n",
@@ -107,8 +109,10 @@ def _ridge(rows: Sequence[Row]) -> tables.Ridge:
     return {(row["dataset"], row["split"]): float(row["value"]) for row in rows}
 
 
-def _section(rows: Sequence[Row], experiment: str, write: Callable[[Sequence[Row]], str]) -> str:
-    rows = [row for row in rows if row["experiment"] == experiment]
+def _section(
+    rows: Sequence[Row], experiments: Sequence[str], write: Callable[[Sequence[Row]], str]
+) -> str:
+    rows = [row for row in rows if row["experiment"] in experiments]
     return write(rows) if rows else MISSING + "."
 
 

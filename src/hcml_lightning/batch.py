@@ -45,7 +45,7 @@ def check_batch(batch: object, needed: Sequence[str]) -> None:
         ValueError: if a key is missing.
 
     Warns:
-        UserWarning: if the clips seem to be scaled to 0..1, or normalised.
+        UserWarning: if the clips have negative values, or seem to be scaled to 0..1.
     """
     contract = (
         f"expected a dict with {', '.join(map(repr, needed))} (hcml_lightning.batch.VideoBatch)"
@@ -56,13 +56,16 @@ def check_batch(batch: object, needed: Sequence[str]) -> None:
         given = f"only {', '.join(map(repr, batch))}" if batch else "it is empty"
         raise ValueError(f"the loader's batch has no {missing[0]!r} ({given}); {contract}")
     video = batch["video"]
-    if video.is_floating_point() and video.numel() and float(video.min()) < 0:
+    if not video.is_floating_point() or video.numel() == 0:
+        return
+    low, high = float(video.min()), float(video.max())
+    if low < 0:
         warnings.warn(
-            "the clips of this batch have negative values, but the network expects RGB in 0..255 and normalises it "
-            "itself; leave out your own normalisation",
+            f"the clips of this batch have negative values (down to {low:.3g}), but the network expects RGB in 0..255 "
+            "and normalises it itself; leave out your own normalisation, or clamp what interpolation overshoots",
             stacklevel=2,
         )
-    elif video.is_floating_point() and video.numel() and 0 < float(video.max()) <= 1:
+    elif 0 < high <= 1:
         warnings.warn(
             "the clips of this batch are floats up to 1, nearly black for a network that expects RGB in 0..255; pass "
             "them as uint8, or multiply them by 255",

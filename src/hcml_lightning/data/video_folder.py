@@ -67,7 +67,7 @@ class VideoFolderDataModule(VideoDataModule):
                 f"val_fraction must be greater than 0 and less than 1, got {val_fraction}; it has no effect if there "
                 "is a folder val"
             )
-        if isinstance(predict_paths, str):
+        if isinstance(predict_paths, str | os.PathLike):
             raise ValueError(f"predict_paths must be a list of paths, got {predict_paths!r}")
         self.val_fraction = val_fraction
         self.predict_paths = plain(predict_paths)
