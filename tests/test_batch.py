@@ -48,6 +48,17 @@ def test_batch_without_the_needed_entries_is_named(
         check_batch(batch, ("video", "index"))
 
 
+@pytest.mark.parametrize(
+    "label", [torch.zeros(2), torch.zeros(2, 1, dtype=torch.int64), torch.eye(2, 8)]
+)
+def test_labels_that_are_no_class_indices_are_refused(label: torch.Tensor) -> None:
+    video = torch.zeros(2, 3, 4, 5, 6, dtype=torch.uint8)
+    check_batch({"video": video, "label": torch.tensor([0, -1])}, ["video", "label"])
+    check_batch({"video": video, "label": label}, ["video"])
+    with pytest.raises(ValueError, match=r"one class index for each clip, int64 of shape \(2,\)"):
+        check_batch({"video": video, "label": label}, ["video", "label"])
+
+
 def test_clips_of_floats_up_to_1_warn() -> None:
     check_batch({"video": torch.ones(1, dtype=torch.uint8)}, ["video"])
     check_batch({"video": torch.full((1,), 255.0)}, ["video"])

@@ -24,7 +24,8 @@ class ListedVideos(VideoDataModule):
         self.set_classes(sorted({row["class"] for row in self._rows}))
 
     def records(self, split: Split) -> list[VideoRecord]:
-        """List the videos of a split."""
+        """List the videos of a split; those of the test split are also the ones to predict."""
+        name = "test" if split == "predict" else split
         return [
             VideoRecord(
                 path=str(Path(self.root) / row["path"]),
@@ -32,5 +33,5 @@ class ListedVideos(VideoDataModule):
                 video_id=row["path"],
             )
             for row in self._rows
-            if row["split"] == split
+            if row["split"] == name
         ]

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
+import torch
 from torch import Tensor
 
 
@@ -42,7 +43,7 @@ def check_batch(batch: object, needed: Sequence[str]) -> None:
 
     Raises:
         TypeError: if the batch is not a mapping.
-        ValueError: if a key is missing.
+        ValueError: if a key is missing, or labels are not one int64 class index for each clip.
 
     Warns:
         UserWarning: if the clips have negative values, or seem to be scaled to 0..1.
@@ -56,6 +57,13 @@ def check_batch(batch: object, needed: Sequence[str]) -> None:
         given = f"only {', '.join(map(repr, batch))}" if batch else "it is empty"
         raise ValueError(f"the loader's batch has no {missing[0]!r} ({given}); {contract}")
     video = batch["video"]
+    if "label" in needed:
+        label = batch["label"]
+        if label.dtype != torch.int64 or label.shape != video.shape[:1]:
+            raise ValueError(
+                f"the loader's batch has labels of {label.dtype} and shape {tuple(label.shape)}; expected one class "
+                f"index for each clip, int64 of shape {tuple(video.shape[:1])}"
+            )
     if not video.is_floating_point() or video.numel() == 0:
         return
     low, high = float(video.min()), float(video.max())

@@ -187,6 +187,24 @@ class WarmupCosine(LambdaLR):
         lengths = cast("partial[float]", self.lr_lambdas[0]).keywords
         return ScheduleSteps(lengths["warmup_steps"], lengths["total_steps"], self.per_epoch)
 
+    def restart(self, peak: float, steps: ScheduleSteps) -> None:
+        """Begin again with another peak or length, which were found after the schedule was made.
+
+        Args:
+            peak: peak learning rate of all parameter groups.
+            steps: length of the schedule.
+        """
+        self.lr_lambdas = [
+            partial(warmup_cosine, warmup_steps=steps.warmup, total_steps=steps.total)
+            for _ in self.base_lrs
+        ]
+        self.base_lrs, self.per_epoch, self.last_epoch = (
+            [peak] * len(self.base_lrs),
+            steps.per_epoch,
+            0,
+        )
+        self._set_lr()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position of the schedule: the same point of the same epoch."""
         peaks, per_epoch = self.base_lrs, self.per_epoch
@@ -194,7 +212,10 @@ class WarmupCosine(LambdaLR):
         if math.isfinite(per_epoch) and math.isfinite(self.per_epoch):
             self.last_epoch = round(self.last_epoch * per_epoch / self.per_epoch)
         self.base_lrs, self.per_epoch = peaks, per_epoch
+        self._set_lr()
+
+    def _set_lr(self) -> None:
         share = self.lr_lambdas[0](self.last_epoch)
-        self._last_lr = [peak * share for peak in peaks]
+        self._last_lr = [peak * share for peak in self.base_lrs]
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr

@@ -80,6 +80,37 @@ def same(first: list[dict], second: list[dict]) -> bool:
     )
 
 
+class Unusual(UCF101DataModule):
+    """A dataset whose records come one by one, with paths that are no strings, and one label too high."""
+
+    too_high = 0
+
+    def records(self, split):
+        for record in super().records(split):
+            yield replace(record, path=Path(record.path), label=record.label + self.too_high)
+
+
+def test_records_may_come_from_a_generator_with_paths(synthetic_root):
+    data = Unusual(synthetic_root("ucf101"), flip="none")
+    data.setup("fit")
+    assert len(data.dataset("train")) == 8
+    assert all(isinstance(record.path, str) for record in data.dataset("train").records)
+
+
+def test_labels_that_are_none_of_the_classes_are_named(synthetic_root):
+    data = Unusual(synthetic_root("ucf101"), flip="none")
+    data.too_high = 1
+    with pytest.raises(ValueError, match=r"\.avi \(train\) has label 8, but there are 8 classes"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("stage", [None, "train"])
+def test_unknown_stage_is_refused(stage, synthetic_root):
+    data = make("ucf101", synthetic_root("ucf101"))
+    with pytest.raises(ValueError, match=r"stage must be 'fit' or .* 'predict', got"):
+        data.setup(stage)
+
+
 def test_numbers_of_numpy_reach_the_loaders(synthetic_root):
     data = make("ucf101", synthetic_root("ucf101"), batch_size=np.int64(2), seed=np.int64(3))
     assert len(batches(data, "train")[0]["video"]) == 2

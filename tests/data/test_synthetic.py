@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -133,9 +134,8 @@ def test_frames_without_order_do_not_reveal_the_class():
 def test_the_same_seed_gives_the_same_files(tmp_path):
     for layout in ("something_v2", "ucf101"):
         for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-            write_synthetic(
-                tmp_path / name, layout, 1, 1, num_frames=4, height=16, width=16, seed=seed
-            )
+            root = tmp_path / name / layout
+            write_synthetic(root, layout, 1, 1, num_frames=4, height=16, width=16, seed=seed)
     first, second, other = (files_of(tmp_path / name) for name in "abc")
     assert first == second
     assert first.keys() == other.keys()
@@ -143,6 +143,21 @@ def test_the_same_seed_gives_the_same_files(tmp_path):
     assert len(videos) == 32
     assert all(first[name] != other[name] for name in videos)
     assert not [name for name in first if Path(name).name.startswith(".")]
+
+
+def test_another_dataset_in_the_folder_is_not_mixed_with(tmp_path):
+    write = partial(write_synthetic, tmp_path, "folder", num_frames=2, height=16, width=16)
+    write(num_train=2, num_val=0)
+    write(num_train=2, num_val=0)
+    for layout, num_train in (("folder", 1), ("ucf101", 2)):
+        with pytest.raises(ValueError, match=r"e\.g\. train/.*0.\.motion\.npz.*a new folder"):
+            write_synthetic(tmp_path, layout, num_train, 0)
+    own = tmp_path / "own" / "kick.mp4"
+    own.parent.mkdir()
+    own.touch()
+    with pytest.raises(ValueError, match=r"own holds .* e\.g\. kick\.mp4"):
+        write_synthetic(own.parent)
+    assert list(own.parent.iterdir()) == [own]
 
 
 def test_true_motion_is_stored_beside_each_video(synthetic_root):

@@ -182,6 +182,14 @@ def test_accuracy_computed_in_blocks_counts_nearest_targets(
     assert float(contrastive_accuracy(predicted, targets, positive)) == pytest.approx(0.8)
 
 
+def test_predictions_that_are_not_numbers_are_never_right() -> None:
+    targets = torch.eye(3)
+    predicted = targets.clone()
+    predicted[0] = torch.nan
+    accuracy = contrastive_accuracy(predicted, targets, torch.arange(3))
+    assert float(accuracy) == pytest.approx(2 / 3)
+
+
 def test_uninformative_predictions_cost_log_of_the_number_of_targets() -> None:
     targets = torch.randn(30, 4)
     loss = contrastive_loss(torch.zeros(5, 4), targets, torch.arange(5))

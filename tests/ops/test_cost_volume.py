@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from tests.ops.examples import FORMATS, cost_volume_by_loops, features, values_and_gradient
@@ -133,6 +134,11 @@ def test_error_names_the_wrong_argument(function: object, arguments: tuple, mess
 
 def test_an_empty_batch_gives_an_empty_volume() -> None:
     assert cost_volume(torch.zeros(0, 3, 4, 5, 6)).shape == (0, 49, 4, 5, 6)
+
+
+@pytest.mark.parametrize("function", [cost_volume, cost_volume_reference])
+def test_displacements_may_be_numbers_of_numpy(function: object) -> None:
+    assert function(torch.ones(1, 4, 2, 5, 5), np.int64(2), np.int64(2)).shape == (1, 9, 2, 5, 5)
 
 
 def test_autocast_does_not_change_costs_or_gradient() -> None:

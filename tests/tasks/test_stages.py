@@ -10,7 +10,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
+    BatchSizeFinder,
     EMAWeightAveraging,
+    LearningRateFinder,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -20,6 +22,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from hcml_lightning.callbacks import CollapseError, StopOnCollapse, TrainOnly
+from hcml_lightning.optim import warmup_cosine
 from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask, ProbeTask, RecognitionTask
 from hcml_lightning.tasks.flow import at_grid
@@ -682,6 +685,50 @@ def test_learning_rate_search_starts_from_the_weights_of_the_stage_before(
     trainer.fit(task, loader, loader)
     frozen = "model.network.conv1.weight"
     assert torch.equal(task.state_dict()[frozen], stored[frozen])
+
+
+class DriftData(pl.LightningDataModule):
+    """A data module whose batch size a callback may change."""
+
+    batch_size = 4
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Drift(), batch_size=self.batch_size)
+
+    val_dataloader = train_dataloader
+
+
+@pytest.mark.filterwarnings("ignore:Field `model.lr` and `model.hparams.lr`")
+@pytest.mark.parametrize(
+    "finder",
+    [
+        BatchSizeFinder(init_val=2, max_trials=1, steps_per_trial=1),
+        LearningRateFinder(num_training_steps=16, early_stop_threshold=None),
+    ],
+    ids=["batch size", "learning rate"],
+)
+def test_the_schedule_follows_what_a_callback_finds_when_fitting_has_begun(
+    finder: pl.Callback, tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    task, lrs, data = FlowTask(**{**tiny, "warmup_epochs": 1}), LearningRates(), DriftData()
+    trainer = pl.Trainer(**QUIET, max_epochs=8, callbacks=[finder, lrs], default_root_dir=tmp_path)
+    trainer.fit(task, data)
+    steps = len(Drift()) // data.batch_size
+    total = trainer.global_step
+    assert total == 8 * steps
+    expected = [task.lr * warmup_cosine(step, steps, total) for step in range(total)]
+    assert lrs.seen == pytest.approx(expected)
+    assert (task.lr, data.batch_size) != (FlowTask(**tiny).lr, DriftData.batch_size)
+
+
+class LearningRates(pl.Callback):
+    """Record the learning rate of every step."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        self.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
 def test_init_from_given_when_loading_a_checkpoint_is_refused(

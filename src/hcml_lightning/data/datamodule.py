@@ -7,6 +7,7 @@ the records of each split (see `listed.py`).
 import inspect
 import os
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from hcml_lightning.batch import VideoBatch
-from hcml_lightning.data.dataset import ClipRecipe, Flip, VideoDataset, collate
+from hcml_lightning.data.dataset import ClipRecipe, Flip, VideoDataset, VideoRecord, collate
 from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.listed import ListedDataModule, Split
 from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
@@ -150,7 +151,16 @@ class VideoDataModule(ListedDataModule):
         return self._datasets[split]
 
     def setup(self, stage: str) -> None:
-        """List the videos that the stage needs, and check that they exist."""
+        """List the videos that the stage needs, and check that they exist.
+
+        Args:
+            stage: `fit`, `validate`, `test` or `predict`.
+
+        Raises:
+            ValueError: if the stage is another one, or a label is none of the classes.
+            FileNotFoundError: if videos are missing or broken, unless they are skipped.
+        """
+        check_one_of("stage", stage, tuple(_STAGES))
         if stage == "fit" and self.flip == "plain" and self.mirror_classes:
             first, second = (self.class_names[i] for i in next(iter(self.mirror_classes.items())))
             rank_zero_warn(
@@ -162,6 +172,7 @@ class VideoDataModule(ListedDataModule):
         # All at once, so that an error names the broken videos of all of them.
         new = [split for split in _STAGES[stage] if split not in self._datasets]
         for split, records in self.usable_records(new).items():
+            self._check_labels(split, records)
             self._datasets[split] = VideoDataset(
                 records,
                 self.recipe(split),
@@ -170,12 +181,25 @@ class VideoDataModule(ListedDataModule):
                 cache=self._cache,
             )
 
+    def _check_labels(self, split: Split, records: Sequence[VideoRecord]) -> None:
+        """Raise an error if a label is none of the classes; on a GPU the loss would not say which.
+
+        Raises:
+            ValueError: for the first such label.
+        """
+        for record in records:
+            if record.label >= self.num_classes > 0:
+                raise ValueError(
+                    f"{record.path} ({split}) has label {record.label}, but there are {self.describe_classes()}, "
+                    f"whose labels are 0 to {self.num_classes - 1}; correct `records`, or the names in `set_classes`"
+                )
+
     def videos_without_label(self, stage: str) -> list[str]:
-        """Return the paths of the videos of a stage whose label is none of the classes."""
+        """Return the paths of the videos of a stage whose class is unknown."""
         paths = []
         for dataset in map(self.dataset, _STAGES[stage]):
-            without = (dataset.labels < 0) | (dataset.labels >= self.num_classes)
-            paths += [dataset.records[i].path for i in without.nonzero().flatten().tolist()]
+            without = (dataset.labels < 0).nonzero().flatten().tolist()
+            paths += [dataset.records[i].path for i in without]
         return paths
 
     def check_batch_size(self, num_videos: int, num_devices: int = 1) -> None:

@@ -8,6 +8,7 @@ with the index, because persistent workers hold a copy of the dataset that a `se
 reach.
 """
 
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class VideoRecord:
     """One video of a split.
 
     Attributes:
-        path: video file, or folder of frames.
+        path: video file, or folder of frames; a path-like object becomes a string.
         label: class index; -1 if it is unknown.
         video_id: name of the video in its dataset.
         stored: what the manifest of the dataset, if there is one, says about the video.
@@ -51,6 +52,9 @@ class VideoRecord:
     label: int
     video_id: str
     stored: StoredVideo | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "path", os.fspath(self.path))
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class ListedDataModule(pl.LightningDataModule):
         Raises:
             FileNotFoundError: as `usable.usable_records` does.
         """
-        listed = {split: self.records(split) for split in splits}
+        listed = {split: list(self.records(split)) for split in splits}
         if not self.follow_links:
             refuse_links(self.root, [r.path for records in listed.values() for r in records])
         probe_unknown = [s for s in listed if self.on_error == "skip" and s != "train"]

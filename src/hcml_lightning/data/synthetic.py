@@ -52,7 +52,8 @@ def write_synthetic(
         seed: determines everything random; the same seed gives the same files.
 
     Raises:
-        ValueError: if the layout is unknown, a size is odd or below 16, or there would be no videos or no frames.
+        ValueError: if the layout is unknown, a size is odd or below 16, or there would be no videos or no frames; or
+            if the folder holds anything else than these videos, which may be written again.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -70,6 +71,7 @@ def write_synthetic(
         for place in range(total)
     ]
     path_of, write_lists = LAYOUTS[layout]
+    _refuse_others(Path(root), {motion_path(Path(root) / path_of(video)) for video in videos})
     for video in videos:
         rng = np.random.default_rng((seed, video.label, video.place))
         frames, motion = render(video.name, rng, num_frames, height, width)
@@ -79,6 +81,23 @@ def write_synthetic(
         _write_motion(path, motion)
     # The lists are written last, so that a half-written dataset is not taken for a complete one.
     write_lists(Path(root), videos)
+
+
+def _refuse_others(root: Path, planned: set[Path]) -> None:
+    """Raise an error if the folder holds another dataset, which would be mixed with the one to be written.
+
+    Raises:
+        ValueError: as described.
+    """
+    if not root.is_dir() or not any(root.iterdir()):
+        return
+    found = set(root.rglob("*.motion.npz"))
+    others = sorted(found - planned) if found else sorted(root.iterdir())
+    if others:
+        raise ValueError(
+            f"{root} holds other files than the videos to be written, e.g. {others[0].relative_to(root)}, with which "
+            "they would be mixed; choose a new folder"
+        )
 
 
 def motion_path(path: str | Path) -> Path:

@@ -154,8 +154,11 @@ def contrastive_accuracy(predicted: Tensor, targets: Tensor, positive: Tensor) -
     with full_precision(predicted.device.type):
         unit = _unit(_as_fine(targets, predicted)).t()
         rows = torch.split(_unit(_as_fine(predicted, targets)), _rows_per_block(targets))
-        best = [(block @ unit).argmax(dim=1) for block in rows]
-    return (torch.cat(best) == positive).float().mean()
+        best = [(block @ unit).max(dim=1) for block in rows]
+    nearest = torch.cat([row.indices for row in best])
+    # The nearest of a row of NaN would be row 0.
+    known = ~torch.cat([row.values for row in best]).isnan()
+    return ((nearest == positive) & known).float().mean()
 
 
 class _StreamedCrossEntropy(torch.autograd.Function):

@@ -41,7 +41,8 @@ class MotionExtractor(nn.Module):
     ) -> None:
         super().__init__()
         check_displacements(max_displacement, stride)
-        self.max_displacement, self.stride = max_displacement, stride
+        # The operator refuses NumPy's numbers.
+        self.max_displacement, self.stride = int(max_displacement), int(stride)
         reduced = in_channels // reduction
         costs = num_displacements(max_displacement, stride)
         self.reduce = nn.Conv2d(in_channels, reduced, 1, bias=False)

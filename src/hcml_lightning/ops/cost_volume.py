@@ -64,7 +64,7 @@ def cost_volume(features: Tensor, max_displacement: int = 6, stride: int = 2) ->
         raise NotImplementedError(
             "`cost_volume` has no forward-mode derivative; use reverse mode or `cost_volume_reference`"
         )
-    costs: Tensor = _forward_op(features, max_displacement, stride)
+    costs: Tensor = _forward_op(features, int(max_displacement), int(stride))
     return costs
 
 
@@ -109,11 +109,11 @@ def check_displacements(max_displacement: int, stride: int) -> None:
     Raises:
         ValueError: if one of them is not an integer in range.
     """
-    if not isinstance(max_displacement, int) or max_displacement < 0:
+    if not hasattr(max_displacement, "__index__") or max_displacement < 0:
         raise ValueError(
             f"`max_displacement` must be a whole number of cells, 0 or more, got {max_displacement!r:.40}"
         )
-    if not isinstance(stride, int) or stride < 1:
+    if not hasattr(stride, "__index__") or stride < 1:
         raise ValueError(f"`stride` must be a whole number of cells, 1 or more, got {stride!r:.40}")
 
 

@@ -21,6 +21,7 @@ from hcml_lightning.losses.reconstruction import FlowTerms
 from hcml_lightning.models import MotionHierarchy, SideBranch
 from hcml_lightning.optim import (
     OptimizerName,
+    ScheduleSteps,
     WarmupCosine,
     make_optimizer,
     parameter_groups,
@@ -121,6 +122,7 @@ class MotionTask(StoredTask, ABC):
         self.optimizer_name, self.lr, self.momentum = optimizer, lr, momentum
         self.weight_decay, self.decay_norm_and_bias = weight_decay, decay_norm_and_bias
         self.warmup_epochs = warmup_epochs
+        self._scheduled: tuple[float, ScheduleSteps] | None = None
 
     @abstractmethod
     def trained_modules(self) -> list[nn.Module]:
@@ -210,15 +212,28 @@ class MotionTask(StoredTask, ABC):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return the optimizer and the schedule of B.2; `lr` is per device, so the peak grows with their number."""
         groups = parameter_groups([self], self.weight_decay, self.decay_norm_and_bias)
-        peak = self.lr * self.trainer.world_size
+        peak, steps = self._scheduled = self._schedule()
         # Lightning does not clip the gradients of fused optimizers.
         fused = self.device.type == "cuda" and not self.trainer.gradient_clip_val
         optimizer = make_optimizer(self.optimizer_name, groups, peak, self.momentum, fused)
-        schedule = WarmupCosine(optimizer, schedule_steps(self.trainer, self.warmup_epochs))
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+            "lr_scheduler": {"scheduler": WarmupCosine(optimizer, steps), "interval": "step"},
         }
+
+    def on_train_start(self) -> None:
+        """Take over what `BatchSizeFinder` and `LearningRateFinder` found after the schedule was made."""
+        schedule, found = self.lr_schedulers(), self._schedule()
+        if not isinstance(schedule, WarmupCosine) or schedule.last_epoch > 0:
+            return
+        if self._scheduled not in (None, found):
+            schedule.restart(*found)
+            self._scheduled = found
+
+    def _schedule(self) -> tuple[float, ScheduleSteps]:
+        """Return the peak learning rate over all devices, and the length of the schedule."""
+        steps = schedule_steps(self.trainer, self.warmup_epochs)
+        return self.lr * self.trainer.world_size, steps
 
     def describe(self) -> Description:
         """Return what the summary at the start of a stage reports: trained and frozen modules, and parameters."""

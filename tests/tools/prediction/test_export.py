@@ -158,7 +158,7 @@ def test_program_that_differs_from_the_network_is_not_kept(
     )
     monkeypatch.setattr(tool, "export_program", lambda recognizer: None)
     with pytest.raises(tool.ExportError, match=r"differs from the network by 1\.0e-03"):
-        tool.export(recognizer, tmp_path, ["pt2"])
+        tool.export(recognizer, str(tmp_path), ["pt2"])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,7 +23,7 @@ from hcml_lightning.tools.prediction.spans import Span, read_spans, sliding_wind
 
 @pytest.fixture(scope="module")
 def recognizer(checkpoints: dict[str, Path]) -> Recognizer:
-    return Recognizer.from_checkpoint(checkpoints["recognition"])
+    return Recognizer.from_checkpoint(checkpoints["recognition"], device="auto")
 
 
 def test_recognizer_gives_the_views_and_probabilities_of_the_task(

@@ -9,6 +9,7 @@ import copy
 import functools
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +47,9 @@ class Exported(NamedTuple):
     difference: float
 
 
-def export(recognizer: Recognizer, folder: Path, formats: Sequence[str] = ()) -> list[Exported]:
+def export(
+    recognizer: Recognizer, folder: str | os.PathLike[str], formats: Sequence[str] = ()
+) -> list[Exported]:
     """Write the network as `recognizer.pt2`, `recognizer.onnx` and `recognizer.safetensors`.
 
     Programs take uint8 clips (B, 3, T, H, W) of any batch size B, and return logits (B, K). A file appears only once it
@@ -64,6 +67,7 @@ def export(recognizer: Recognizer, folder: Path, formats: Sequence[str] = ()) ->
     names = list(formats) or list(WRITERS)
     for name in names:
         _require(name)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     content = json.dumps(describe(recognizer), indent=2, ensure_ascii=False)
     # Trace the network at most once, and only if a format needs it.

@@ -11,7 +11,6 @@ from itertools import chain, count, groupby
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -165,10 +164,7 @@ def predict_all(options: argparse.Namespace) -> int:
     window = None
     if options.window is not None:
         window = options.window, options.window / 2 if options.hop is None else options.hop
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    recognizer = Recognizer.from_checkpoint(options.ckpt_path, device)
+    recognizer = Recognizer.from_checkpoint(options.ckpt_path, options.device)
     videos = find_videos(options.paths)
     copies = copy_paths(videos, options.annotate) if options.annotate is not None else {}
     unread: list[str] = []

@@ -105,7 +105,7 @@ class Recognizer:
 
         Args:
             path: checkpoint that `hcml fit` wrote.
-            device: device on which the network computes.
+            device: device on which the network computes; "auto" is a GPU if there is one, else the CPU.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -194,11 +194,13 @@ def _device(name: str) -> torch.device:
     Raises:
         ValueError: if the name is invalid, or this machine has no such device.
     """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
-            f"--device: {name!r} is not available here; expected auto, cpu, cuda or cuda:N"
+            f"device (--device): {name!r} is not available here; expected auto, cpu, cuda or cuda:N"
         ) from error
     return device
