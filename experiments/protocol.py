@@ -72,9 +72,9 @@ class Protocol:
         made = self.runs / "data" / dataset
         return made if made.is_dir() else self.data / dataset
 
-    def epochs(self, stages: Sequence[str]) -> int:
-        """Return how many epochs some training stages have together."""
-        plan = Plan.from_words(["-c", self.config, *self.extras])
+    def epochs(self, stages: Sequence[str], options: Sequence[str] = ()) -> int:
+        """Return how many epochs some training stages have together; options as in `run`."""
+        plan = Plan.from_words(["-c", self.config, *self.extras, *options])
         return sum(plan.settings(TRAINING[name])["trainer.max_epochs"] for name in stages)
 
     def run(

@@ -51,7 +51,7 @@ def _run(name: str, protocol: Protocol, options: argparse.Namespace, seed: int) 
     elif name in ("table2", "dense", "control"):
         table2.run(*where, methods=options.methods, variant=name)
     elif name == "table7":
-        table7.run(*where, others=options.others)
+        table7.run(*where, others=options.others, longer=options.longer)
     elif name == "figure2":
         figure2.run(*where)
     elif name == "table1":
@@ -85,6 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--others", nargs="*", default=[], help="of table7: datasets to pre-train on instead"
+    )
+    parser.add_argument(
+        "--longer",
+        action="store_true",
+        help="of table7: also train from random weights for as long as pre-training and fine-tuning together",
     )
     parser.add_argument("--runs", type=Path, default=FOLDER / "runs", help="folder for runs")
     parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the tables")
