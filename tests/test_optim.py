@@ -135,9 +135,13 @@ def test_second_fit_of_a_trainer_schedules_the_remaining_epochs(tmp_path: Any) -
     task = FlowTask(**TINY | {"warmup_epochs": 0}, lr=0.01)
     data = DataLoader(Drift(), batch_size=4)
     trainer.fit(task, data, data)
+    trainer.save_checkpoint(tmp_path / "two_epochs.ckpt")
     trainer.fit_loop.max_epochs = 5
     trainer.fit(task, data, data)
+    trainer.fit(task, data, data, ckpt_path=tmp_path / "two_epochs.ckpt")
     expected = [warmup_cosine(k, 0, total) for total in (4, 6) for k in range(total)]
+    # The checkpoint stands after 4 of the 10 steps.
+    expected += [warmup_cosine(k, 0, 10) for k in range(4, 10)]
     assert rates == pytest.approx([0.01 * share for share in expected])
 
 

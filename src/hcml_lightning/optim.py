@@ -132,8 +132,10 @@ def schedule_steps(trainer: pl.Trainer, warmup_epochs: float) -> ScheduleSteps:
     total = trainer.estimated_stepping_batches
     total = total if total >= 0 else math.inf
     ends_by_epochs = math.isfinite(total) and total != trainer.max_steps
-    # A second fit with the same Trainer continues its count of steps, but has its own schedule for the remaining ones.
-    total = max(0, total - trainer.global_step)
+    # A second fit with the same Trainer continues its count of steps, but has its own schedule for the remaining ones,
+    # unless it resumes from a checkpoint, which then sets the count.
+    if trainer.ckpt_path is None:
+        total = max(0, total - trainer.global_step)
     if trainer.limit_train_batches == 0 or (warmup_epochs == 0 and not ends_by_epochs):
         return ScheduleSteps(0, total)
     # The Trainer determines the length of an epoch only if it is given a number of epochs.

@@ -687,6 +687,17 @@ def test_learning_rate_search_starts_from_the_weights_of_the_stage_before(
     assert torch.equal(task.state_dict()[frozen], stored[frozen])
 
 
+def test_a_loop_of_ones_own_may_follow_that_of_a_trainer(
+    fit: Fit, tiny: dict[str, Any], loader: DataLoader[dict[str, Any]]
+) -> None:
+    task = FlowTask(**tiny)
+    fit(task)
+    (batch, *_) = loader
+    loss = task.training_step(batch, 0)
+    loss.backward()
+    assert float(task.terms["train/loss"]) == loss.item()
+
+
 class DriftData(pl.LightningDataModule):
     """A data module whose batch size a callback may change."""
 

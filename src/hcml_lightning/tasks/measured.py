@@ -34,11 +34,11 @@ class MeasuredTask(pl.LightningModule):
             values: scalars by name.
             batch: batch on which they were measured.
         """
-        # In a custom loop without a trainer, the values can be read from `terms`.
-        if self._trainer is None or self.trainer.training:
-            self.terms = values
-        else:
+        if self._trainer is not None and self.trainer.evaluating:
             self._add_to_means(values, batch["index"])
+        else:
+            # In a custom loop, before or after that of a Trainer, the values can be read from `terms`.
+            self.terms = values
 
     def on_after_backward(self) -> None:
         """Log the terms of the step; the step itself does not, so that it can be compiled into one graph."""
