@@ -156,8 +156,8 @@ def table7(rows: Sequence[Row]) -> str:
     """Format accuracy with a share of the labels, by the weights that training starts from."""
     lines = [
         "Trained with labels only, on a share of them. Pre-training used all training videos, without labels.\n",
-        "| data | start | top-1 | seeds | difference from random, same seeds |",
-        "|---|---|---|---|---|",
+        "| data | start | epochs | top-1 | seeds | difference from random, same seeds |",
+        "|---|---|---|---|---|---|",
     ]
     over_longer = []
     for (dataset, split), here in sorted(groups(rows, "dataset", "split").items()):
@@ -170,7 +170,7 @@ def table7(rows: Sequence[Row]) -> str:
             gains = [] if start == "random" else differences(random, runs)
             gain = f"{statistics.fmean(gains):+.1f}" if gains else ""
             lines.append(
-                f"| {dataset}, split {split} | {start} | {spread(runs, 'top1')} | {seeds(runs)} | {gain} |"
+                f"| {dataset}, split {split} | {start} | {runs[0]['epochs']} | {spread(runs, 'top1')} | {seeds(runs)} | {gain} |"
             )
     if over_longer:
         lines.append(

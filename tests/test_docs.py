@@ -104,7 +104,7 @@ def test_command_is_parsed(
 
 def own_config(word: str, folder: Path) -> str:
     """Write a config in place of one that only a run would have written."""
-    match = re.fullmatch(r"runs/(\w+)/version_\d+/config\.yaml", word)
+    match = re.fullmatch(r"(?:runs/k400|runs)/(\w+)/(?:version_\d+/)?config\.yaml", word)
     if match is None:
         return word
     stage = read_config(f"stages/{STAGE_OF_FOLDER.get(match[1], match[1])}.yaml")

@@ -104,7 +104,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of `hcml demo`."""
     parser = argparse.ArgumentParser(
         prog="hcml demo",
-        usage="hcml demo [--run_dir DIR] [--recipe YAML] [options of hcml progressive]",
+        usage="hcml demo [--run_dir DIR] [--recipe YAML] [options of hcml fit]",
         description="Write synthetic videos, and train a plain baseline, motion blocks without self-supervision, and "
         "the full method on them. After an interruption, run the same command again to resume.",
         formatter_class=HelpFormatter,
