@@ -6,7 +6,10 @@ Which classes a left/right flip turns into each other.
 import re
 from collections import Counter
 
-_OPPOSITES = {"left": "right", "clockwise": "counterclockwise", "cw": "ccw"}
+_OPPOSITES = {
+    **{f"left{end}": f"right{end}" for end in ("", "ward", "wards")},
+    **{"clockwise": "counterclockwise", "cw": "ccw"},
+}
 _OPPOSITES |= {second: first for first, second in _OPPOSITES.items()}
 
 
@@ -24,6 +27,8 @@ def mirror_classes(class_names: list[str]) -> dict[int, int]:
         {0: 2, 2: 0}
         >>> mirror_classes(["DrawCircleCW", "DrawCircleCCW", "TurnRight"])
         {0: 1, 1: 0}
+        >>> mirror_classes(["turn clockwise", "turn anti-clockwise", "walk leftwards", "walk rightwards"])
+        {0: 1, 1: 0, 2: 3, 3: 2}
         >>> mirror_classes(["跑 left", "跳 left", "跳 right"])
         {1: 2, 2: 1}
     """
@@ -55,6 +60,8 @@ def unpaired_classes(class_names: list[str]) -> list[str]:
 
 
 def _words(name: str) -> tuple[str, ...]:
+    # Written in one word, in two, or with a hyphen.
+    name = re.sub(r"(?i)(counter|anti)[\W_]*clockwise", " counterclockwise ", name)
     # The last alternative is for other scripts, in which capitals do not separate words.
     found = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_A-Za-z]+", name)
     return tuple(word.lower() for word in found)
