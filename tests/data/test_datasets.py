@@ -615,6 +615,13 @@ class TestVideoFolder:
         (tmp_path / "up" / "new.mp4").touch()
         assert val <= {record.video_id for record in data.records("val")}
 
+    def test_class_folders_next_to_train_are_pointed_out(self, layout_copy):
+        root = layout_copy("folder")
+        shutil.copytree(root / "train" / "up", root / "bus")
+        (root / "notes").mkdir()
+        with pytest.warns(UserWarning, match="videos in bus are not used, .* next to them"):
+            make("folder", root).setup("fit")
+
     def test_both_splits_keep_a_video_of_each_class(self, synthetic_root, tmp_path):
         for number in (1, 2):
             (tmp_path / "up").mkdir(exist_ok=True)

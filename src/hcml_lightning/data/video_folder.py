@@ -91,8 +91,16 @@ class VideoFolderDataModule(VideoDataModule):
             )
 
     def setup(self, stage: str) -> None:
-        """Set up the splits as every data module does, and warn if there is only one class."""
+        """Set up the splits as every data module does; warn if there is only one class, or of folders not used."""
         super().setup(stage)
+        root = Path(self.root)
+        if stage == "fit" and (root / "train").is_dir():
+            beside = [name for name in self._class_folders(root) if name not in SPLITS]
+            if beside := [name for name in beside if _holds_videos(root / name)]:
+                rank_zero_warn(
+                    f"root={root}: the videos in {_some(beside)} are not used, because there is a folder train next to "
+                    "them; if these are classes and train is one too, rename it, or else put them into it"
+                )
         if stage == "fit" and len(self.class_names) == 1 and self._has_labels:
             rank_zero_warn(
                 f"root={self.root}: there is only one class, {self.class_names[0]!r}. That is enough for the "

@@ -204,6 +204,22 @@ def test_webm_that_lost_its_last_frames_is_noted(layout_copy, capsys):
     assert re.search(r"the header promises 0\.48 s|cut short", capsys.readouterr().out)
 
 
+def test_a_video_that_was_given_up_is_examined_again(layout_copy, monkeypatch, capsys):
+    root = layout_copy("folder")
+    run = check_tool.run_each
+
+    def give_up_first(function, items, *options):
+        for number, (item, result) in enumerate(run(function, items, *options)):
+            yield item, Lost("decoding it took longer than 900 s") if number == 0 else result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(check_tool, "run_each", give_up_first)
+        assert check("folder", root) == 1
+    assert "took longer than 900 s" in capsys.readouterr().out
+    assert check("folder", root) == 0
+    assert "newly checked: 1 of 16 videos" in capsys.readouterr().out
+
+
 def test_killed_check_resumes_and_writes_the_same_manifest(layout_copy, tmp_path):
     root = layout_copy("something_v2")
     assert check("something_v2", root) == 0

@@ -101,7 +101,7 @@ def _odd_header(path: str, info: VideoInfo) -> str:
 def scan(
     listing: Listing, file: Path, num_processes: int, limit_s: float, verify: bool = False
 ) -> Scan:
-    """Examine all videos that are new or changed since the manifest and the journal of an interrupted check.
+    """Examine all videos that are new, changed or unread since the manifest and the journal of an interrupted check.
 
     Args:
         listing: the videos.
@@ -117,7 +117,9 @@ def scan(
         current: dict[str, ManifestRow] = {}
         for row, path in zip(listing.rows, listing.paths, strict=True):
             old = known.get(row.path)
-            if old is not None and (old.size, old.modified) == state_of(path):
+            # Without a digest, it was never read to its end: the time was up, memory ran out, or a disk was gone.
+            read = old is not None and (old.digest or not old.error)
+            if old is not None and read and (old.size, old.modified) == state_of(path):
                 current[path] = replace(old, video_id=row.video_id, label=row.label)
             else:
                 unknown[path] = row
