@@ -50,10 +50,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class ResumedLoader(pl.Callback):
-    """Let a training loader that is given without a data module continue after the last batch of the checkpoint.
+    """Let training continue after the last video of the checkpoint, even if batches or ranks have changed.
 
     Lightning restores the state of loaders when it sets them up. If a schedule has asked for their length, that is too
-    early: the part of the checkpoint that holds their state is read later.
+    early: the part of the checkpoint that holds their state is read later. And it would go on counting batches from the
+    stored number, so that with smaller batches the end of the epoch, and its validation, would not be noticed.
     """
 
     def __init__(self) -> None:
@@ -67,11 +68,19 @@ class ResumedLoader(pl.Callback):
         self._states = loop.get("state_dict", {}).get("combined_loader", [])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore the state of the loader before its first batch is requested."""
+        """Restore the state of the loader before its first batch is requested, and Lightning's count of batches."""
         states, self._states = self._states, []
-        load = getattr(trainer.train_dataloader, "load_state_dict", None)
+        loader = trainer.train_dataloader
+        load = getattr(loader, "load_state_dict", None)
+        # A data module restores the state of its own loader.
         if load is not None and len(states) == 1 and getattr(trainer, "datamodule", None) is None:
             load(states[0])
+        batches_moved = getattr(loader, "batches_moved", None)
+        if batches_moved is not None:
+            moved = batches_moved(trainer.current_epoch)
+            count = trainer.fit_loop.epoch_loop.batch_progress.current
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(count, name, getattr(count, name) + moved)
 
 
 class LastCheckpoint(Checkpoint):

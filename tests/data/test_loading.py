@@ -49,6 +49,7 @@ class Recorder(pl.LightningModule):
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.stop_at = stop_at
         self.seen: list[tuple[int, tuple[str, ...], int]] = []
+        self.validated: list[int] = []
 
     def training_step(self, batch, batch_idx):
         if self.global_step == self.stop_at:
@@ -62,6 +63,10 @@ class Recorder(pl.LightningModule):
 
     def validation_step(self, batch, batch_idx):
         self.log("val/top1", 0.0, batch_size=len(batch["label"]))
+
+    def on_validation_end(self):
+        if not self.trainer.sanity_checking:
+            self.validated.append(self.global_step)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -119,8 +124,10 @@ def test_interrupted_run_resumes_with_the_next_batch(synthetic_root, tmp_path, s
 class Scheduled(Recorder):
     """Asks how long training is, as a schedule does, before the Trainer has restored the whole checkpoint."""
 
+    steps = 12
+
     def configure_optimizers(self):
-        assert self.trainer.estimated_stepping_batches == 12
+        assert self.trainer.estimated_stepping_batches == self.steps
         return super().configure_optimizers()
 
 
@@ -138,6 +145,39 @@ def test_loader_without_its_data_module_resumes_with_the_next_batch(synthetic_ro
     seen(stop_at=6)
     (last,) = tmp_path.glob("last-v1.ckpt")
     assert seen(stop_at=9, ckpt_path=last) == expected[6:]
+
+
+@pytest.mark.parametrize("with_data_module", [True, False])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 2)])
+def test_an_epoch_resumed_with_another_batch_size_is_validated_at_its_end(
+    with_data_module, before, after, synthetic_root, tmp_path
+):
+    save = ModelCheckpoint(dirpath=tmp_path, save_last=True, every_n_train_steps=1)
+
+    def fit(batch_size: int, stop_at: int = -1, ckpt_path: Path | None = None) -> list:
+        model, data = Scheduled(stop_at), make(synthetic_root("ucf101"), batch_size=batch_size)
+        model.steps = 2 * 8 // batch_size
+        # With a data module, only other batches need the callback.
+        alone = with_data_module and before == after
+        callbacks = [save] if alone else [save, ResumedLoader()]
+        trainer = pl.Trainer(max_epochs=2, callbacks=callbacks, **QUIET)
+        source = {"datamodule": data}
+        if not with_data_module:
+            data.setup("fit")
+            source = {"train_dataloaders": data.train_dataloader()}
+            source["val_dataloaders"] = data.val_dataloader()
+        with suppress(Stop):
+            trainer.fit(model, **source, ckpt_path=ckpt_path)
+        return model.seen, model.validated
+
+    # Half an epoch of eight videos.
+    first, _ = fit(before, stop_at=4 // before)
+    rest, validated = fit(after, ckpt_path=tmp_path / "last.ckpt")
+    for epoch in (0, 1):
+        videos = [name for e, names, _ in first + rest if e == epoch for name in names]
+        assert len(videos) == len(set(videos)) == 8
+    steps = 4 // before + 4 // after
+    assert validated == [steps, steps + 8 // after]
 
 
 def test_a_loader_of_one_process_is_refused_by_two(synthetic_root, monkeypatch):

@@ -119,15 +119,30 @@ class ResumableLoader(DataLoader[VideoBatch]):
         """Resume where `state_dict` was called, if the next epoch that is iterated is the same one."""
         self._resume = state or None
 
+    def batches_moved(self, epoch: int) -> int:
+        """Return by how many batches the place to resume lies behind the stored one, because batches are smaller now.
+
+        Args:
+            epoch: the epoch in which training resumes.
+        """
+        state, sampler = self._resume, self._epoch_sampler
+        if state is None or sampler is None or state["epoch"] != epoch:
+            return 0
+        return min(self._place_in(state, sampler)[0], len(self)) - int(state["batches"])
+
+    def _place_in(self, state: dict[str, Any], sampler: EpochSampler) -> tuple[int, int]:
+        """Return how many batches hold what the stored ones held, and how many videos are left over."""
+        seen = state["batches"] * state["batch_size"] * state["ranks"]
+        # The order of an epoch depends neither on the batch size nor on the number of ranks.
+        return divmod(int(seen), cast(int, self.batch_size) * sampler.num_replicas)
+
     def _batches_to_skip(self, sampler: EpochSampler) -> int:
         state, self._resume = self._resume, None
         if state is None or state["epoch"] != sampler.epoch:
             return 0
         changed = {name: (state[name], new) for name, new in self._shape(sampler).items()}
         changed = {name: pair for name, pair in changed.items() if pair[0] != pair[1]}
-        seen = state["batches"] * state["batch_size"] * state["ranks"]
-        # The order of an epoch depends neither on the batch size nor on the number of ranks.
-        batches, rest = divmod(int(seen), cast(int, self.batch_size) * sampler.num_replicas)
+        batches, rest = self._place_in(state, sampler)
         if rest or changed.keys() & {"videos", "seed"}:
             rank_zero_warn(
                 "the rest of this epoch sees some videos twice and others not at all, because the checkpoint was "

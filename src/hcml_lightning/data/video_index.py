@@ -29,7 +29,7 @@ class VideoInfo:
     Attributes:
         num_frames: number of frames that can be read; counted, not taken from the header.
         fps: average number of frames per second; 0 if unknown.
-        width: pixels, as displayed.
+        width: pixels, as displayed, but counted as square even if the file says that they are not.
         height: pixels, as displayed.
     """
 

@@ -186,13 +186,7 @@ class MotionTask(StoredTask, ABC):
         """Load the weights of `init_from` if none were loaded yet."""
         self._start()
 
-    def on_test_start(self) -> None:
-        """Load the weights of `init_from` if none were loaded yet."""
-        self._start()
-
-    def on_predict_start(self) -> None:
-        """Load the weights of `init_from` if none were loaded yet."""
-        self._start()
+    on_test_start = on_predict_start = on_validation_start
 
     def _start(self) -> None:
         self._take_weights()

@@ -112,7 +112,7 @@ def _take(
         if time.monotonic() - worker.since > limit_s:
             del busy[connection]
             worker.stop()
-            yield worker.item, Lost(f"decoding it took longer than {limit_s:.0f} s")
+            yield worker.item, Lost(f"decoding it took longer than {limit_s:g} s")
 
 
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
