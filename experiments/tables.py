@@ -169,8 +169,9 @@ def table7(rows: Sequence[Row]) -> str:
         ):
             gains = [] if start == "random" else differences(random, runs)
             gain = f"{statistics.fmean(gains):+.1f}" if gains else ""
+            top1, epochs = spread(runs, "top1"), runs[0]["epochs"]
             lines.append(
-                f"| {dataset}, split {split} | {start} | {runs[0]['epochs']} | {spread(runs, 'top1')} | {seeds(runs)} | {gain} |"
+                f"| {dataset}, split {split} | {start} | {epochs} | {top1} | {seeds(runs)} | {gain} |"
             )
     if over_longer:
         lines.append(

@@ -204,6 +204,13 @@ def test_webm_that_lost_its_last_frames_is_noted(layout_copy, capsys):
     assert re.search(r"the header promises 0\.48 s|cut short", capsys.readouterr().out)
 
 
+def test_a_pipe_is_named_without_waiting_for_it(layout_copy, capsys):
+    root = layout_copy("folder")
+    os.mkfifo(root / "train" / "up" / "x.mp4")
+    assert check("folder", root, "--limit_s=20") == 1
+    assert "x.mp4: is a pipe" in capsys.readouterr().out
+
+
 def test_a_video_that_was_given_up_is_examined_again(layout_copy, monkeypatch, capsys):
     root = layout_copy("folder")
     run = check_tool.run_each
