@@ -79,6 +79,14 @@ def test_malformed_list_is_named(content, message, tmp_path):
         read_lines(path)
 
 
+def test_link_to_the_folder_of_all_classes_is_not_followed(tmp_path):
+    for name in ("up", "down"):
+        (tmp_path / name).mkdir()
+        a_video(tmp_path / name / f"{name}.mp4")
+    (tmp_path / "up" / "all").symlink_to(tmp_path)
+    assert list(walk_videos(tmp_path / "up")) == [str(tmp_path / "up" / "up.mp4")]
+
+
 def test_list_that_is_a_pipe_is_refused_without_waiting(tmp_path):
     os.mkfifo(tmp_path / "list.txt")
     with pytest.raises(ValueError, match="is not a regular file"):

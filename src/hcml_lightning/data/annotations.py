@@ -129,13 +129,14 @@ def walk_videos(
         folder: folder to search.
         root: links to folders outside of it are yielded instead of followed, so that the caller can refuse them; None
             follows all links.
-        above: real paths of the folders that hold this one.
+        above: real paths of the folders that hold this one; found out if empty.
 
     Raises:
         ValueError: if a folder with images holds another folder with images of the same names, because either may be
             the video.
     """
     place = os.path.realpath(folder)
+    above = above or frozenset(map(str, Path(place).parents))
     if place in above:
         return
     above |= {place}

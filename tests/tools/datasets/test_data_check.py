@@ -204,6 +204,21 @@ def test_webm_that_lost_its_last_frames_is_noted(layout_copy, capsys):
     assert re.search(r"the header promises 0\.48 s|cut short", capsys.readouterr().out)
 
 
+def test_frames_of_different_length_are_not_odd(layout_copy, capsys):
+    root = layout_copy("folder")
+    path = root / "train" / "up" / "slides.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for stamp in (0, 1, 2, 3, 4, 5, 300):
+            frame = av.VideoFrame(32, 32, "yuv420p")
+            frame.pts = stamp
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert check("folder", root) == 0
+    assert "the header promises" not in capsys.readouterr().out
+
+
 def test_a_pipe_is_named_without_waiting_for_it(layout_copy, capsys):
     root = layout_copy("folder")
     os.mkfifo(root / "train" / "up" / "x.mp4")

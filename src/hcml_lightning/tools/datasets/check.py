@@ -25,6 +25,7 @@ from hcml_lightning.data.manifest import (
 )
 from hcml_lightning.data.stored_index import find_index, pack_index
 from hcml_lightning.data.video_file import open_video
+from hcml_lightning.data.video_index import VideoIndex
 from hcml_lightning.tools.console.output import counted
 from hcml_lightning.tools.datasets.check_report import print_report
 from hcml_lightning.tools.datasets.journal import Journal
@@ -71,29 +72,30 @@ def examine(path: str) -> ManifestRow:
         if os.path.isdir(path):
             return replace(row, info=info)
         index = find_index(path)
-        note = _odd_header(path, info)
+        note = _odd_header(path, info, index)
     except VideoError as error:
         return replace(row, error=str(error).removeprefix(path).lstrip("/: "))
     packed = pack_index(index)
     return replace(row, info=info, note=note, index=packed if len(packed) < LONGEST_INDEX else "")
 
 
-def _odd_header(path: str, info: VideoInfo) -> str:
+def _odd_header(path: str, info: VideoInfo, index: VideoIndex) -> str:
     """Describe how a header contradicts the frames: in their number, or in duration if it gives none; else empty."""
     with open_video(path) as (container, stream):
         promised = stream.frames
         alone = len(container.streams) == 1
         seconds = (container.duration or 0) / av.time_base
+        units = float(stream.time_base or 0)
     # Files with packed B-frames, of which UCF-101 and HMDB-51 have hundreds, promise one frame too many.
     if promised and abs(promised - info.num_frames) > 1:
         return f"the header promises {promised} frames, but there are {info.num_frames}"
-    if (
-        not promised
-        and alone
-        and info.fps
-        and seconds - info.num_frames / info.fps > 1.5 / info.fps
-    ):
-        ends = info.num_frames / info.fps
+    if promised or not alone or not info.fps:
+        return ""
+    ends = info.num_frames / info.fps
+    if not index.sequential:
+        # Some frames may last longer than others.
+        ends = max(ends, float(index.pts[-1] - index.pts[0]) * units + 1 / info.fps)
+    if seconds - ends > 1.5 / info.fps:
         return f"the header promises {seconds:.2f} s, but the frames end after {ends:.2f} s"
     return ""
 

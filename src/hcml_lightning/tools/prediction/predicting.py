@@ -174,7 +174,9 @@ def predict_all(options: argparse.Namespace) -> int:
         for prediction in predict(recognizer, videos, window, options.num_workers):
             write(prediction)
             read += bool(prediction.found)
-            unread += [prediction.error] if prediction.error else []
+            if prediction.error:
+                how = "read only in part" if prediction.found else "could not be read"
+                unread.append(f"{how}: {printable(prediction.error)}")
             if copies and prediction.found:
                 try:
                     path = copies[prediction.video]
@@ -186,7 +188,7 @@ def predict_all(options: argparse.Namespace) -> int:
     for fault in undrawn:
         print(f"could not be annotated: {printable(fault)}")
     for fault in unread:
-        print(f"could not be read: {printable(fault)}")
+        print(fault)
     if unread:
         print(
             "Replace these or leave them out; ffmpeg can convert any file that a player can show."
