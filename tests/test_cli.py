@@ -1,6 +1,7 @@
 """The command line: what it prints, what it refuses, what it writes."""
 
 import csv
+import fcntl
 import functools
 import json
 import os
@@ -31,6 +32,7 @@ from hcml_lightning.resume import LastCheckpoint
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.console.noise import quiet
 from hcml_lightning.tools.run.checkpoints import check_checkpoint, no_file
+from hcml_lightning.tools.run.run_folder import RunConfigCallback
 from hcml_lightning.tools.run.screens import before, onwards
 from hcml_lightning.tools.training.motion_cli import MotionCLI
 
@@ -649,6 +651,44 @@ def test_run_keeps_its_folder_beside_a_users_own_model_checkpoint(words: list[st
     assert main([*fit, "--trainer.max_epochs=2"]) == 0
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt")["epoch"] == 1
     assert not list((tmp_path / "every").glob("last*"))
+
+
+def test_two_runs_do_not_write_to_one_folder_at_a_time(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("hcml_lightning.tools.run.run_folder.PATIENCE", 0.0)
+    run = tmp_path / "run"
+    fit = ["fit", "-c", "stages/baseline.yaml", *words, "--ckpt_path=last"]
+    fit += ["--trainer.max_epochs=1", f"--checkpoint.dirpath={run / 'checkpoints'}"]
+    run.mkdir()
+    other = os.open(run, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(SystemExit, match=r"another run is writing to .*run; wait for it"):
+            main(fit)
+    finally:
+        os.close(other)
+    assert not any(run.iterdir())
+    # Both the refused run and the one that ends leave the folder unlocked.
+    assert main(fit) == 0
+    assert main(fit) == 0
+
+
+def test_a_new_run_that_waited_for_another_does_not_replace_it(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fit = ["fit", "-c", "stages/baseline.yaml", *words, "--ckpt_path=last"]
+    fit += ["--trainer.max_epochs=1", f"--checkpoint.dirpath={tmp_path / 'run/checkpoints'}"]
+    claim = RunConfigCallback._claim
+
+    def late(self: RunConfigCallback, folder: Path) -> bool:
+        monkeypatch.setattr(RunConfigCallback, "_claim", claim)
+        assert main(fit) == 0
+        return claim(self, folder) or True
+
+    monkeypatch.setattr(RunConfigCallback, "_claim", late)
+    with pytest.raises(SystemExit, match=r"belongs to another run.*or wait for that run to end"):
+        main(fit)
 
 
 def test_chosen_version_of_another_run_is_refused(words: list[str], tmp_path: Path):

@@ -3,7 +3,9 @@
 Writes what a run keeps next to its checkpoints: config.yaml, curves, and the id of its W&B run.
 """
 
+import fcntl
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,16 @@ from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from hcml_lightning.storage import write_whole
+from hcml_lightning.tools.run.checkpoints import refuse_used_folder
 from hcml_lightning.tools.run.layout import folder_of_run
 from hcml_lightning.tools.run.wandb_runs import RUN_ID, note_run, without_run
 
+# Seconds for which a run that was ended may still be writing to its folder.
+PATIENCE = 30.0
+
 
 class RunConfigCallback(SaveConfigCallback):
-    """Write one config.yaml into the folder of every run, and log it with every logger.
+    """Lock the folder of every run, write one config.yaml into it, and log it with every logger.
 
     The folder that Lightning would choose is shared by all runs of a W&B logger, so that the second run
     fails because of the first one's config: https://github.com/Lightning-AI/pytorch-lightning/issues/7679.
@@ -40,11 +46,22 @@ class RunConfigCallback(SaveConfigCallback):
     ) -> None:
         super().__init__(parser, config, **{**kwargs, "save_to_log_dir": False})
         self.run_id = run_id
+        self._lock: int | None = None
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write the file and log the config; called on rank 0 only."""
+        """Lock the folder, write the file and log the config; called on rank 0 only.
+
+        Raises:
+            ValueError: if another run is writing to the folder.
+        """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        folder = run_folder(trainer)
+        if folder is not None and stage == "fit":
+            waited = self._claim(folder)
+            checkpoints = getattr(trainer.checkpoint_callback, "dirpath", None)
+            if waited and trainer.ckpt_path is None:
+                refuse_used_folder(checkpoints, "wait for that run to end")
         config = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
         # Another run of this config must not overwrite or resume this one.
         config["checkpoint"]["dirpath"] = config["ckpt_path"] = None
@@ -54,7 +71,6 @@ class RunConfigCallback(SaveConfigCallback):
         for logger in trainer.loggers:
             # Under one key, so that no name clashes with a parameter of a sweep.
             logger.log_hyperparams({"cli": config})
-        folder = run_folder(trainer)
         if folder is None and trainer.loggers:
             # Lightning will write the checkpoints there.
             folder = _folder_of(trainer.loggers[0], trainer)
@@ -63,11 +79,56 @@ class RunConfigCallback(SaveConfigCallback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        """Remove the empty folder of a run that failed before it began, so that the next run gets its number."""
+        """Unlock the folder; remove it if the run failed before it began, so that the next run gets its number."""
+        self._release()
         for logger in trainer.loggers:
             folder = _folder_of(logger, trainer) if isinstance(logger, CSVLogger) else None
             if folder is not None and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Unlock the folder."""
+        self._release()
+
+    def _claim(self, folder: Path) -> bool:
+        """Lock the folder of a run, so that no other run mixes its checkpoints and curves with those of this one.
+
+        Returns:
+            Whether it had to wait for another run to end.
+
+        Raises:
+            ValueError: if another run still holds it.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+        end = time.monotonic() + PATIENCE
+        waited = False
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    os.close(lock)
+                    raise ValueError(
+                        f"another run is writing to {folder}; wait for it to end, or choose another folder "
+                        "(--checkpoint.dirpath)"
+                    ) from error
+                waited = True
+                time.sleep(0.2)
+            except OSError:
+                # Some network drives have no locks.
+                os.close(lock)
+                return False
+        self._lock = lock
+        return waited
+
+    def _release(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            # Closing it would not do, because processes that were forked meanwhile have it open too.
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            os.close(lock)
 
 
 class WandbNote(pl.Callback):
