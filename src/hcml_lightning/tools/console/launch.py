@@ -41,23 +41,42 @@ def locked(run_dir: Path, patience: float = 60.0) -> Iterator[int]:
         ValueError: if another run still holds the lock after that time.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + patience
     with (run_dir / ".lock").open("a") as file:
-        told = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise ValueError(
-                        f"another run is writing to {run_dir}; wait for it to end, or choose another --run_dir"
-                    ) from error
-                if not told:
-                    print(f"waiting for processes that are still writing to {run_dir}", flush=True)
-                told = True
-                time.sleep(0.2)
+        lock(file.fileno(), run_dir, patience, "--run_dir")
         yield file.fileno()
+
+
+def lock(descriptor: int, folder: Path, patience: float, option: str) -> bool:
+    """Lock an open file or folder, so that no second run writes into a folder.
+
+    Args:
+        descriptor: of the file or folder.
+        folder: what the lock stands for, for messages.
+        patience: seconds to wait for the lock.
+        option: option that chooses another folder, for the error message.
+
+    Returns:
+        Whether it had to wait.
+
+    Raises:
+        ValueError: if another run still holds the lock after that time.
+        OSError: if the drive has no locks.
+    """
+    deadline = time.monotonic() + patience
+    waited = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return waited
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"another run is writing to {folder}; wait for it to end, or choose another {option}"
+                ) from error
+        if not waited:
+            print(f"waiting for processes that are still writing to {folder}", flush=True)
+        waited = True
+        time.sleep(0.2)
 
 
 def launch_with(lock: int) -> Callable[[list[str]], int]:

@@ -5,7 +5,7 @@ Writes what a run keeps next to its checkpoints: config.yaml, curves, and the id
 
 import fcntl
 import os
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from pytorch_lightning.cli import LightningArgumentParser, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from hcml_lightning.storage import write_whole
+from hcml_lightning.tools.console.launch import lock
 from hcml_lightning.tools.run.checkpoints import refuse_used_folder
 from hcml_lightning.tools.run.layout import folder_of_run
 from hcml_lightning.tools.run.wandb_runs import RUN_ID, note_run, without_run
@@ -100,35 +101,20 @@ class RunConfigCallback(SaveConfigCallback):
             ValueError: if another run still holds it.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
-        end = time.monotonic() + PATIENCE
-        waited = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > end:
-                    os.close(lock)
-                    raise ValueError(
-                        f"another run is writing to {folder}; wait for it to end, or choose another folder "
-                        "(--checkpoint.dirpath)"
-                    ) from error
-                waited = True
-                time.sleep(0.2)
-            except OSError:
-                # Some network drives have no locks.
-                os.close(lock)
-                return False
-        self._lock = lock
-        return waited
+        self._lock = os.open(folder, os.O_RDONLY)
+        try:
+            return lock(self._lock, folder, PATIENCE, "--checkpoint.dirpath")
+        except OSError:
+            # Some network drives have no locks.
+            return False
 
     def _release(self) -> None:
-        lock, self._lock = self._lock, None
-        if lock is not None:
+        descriptor, self._lock = self._lock, None
+        if descriptor is not None:
             # Closing it would not do, because processes that were forked meanwhile have it open too.
-            fcntl.flock(lock, fcntl.LOCK_UN)
-            os.close(lock)
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
 
 
 class WandbNote(pl.Callback):
