@@ -1,5 +1,7 @@
 """An interrupted epoch resumes with the next batch, and ranks share an evaluation without counting twice."""
 
+import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -178,6 +180,17 @@ def test_an_epoch_resumed_with_another_batch_size_is_validated_at_its_end(
         assert len(videos) == len(set(videos)) == 8
     steps = 4 // before + 4 // after
     assert validated == [steps, steps + 8 // after]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_workers_outlive_the_signal_that_a_scheduler_sends_to_all_processes(signum, synthetic_root):
+    data = make(synthetic_root("ucf101"), num_workers=1)
+    data.setup("validate")
+    loader = data.val_dataloader()
+    batches = iter(loader)
+    next(batches)
+    os.kill(loader._iterator._workers[0].pid, signum)
+    assert len(list(batches)) == len(loader) - 1
 
 
 def test_a_loader_of_one_process_is_refused_by_two(synthetic_root, monkeypatch):

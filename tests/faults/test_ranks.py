@@ -100,6 +100,25 @@ def test_two_ranks_reach_the_metrics_losses_and_weights_of_one(
     assert any(not torch.equal(alone["before"][n], alone["after"][n]) for n in weights)
 
 
+def test_an_epoch_without_validation_does_not_separate_the_ranks(
+    synthetic_root: Callable[[str], Path], tmp_path: Path
+):
+    words = ["fit", "-c", "stages/baseline.yaml", *TINY, f"--data.root={synthetic_root('ucf101')}"]
+    words += ["--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_epochs=2"]
+    words += ["--trainer.check_val_every_n_epoch=2", f"--checkpoint.dirpath={tmp_path / 'run'}"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "hcml_lightning", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert "epoch 1/2" in ran.stdout
+    assert "train/top1" in ran.stdout
+
+
 def test_ranks_with_different_numbers_of_targets_gather_them_all(both: list[dict[str, Any]]):
     found = [rank["gathered"] for rank in both]
     assert [len(f["own"]) for f in found] == [5, 3]

@@ -19,7 +19,12 @@ from hcml_lightning.batch import VideoBatch
 from hcml_lightning.data.dataset import ClipRecipe, Flip, VideoDataset, VideoRecord, collate
 from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.listed import ListedDataModule, Split
-from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
+from hcml_lightning.data.loading import (
+    EpochSampler,
+    EvaluationSampler,
+    ResumableLoader,
+    leave_stopping_to_the_run,
+)
 from hcml_lightning.data.sampling import FrameStride, check_frame_stride
 from hcml_lightning.data.transforms import check_sizes
 from hcml_lightning.ranges import check_one_of, check_whole
@@ -289,6 +294,7 @@ class VideoDataModule(ListedDataModule):
             "collate_fn": collate,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": leave_stopping_to_the_run,
         }
 
     def _ranks(self) -> tuple[int, int]:

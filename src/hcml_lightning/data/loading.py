@@ -4,6 +4,7 @@ The order of the videos of a split, their distribution over the ranks, and how a
 the batch that would have come next.
 """
 
+import signal
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -77,6 +78,18 @@ class EvaluationSampler(DistributedSampler[Sample | None]):
     def __iter__(self) -> Iterator[int]:  # type: ignore[override]
         """Yield the indices for this rank."""
         return iter(self._indices)
+
+
+def leave_stopping_to_the_run(worker: int) -> None:
+    """Let a worker ignore the signals that end a run, which schedulers send to all processes of a job.
+
+    The run ends its workers itself, after it has saved its state with the batches that they still deliver.
+
+    Args:
+        worker: its number.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 class ResumableLoader(DataLoader[VideoBatch]):

@@ -50,11 +50,13 @@ class StageSummary(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print one line for each epoch if there is no progress bar, as in a log file or under a scheduler."""
+        # On every rank, because Lightning computes metrics over all ranks when they are first read.
+        metrics = _metrics(trainer)
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
             seconds = time.monotonic() - self._epoch_started
             # Lightning keeps the metrics of the last validation, even if it followed an earlier epoch.
             validated = self._validated_epoch == trainer.current_epoch + 1
-            shown = {k: v for k, v in _metrics(trainer).items() if validated or k[:4] != "val/"}
+            shown = {k: v for k, v in metrics.items() if validated or k[:4] != "val/"}
             by_epochs = trainer.max_steps < 0 < (trainer.max_epochs or 0)
             of = f"/{trainer.max_epochs}" if by_epochs else ""
             print(
