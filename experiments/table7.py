@@ -48,8 +48,8 @@ def run(
         options = ["-c", f"{protocol.config.removesuffix('.yaml')}_finetune.yaml"]
         if method == LONGER:
             # An epoch of pre-training sees all videos, one of fine-tuning only those whose labels are used.
-            before = protocol.epochs(PRETRAINING) * 100 // percent
-            epochs = before + protocol.epochs(["motion_only"], options)
+            pretraining = protocol.epochs(PRETRAINING) * 100 // percent
+            epochs = pretraining + protocol.epochs(["motion_only"], options)
             options.append(f"--motion_only.trainer.max_epochs={epochs}")
         if source is not None:
             # The same runs as the full method of Table 2, whose finished stages are not run again.

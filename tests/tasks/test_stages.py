@@ -1,7 +1,7 @@
 """Every stage learns, trains exactly the parts that it names, and passes its weights on."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.tuner import Tuner
 from tests.tasks.conftest import QUIET, Drift
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from hcml_lightning.callbacks import CollapseError, StopOnCollapse, TrainOnly
 from hcml_lightning.optim import warmup_cosine
@@ -730,6 +730,29 @@ def test_the_schedule_follows_what_a_callback_finds_when_fitting_has_begun(
     expected = [task.lr * warmup_cosine(step, steps, total) for step in range(total)]
     assert lrs.seen == pytest.approx(expected)
     assert (task.lr, data.batch_size) != (FlowTask(**tiny).lr, DriftData.batch_size)
+
+
+class Endless(IterableDataset[Any]):
+    """A dataset without a length, so that a schedule over epochs is impossible."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([Drift()[index] for index in range(8)])
+
+
+class OwnSchedule(FlowTask):
+    """A task that replaces the optimizer and the schedule by one of its own."""
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_a_task_with_its_own_schedule_need_not_know_the_length_of_an_epoch(
+    tiny: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = pl.Trainer(**QUIET, max_epochs=1, default_root_dir=tmp_path)
+    loader = DataLoader(Endless(), batch_size=4)
+    trainer.fit(OwnSchedule(**{**tiny, "warmup_epochs": 1}), loader, loader)
+    assert trainer.global_step == 2
 
 
 class LearningRates(pl.Callback):

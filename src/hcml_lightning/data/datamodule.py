@@ -7,7 +7,6 @@ the records of each split (see `listed.py`).
 import inspect
 import os
 import weakref
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from hcml_lightning.batch import VideoBatch
-from hcml_lightning.data.dataset import ClipRecipe, Flip, VideoDataset, VideoRecord, collate
+from hcml_lightning.data.dataset import ClipRecipe, Flip, VideoDataset, collate
 from hcml_lightning.data.frame_cache import FrameCache
 from hcml_lightning.data.listed import ListedDataModule, Split
 from hcml_lightning.data.loading import (
@@ -177,7 +176,6 @@ class VideoDataModule(ListedDataModule):
         # All at once, so that an error names the broken videos of all of them.
         new = [split for split in _STAGES[stage] if split not in self._datasets]
         for split, records in self.usable_records(new).items():
-            self._check_labels(split, records)
             self._datasets[split] = VideoDataset(
                 records,
                 self.recipe(split),
@@ -185,19 +183,6 @@ class VideoDataModule(ListedDataModule):
                 skip_broken=self.on_error == "skip" and split == "train",
                 cache=self._cache,
             )
-
-    def _check_labels(self, split: Split, records: Sequence[VideoRecord]) -> None:
-        """Raise an error if a label is none of the classes; on a GPU the loss would not say which.
-
-        Raises:
-            ValueError: for the first such label.
-        """
-        for record in records:
-            if record.label >= self.num_classes > 0:
-                raise ValueError(
-                    f"{record.path} ({split}) has label {record.label}, but there are {self.describe_classes()}, "
-                    f"whose labels are 0 to {self.num_classes - 1}; correct `records`, or the names in `set_classes`"
-                )
 
     def videos_without_label(self, stage: str) -> list[str]:
         """Return the paths of the videos of a stage whose class is unknown."""

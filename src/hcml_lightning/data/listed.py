@@ -128,8 +128,16 @@ class ListedDataModule(pl.LightningDataModule):
 
         Raises:
             FileNotFoundError: as `usable.usable_records` does.
+            ValueError: if a label is none of the classes; on a GPU the loss would not say which.
         """
         listed = {split: list(self.records(split)) for split in splits}
+        for split, records in listed.items():
+            beyond = (r for r in records if r.label >= self.num_classes > 0)
+            if (wrong := next(beyond, None)) is not None:
+                raise ValueError(
+                    f"{wrong.path} ({split}) has label {wrong.label}, but there are {self.describe_classes()}, whose "
+                    f"labels are 0 to {self.num_classes - 1}; correct `records`, or the names in `set_classes`"
+                )
         if not self.follow_links:
             refuse_links(self.root, [r.path for records in listed.values() for r in records])
         probe_unknown = [s for s in listed if self.on_error == "skip" and s != "train"]

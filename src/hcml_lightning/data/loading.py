@@ -133,7 +133,7 @@ class ResumableLoader(DataLoader[VideoBatch]):
         self._resume = state or None
 
     def batches_moved(self, epoch: int) -> int:
-        """Return by how many batches the place to resume lies behind the stored one, because batches are smaller now.
+        """Return how many batches later the place to resume is than the stored one; negative if batches are larger now.
 
         Args:
             epoch: the epoch in which training resumes.

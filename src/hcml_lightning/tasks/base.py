@@ -217,10 +217,11 @@ class MotionTask(StoredTask, ABC):
 
     def on_train_start(self) -> None:
         """Take over what `BatchSizeFinder` and `LearningRateFinder` found after the schedule was made."""
-        schedule, found = self.lr_schedulers(), self._schedule()
-        if not isinstance(schedule, WarmupCosine) or schedule.last_epoch > 0:
+        schedule = self.lr_schedulers()
+        # A subclass may have a schedule of its own, for which the number of steps need not be known.
+        if self._scheduled is None or not isinstance(schedule, WarmupCosine):
             return
-        if self._scheduled not in (None, found):
+        if schedule.last_epoch == 0 and (found := self._schedule()) != self._scheduled:
             schedule.restart(*found)
             self._scheduled = found
 
