@@ -38,6 +38,28 @@ def test_a_config_must_be_a_mapping(tmp_path: Path):
         read_config(tmp_path / "list.yaml")
 
 
+def test_a_key_twice_in_a_mapping_is_refused_with_its_places(tmp_path: Path):
+    twice = tmp_path / "twice.yaml"
+    twice.write_text("trainer:\n  max_epochs: 3\nmodel: {}\ntrainer:\n  devices: 2\n")
+    with pytest.raises(ValueError, match=r"twice\.yaml: 'trainer' is at 1:1 and again at 4:1"):
+        read_config(twice)
+    with pytest.raises(ValueError, match=r"'lr' is at 1:10 and again at 1:17"):
+        read_config("{model: {lr: 1, lr: 2}}")
+
+
+def test_the_same_key_in_two_mappings_and_in_a_merged_one_is_no_repetition(tmp_path: Path):
+    merged = tmp_path / "merged.yaml"
+    merged.write_text(
+        "flow: {trainer: &few {max_epochs: 3, devices: 2}}\ntrainer: {<<: *few, devices: 1}"
+    )
+    assert read_config(merged)["trainer"] == {"max_epochs": 3, "devices": 1}
+
+
+def test_a_config_of_comments_changes_nothing(tmp_path: Path):
+    (tmp_path / "later.yaml").write_text("# trainer:\n#   max_epochs: 3\n")
+    assert order_words(["-c", str(tmp_path / "later.yaml"), "--model.lr", "1"]) == ["--model.lr", "1"]
+
+
 def test_order_words_puts_classes_first_and_options_last(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("data: {init_args: {batch_size: 3}}")
     (tmp_path / "b.yaml").write_text("data: {class_path: UCF101DataModule}")

@@ -43,22 +43,49 @@ def is_inline(config: str) -> bool:
     return config.lstrip().startswith("{")
 
 
+class _ConfigLoader(yaml.SafeLoader):
+    """Constructs plain data only, so a config cannot create other objects, and refuses a key that appears twice.
+
+    PyYAML keeps the last of equal keys, so a second section `trainer` would silently replace the first.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        places: dict[str, str] = {}
+        for key, _ in node.value:
+            # A mapping may be merged (`<<`) with several others.
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            place = f"{key.start_mark.line + 1}:{key.start_mark.column + 1}"
+            if key.value in places:
+                raise _KeyTwiceError(
+                    f"'{key.value}' is at {places[key.value]} and again at {place} (line:column), and only the second "
+                    "would count; keep one of them, with all settings under it"
+                )
+            places[key.value] = place
+        return super().construct_mapping(node, deep)
+
+
+class _KeyTwiceError(ValueError):
+    """A mapping with the same key twice."""
+
+
 def read_config(config: str | Path) -> dict[str, Any]:
     """Return the mapping in a YAML or JSON file, or in `config` itself if that is an inline mapping.
 
     Raises:
         FileNotFoundError: if there is no such file, here or among the package's recipes.
-        ValueError: if it is not YAML of plain data, or not a mapping.
+        ValueError: if it is not YAML of plain data, not a mapping, or has a key twice in one mapping.
     """
     inline = is_inline(str(config))
     try:
         text = str(config) if inline else find_config(config).read_text("utf-8")
-        # `safe_load` accepts only the YAML tags of plain data, so a config cannot create other objects.
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _ConfigLoader)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{config}: is not YAML, but binary or not UTF-8 ({error.reason}); pass a config"
         ) from error
+    except _KeyTwiceError as error:
+        raise ValueError(f"{config}: {error}") from error
     except (yaml.YAMLError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
         said = "brackets are nested too deeply" if deep else " ".join(str(error).split())
@@ -137,6 +164,9 @@ def order_words(words: Sequence[str]) -> list[str]:
     classes: dict[str, dict[str, str]] = {}
     for config in configs:
         content = read_config(config)
+        if not content:
+            # jsonargparse refuses a config of nothing but comments.
+            continue
         # Lightning would continue without an error.
         if not isinstance(content.get("trainer") or {}, Mapping):
             raise ValueError(
