@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import (
     BatchSizeFinder,
     EMAWeightAveraging,
     LearningRateFinder,
+    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
@@ -72,6 +73,14 @@ def test_a_stage_changes_all_that_it_trains_and_nothing_else(
             continue  # the 1×1 convolution and the batch norm that follow cancel any constant
         same = torch.equal(value, before[key])
         assert same != (key in trained), f"{key} {'did not change' if same else 'changed'}"
+
+
+def test_pruning_works_on_weights_in_contiguous_memory(fit: Fit, tiny: dict[str, Any]) -> None:
+    task = RecognitionTask(**tiny).to(memory_format=torch.contiguous_format)
+    fit(task, callbacks=[ModelPruning("l1_unstructured", amount=0.5)])
+    layers = [m for m in task.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Conv3d)]
+    weights = torch.cat([layer.weight.flatten() for layer in layers])
+    assert 0.4 < (weights == 0).double().mean() < 0.6
 
 
 def test_flow_at_a_higher_level_trains_the_blocks_below_and_their_fusion(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch._utils import ExceptionWrapper
 
@@ -63,6 +64,7 @@ def from_worker(call: Callable[[], Any]) -> None:
         (lambda: wrapped(CollapseError("all point in one direction")), "all point in one"),
         (lambda: wrapped(PermissionError(errno.EACCES, "Permission denied", "a")), "denied: 'a'"),
         (lambda: wrapped(MisconfigurationException("devices=-3")), "devices=-3"),
+        (lambda: EarlyStopping("val/typo")._validate_condition_metric({}), "metric `val/typo`"),
         (lambda: wrapped(ModuleNotFoundError("install `tensorboard`")), "install `tensorboard`"),
         (lambda: torch.nn.BatchNorm2d(2)(torch.ones(1, 2, 1, 1)), "--data.batch_size"),
     ],

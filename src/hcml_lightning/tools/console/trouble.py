@@ -118,8 +118,9 @@ def _own_words(error: BaseException) -> str | None:
 
 
 def _lightning(error: BaseException) -> str | None:
-    """Return the message of Lightning's Trainer if it refuses an option."""
-    return str(error) if type(error).__name__ == "MisconfigurationException" else None
+    """Return the message of Lightning if it refuses an option, or a metric that is not logged."""
+    refused = type(error).__name__ == "MisconfigurationException"
+    return str(error) if refused or str(error).startswith("Early stopping conditioned on") else None
 
 
 def _package(error: BaseException) -> str | None:
