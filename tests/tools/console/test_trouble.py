@@ -63,6 +63,7 @@ def from_worker(call: Callable[[], Any]) -> None:
         (lambda: from_worker(lambda: probe("nowhere.mp4")), "nowhere.mp4"),
         (lambda: wrapped(CollapseError("all point in one direction")), "all point in one"),
         (lambda: wrapped(PermissionError(errno.EACCES, "Permission denied", "a")), "denied: 'a'"),
+        (lambda: wrapped(OSError(errno.EROFS, "Read-only", "a")), "'a'; choose a path on a disk"),
         (lambda: wrapped(MisconfigurationException("devices=-3")), "devices=-3"),
         (lambda: EarlyStopping("val/typo")._validate_condition_metric({}), "metric `val/typo`"),
         (lambda: wrapped(ModuleNotFoundError("install `tensorboard`")), "install `tensorboard`"),

@@ -196,6 +196,21 @@ def test_stage_with_a_damaged_last_checkpoint_resumes_from_the_previous(
         run_plan(plan, ["flow", "contrast1"], run_dir, launch)
 
 
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (0, "ended without a result, because max_epochs"),
+        (-signal.SIGKILL, r"was killed \(SIGKILL\), by someone or by a system that had run out"),
+        (-signal.SIGABRT, r"crashed \(SIGABRT\) in compiled code"),
+        (128 + signal.SIGTERM, r"was told to stop \(SIGTERM\)"),
+    ],
+)
+def test_end_of_a_stage_is_told_by_its_status(status: int, said: str, tmp_path: Path):
+    plan = Plan.from_words(["-c", "data/ucf101.yaml"])
+    with pytest.raises(StageError, match=f"'baseline' {said}.*run the same command again"):
+        run_plan(plan, ["baseline"], tmp_path, lambda _: status)
+
+
 def test_first_chosen_stage_starts_from_the_stage_done_before(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -57,7 +57,10 @@ def test_the_same_key_in_two_mappings_and_in_a_merged_one_is_no_repetition(tmp_p
 
 def test_a_config_of_comments_changes_nothing(tmp_path: Path):
     (tmp_path / "later.yaml").write_text("# trainer:\n#   max_epochs: 3\n")
-    assert order_words(["-c", str(tmp_path / "later.yaml"), "--model.lr", "1"]) == ["--model.lr", "1"]
+    assert order_words(["-c", str(tmp_path / "later.yaml"), "--model.lr", "1"]) == [
+        "--model.lr",
+        "1",
+    ]
 
 
 def test_order_words_puts_classes_first_and_options_last(tmp_path: Path):

@@ -12,20 +12,17 @@ from types import TracebackType
 
 PACKAGE = Path(__file__).parents[2]
 
-# Errors of the operating system that concern the user's files and disks.
+# Errors of the operating system that concern the user's files and disks, and what to do about each.
 OF_FILES = {
-    getattr(errno, name)
-    for name in (
-        "EACCES",
-        "EPERM",
-        "ENOENT",
-        "ENOTDIR",
-        "EISDIR",
-        "EEXIST",
-        "ENOSPC",
-        "EROFS",
-        "EDQUOT",
-    )
+    errno.EACCES: "change the permissions there, or choose another path",
+    errno.EPERM: "change the permissions there, or choose another path",
+    errno.EROFS: "choose a path on a disk that is not read-only",
+    errno.ENOSPC: "free some space there, or choose a path on another disk",
+    errno.EDQUOT: "free some of your quota there, or choose a path on another disk",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path, part of which is a file",
+    errno.EISDIR: "check the path, which is a folder",
+    errno.EEXIST: "remove it, or choose another path",
 }
 
 OUT_OF_MEMORY = """{device} does not have enough memory for a step of this run. Ways to need less, most effective first:
@@ -143,7 +140,7 @@ def _worker(error: BaseException) -> str | None:
 
 def _file(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in OF_FILES:
-        return f"{error} (add --debug to see where)"
+        return f"{error}; {OF_FILES[error.errno]} (--debug shows what asked for it)"
     return None
 
 

@@ -151,8 +151,15 @@ class StageFolder:
         then = "To go on,"
         if status - 128 in STOP_SIGNALS:
             how = f"was told to stop ({signal.Signals(status - 128).name})."
+        elif status == -signal.SIGKILL:
+            how = "was killed (SIGKILL), by someone or by a system that had run out of memory."
         elif status < 0:
-            how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that had run out of memory."
+            how = f"crashed ({signal.Signals(-status).name}) in compiled code; PYTHONFAULTHANDLER=1 shows where."
+        elif status == 0:
+            how = (
+                "ended without a result, because max_epochs, max_steps or a limit of batches is 0."
+            )
+            then = "Raise it, then"
         else:
             how, then = f"failed (exit status {status}).", "Mend what its output above says, then"
         state = self._newest()
