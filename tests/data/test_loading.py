@@ -1,6 +1,6 @@
 """An interrupted epoch resumes with the next batch, and ranks share an evaluation without counting twice."""
 
-import os
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -11,10 +11,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, Dataset
 
 from hcml_lightning import FlowTask
 from hcml_lightning.data import UCF101DataModule
-from hcml_lightning.data.loading import EpochSampler, EvaluationSampler, ResumableLoader
+from hcml_lightning.data.loading import (
+    EpochSampler,
+    EvaluationSampler,
+    ResumableLoader,
+    leave_stopping_to_the_run,
+)
 from hcml_lightning.data.packed import PackedList
 from hcml_lightning.metrics import VideoAccuracy
 from hcml_lightning.resume import ResumedLoader
@@ -189,8 +195,40 @@ def test_workers_outlive_the_signal_that_a_scheduler_sends_to_all_processes(sign
     loader = data.val_dataloader()
     batches = iter(loader)
     next(batches)
-    os.kill(loader._iterator._workers[0].pid, signum)
+    # Not `os.kill`: the scheduler is not the parent of the worker.
+    subprocess.run(["kill", f"-{signum}", str(loader._iterator._workers[0].pid)], check=True)
     assert len(list(batches)) == len(loader) - 1
+
+
+class Hanging(Dataset):
+    """Its items never come, as from a disk that no longer answers."""
+
+    def __init__(self):
+        self.asked = multiprocessing.Event()
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        self.asked.set()
+        while True:
+            signal.pause()
+
+
+def test_a_worker_that_hangs_is_ended_by_its_loader(monkeypatch):
+    # PyTorch waits that long, in seconds, before it sends SIGTERM.
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)
+    videos = Hanging()
+    loader = DataLoader(videos, num_workers=1, worker_init_fn=leave_stopping_to_the_run)
+    iterator = iter(loader)
+    worker = iterator._workers[0]
+    try:
+        assert videos.asked.wait(60)
+        iterator._shutdown_workers()
+        worker.join(10)
+        assert worker.exitcode == 128 + signal.SIGTERM
+    finally:
+        worker.kill()
 
 
 def test_a_loader_of_one_process_is_refused_by_two(synthetic_root, monkeypatch):

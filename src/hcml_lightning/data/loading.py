@@ -4,7 +4,9 @@ The order of the videos of a split, their distribution over the ranks, and how a
 the batch that would have come next.
 """
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -88,8 +90,18 @@ def leave_stopping_to_the_run(worker: int) -> None:
     Args:
         worker: its number.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # macOS cannot tell who sent a signal.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_at_word_of_parent, daemon=True).start()
+
+
+def _end_at_word_of_parent() -> None:
+    """End this process when its parent sends SIGTERM: so PyTorch ends workers that hang, as in reading a dead disk."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(128 + signal.SIGTERM)
 
 
 class ResumableLoader(DataLoader[VideoBatch]):
