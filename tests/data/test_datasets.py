@@ -938,6 +938,16 @@ def test_kinetics_prefers_clips_and_the_folder_of_their_split(tmp_path):
     assert data.records("val")[0].path == str(tmp_path / "val/a/y_000010_000020.mp4")
 
 
+def test_classes_of_one_video_each_leave_none_for_validation(tmp_path):
+    for name in ("run", "walk"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.mp4").touch()
+    data = VideoFolderDataModule(tmp_path)
+    assert len(data.records("train")) == 2
+    with pytest.raises(ValueError, match=r"no class has a second video.*val/<class>/"):
+        data.records("val")
+
+
 def test_val_fraction_sets_the_share_of_validation_videos(tmp_path):
     for name in "ab":
         (tmp_path / name).mkdir()
