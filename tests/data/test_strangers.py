@@ -162,14 +162,14 @@ def test_links_out_of_the_root_are_followed_unless_forbidden(ucf):
     UCF101DataModule(str(ucf), flip="none").setup("fit")
     data = UCF101DataModule(str(ucf), flip="none", follow_links=False)
     with pytest.raises(
-        ValueError, match=r"links point outside .*\(16\): .*videos/.* -> .*--data.follow_links"
+        ValueError, match=r"links point outside .*videos/.* -> .* and 13 more;.*--data.follow_links"
     ):
         data.setup("fit")
     (ucf / "videos").unlink()
     lists = ucf / "ucfTrainTestlist"
     lists.rename(ucf.parent / "lists")
     lists.symlink_to(ucf.parent / "lists")
-    with pytest.raises(ValueError, match=r"outside the dataset folder \(1\): .*classInd\.txt"):
+    with pytest.raises(ValueError, match=r"outside the dataset folder: .*classInd\.txt"):
         UCF101DataModule(str(ucf), follow_links=False)
 
 
@@ -203,8 +203,9 @@ def test_linked_folder_is_followed_by_default_and_refused_on_request(tmp_path):
     assert [r.path for r in VideoFolderDataModule(root).records("train")] == [
         f"{root}/left/more/1.avi"
     ]
+    (tmp_path / "root" / "left" / "2.avi").write_bytes(b"")
     data = VideoFolderDataModule(root, follow_links=False)
-    with pytest.raises(ValueError, match=r"outside the dataset folder \(1\)"):
+    with pytest.raises(ValueError, match=r"outside the dataset folder: [^,]*/more"):
         data.setup("fit")
 
 

@@ -7,7 +7,7 @@ of untrusted origin.
 import os
 from collections.abc import Iterable, Iterator
 
-MOST_SHOWN = 3
+from hcml_lightning.naming import first_few
 
 
 def outside(root: str, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -46,7 +46,6 @@ def refuse_links(root: str, paths: Iterable[str]) -> None:
     found = [f"{path} -> {target}" for path, target in outside(root, paths)]
     if found:
         raise ValueError(
-            f"root={root}: links point outside the dataset folder ({len(found)}): {', '.join(found[:MOST_SHOWN])}"
-            f"{', …' * (len(found) > MOST_SHOWN)}; if you created them, allow them with follow_links=True "
-            "(--data.follow_links true)"
+            f"root={root}: links point outside the dataset folder: {first_few(found)}; if you created them, allow them "
+            "with follow_links=True (--data.follow_links true)"
         )

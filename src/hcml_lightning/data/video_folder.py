@@ -14,6 +14,7 @@ from hcml_lightning.data.annotations import HIDDEN, copy_of, is_video, walk_othe
 from hcml_lightning.data.datamodule import VideoDataModule
 from hcml_lightning.data.dataset import VideoRecord
 from hcml_lightning.data.listed import Split
+from hcml_lightning.naming import first_few
 from hcml_lightning.storage import plain
 
 SPLITS = ("train", "val", "test")
@@ -98,8 +99,8 @@ class VideoFolderDataModule(VideoDataModule):
             beside = [name for name in self._class_folders(root) if name not in SPLITS]
             if beside := [name for name in beside if _holds_videos(root / name)]:
                 rank_zero_warn(
-                    f"root={root}: the videos in {_some(beside)} are not used, because there is a folder train next to "
-                    "them; if these are classes and train is one too, rename it, or else put them into it"
+                    f"root={root}: the videos in {first_few(beside)} are not used, because there is a folder train "
+                    "next to them; if these are classes and train is one too, rename it, or else put them into it"
                 )
         if stage == "fit" and len(self.class_names) == 1 and self._has_labels:
             rank_zero_warn(
@@ -133,8 +134,8 @@ class VideoFolderDataModule(VideoDataModule):
         if self._has_labels and (loose := _videos_right_in(folder)):
             self.refuse(
                 f"{folder}: videos ({len(loose)}, first: {loose[0]}) are next to the class folders "
-                f"{_some(self.class_names)} and would be skipped; move the videos into one of these or elsewhere, or, "
-                "if there are no classes, move the folders elsewhere"
+                f"{first_few(self.class_names)} and would be skipped; move the videos into one of these or elsewhere, "
+                "or, if there are no classes, move the folders elsewhere"
             )
         records: list[VideoRecord] = []
         for label, name in enumerate(self.class_names):
@@ -228,10 +229,6 @@ class VideoFolderDataModule(VideoDataModule):
             # Each side needs a video of every class that has at least two.
             chosen = set(videos[:1]) if len(videos) > 1 else set()
         return [video for video in videos if (video in chosen) == (split != "train")]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _is_video(folder: Path) -> bool:

@@ -11,6 +11,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import Tensor
 
 from hcml_lightning.callbacks import NotFiniteError
+from hcml_lightning.naming import first_few
 from hcml_lightning.tasks.description import title
 
 # A GradScaler halves its scale at each gradient that is not finite. It starts at 65536 and reaches this value after
@@ -185,8 +186,7 @@ def _describe(seen: _Seen) -> str:
 def _named(videos: list[str]) -> str:
     if not videos:
         return ""
-    more = f" and {len(videos) - MOST_NAMED} more" if len(videos) > MOST_NAMED else ""
-    return "Videos in the batch: " + ", ".join(map(repr, videos[:MOST_NAMED])) + more
+    return "Videos in the batch: " + first_few([repr(video) for video in videos], MOST_NAMED)
 
 
 def _is_quick_to_ask(task: pl.LightningModule) -> bool:

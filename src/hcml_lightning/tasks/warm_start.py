@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from hcml_lightning.checkpoint_files import check_finite, read_checkpoint
+from hcml_lightning.naming import first_few
 from hcml_lightning.storage import sha256_of
 from hcml_lightning.tasks.classes import first_difference
 
@@ -73,7 +74,8 @@ def load_warm_start(
     if wrong or missing or unexpected:
         raise ValueError(
             f"init_from: {path} does not fit this model: "
-            f"missing {_some(missing)}, unexpected {_some(unexpected)}, different shapes {_some(sorted(wrong))}; "
+            f"missing {first_few(missing)}, unexpected {first_few(unexpected)}, "
+            f"different shapes {first_few(sorted(wrong))}; "
             "use the same backbone, levels, max_displacement, stride and max_offset in all stages"
         )
     remarks = []
@@ -137,9 +139,3 @@ def _model_state(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Tensor]
             "stage wrote"
         )
     return model_state
-
-
-def _some(keys: list[str]) -> str:
-    if not keys:
-        return "none"
-    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import nn
 
+from hcml_lightning.naming import first_few
 from hcml_lightning.optim import WarmupCosine
 from hcml_lightning.sync_batch_norm import CPUSyncBatchNorm
 from hcml_lightning.tasks import ContrastTask, FlowTask, MotionTask
@@ -123,10 +124,8 @@ def show(rows: list[tuple[str, str]]) -> None:
     print("─" * WIDTH, flush=True)
 
 
-def _names(names: Sequence[str], most: int = 8) -> str:
-    names = [name.removeprefix("model.") for name in names]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "nothing") + more
+def _names(names: Sequence[str]) -> str:
+    return first_few([name.removeprefix("model.") for name in names], most=8)
 
 
 def _count(number: int) -> str:

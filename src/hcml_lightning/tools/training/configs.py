@@ -79,7 +79,7 @@ def read_config(config: str | Path) -> dict[str, Any]:
     inline = is_inline(str(config))
     try:
         text = str(config) if inline else find_config(config).read_text("utf-8")
-        content = yaml.load(text, _ConfigLoader)
+        content = _ConfigLoader(text).get_single_data()
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{config}: is not YAML, but binary or not UTF-8 ({error.reason}); pass a config"
