@@ -51,6 +51,7 @@ def _configs(ground: Ground) -> Iterator[Case]:
         "a tag that calls a function": "model: !!python/object/apply:os.system ['id']\n",
         "not a text file": b"\x80\x81\x00config",
         "thousands of brackets": "[" * 5000,
+        "a section that appears twice": "trainer: {max_epochs: 3}\nmodel: {}\ntrainer: {devices: 1}\n",
         "an option that no task has": "model: {init_args: {zetta: 1}}\n",
         "a section that does not exist": "modell: {init_args: {lr: 1}}\n",
         "a number instead of a class": "data: 7\n",
@@ -203,6 +204,8 @@ def _other_lists(ground: Ground) -> Iterator[Case]:
         "VideoFolder", _halves(ground, "names", "train", "validation")))  # fmt: skip
     yield Case("annotation", "class folders: val/ without train/", lambda: _bench(
         "VideoFolder", _halves(ground, "half", "val")))  # fmt: skip
+    yield Case("annotation", "class folders: one video each", lambda: _bench(
+        "VideoFolder", ground.file("single/left/a.avi", "").parents[1]))  # fmt: skip
 
 
 def _halves(ground: Ground, name: str, *splits: str) -> Path:
