@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from report import FOLDER, record
-from videos import FORMATS, all_frames, write_videos, wrong_frames
+from videos import FORMATS, OF_DATASETS, all_frames, write_videos, wrong_frames
 
 from hcml_lightning.data.decode import read_frames
 
@@ -130,7 +130,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, path in write_videos(Path(folder), list(FORMATS)).items():
+        for name, path in write_videos(Path(folder), OF_DATASETS).items():
             draw = random.Random(0)
             total, stride = FORMATS[name].num_frames, 1 if name == "vp9_webm" else 2
             starts = [draw.randrange(total - 31 * stride) for _ in range(options.clips)]

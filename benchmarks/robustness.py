@@ -22,7 +22,7 @@ from pathlib import Path
 import genuine
 import numpy as np
 from report import FOLDER, record
-from videos import FORMATS, all_frames, write_videos, wrong_frames
+from videos import OF_DATASETS, all_frames, write_videos, wrong_frames
 
 from hcml_lightning.cli import main as hcml
 from hcml_lightning.data.decode import VideoError, read_frames
@@ -63,7 +63,7 @@ def outcome_of_frames(path: str, numbers: list[int], truth: np.ndarray) -> str:
 def outcomes(folder: Path, variants: int, draw: random.Random) -> Iterator[tuple[str, str]]:
     """Yield (question, outcome) for each damaged file and tool."""
     kinds = ("cut", "bytes", "header")
-    sources = write_videos(folder, list(FORMATS), num_frames=48)
+    sources = write_videos(folder, OF_DATASETS, num_frames=48)
     truth = {name: all_frames(path) for name, path in sources.items()}
     origin: dict[str, tuple[str, str]] = {}
     for number in range(variants):

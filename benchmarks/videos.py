@@ -1,5 +1,6 @@
 """Videos for the benchmarks of data: moving textures with some grain, in the formats of the datasets."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,10 +42,17 @@ FORMATS = {
         ".webm", "libvpx-vp9", 426, 240, 48, 12,
         {"crf": "33", "b": "0", "cpu-used": "4", "deadline": "good", "g": "128"},
     ),
+    "vp8_webm": Format(
+        ".webm", "libvpx", 426, 240, 48, 12, {"b": "600k", "cpu-used": "4", "deadline": "good", "g": "128"}
+    ),
 }  # fmt: skip
+# Those in which the datasets are distributed.
+OF_DATASETS = ("h264_gop12", "h264_gop250", "mpeg4_avi", "vp9_webm")
 
 
-def write_videos(folder: Path, names: list[str], num_frames: int | None = None) -> dict[str, Path]:
+def write_videos(
+    folder: Path, names: Iterable[str], num_frames: int | None = None
+) -> dict[str, Path]:
     """Write a video of each of the named formats.
 
     Args:

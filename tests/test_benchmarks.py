@@ -149,3 +149,20 @@ def test_soak_refuses_an_existing_folder(
     said = capsys.readouterr().err.splitlines()[-1]
     assert said.startswith(f"soak.py: error: --folder {tmp_path} is there already")
     assert not list(tmp_path.iterdir())
+
+
+def test_damage_is_counted_for_each_codec_and_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codecs = importlib.import_module("damage_by_codec")
+    monkeypatch.setattr(codecs, "FRAMES", 4)
+    table = tmp_path / "damage.csv"
+    words = ["damage_by_codec", "--variants=3", f"--output={table}"]
+    monkeypatch.setattr(sys, "argv", words)
+    codecs.main()
+    counts: dict[tuple[str, str], int] = {}
+    for row in csv.DictReader(table.read_text().splitlines()):
+        case = (row["codec"], row["decoder"])
+        counts[case] = counts.get(case, 0) + int(row["count"])
+    assert len(counts) == 6
+    assert set(counts.values()) == {3}

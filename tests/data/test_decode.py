@@ -317,6 +317,15 @@ def test_files_cut_in_half_are_named(coded, tmp_path, name):
         probe(path)
 
 
+def test_an_unknown_codec_is_named(coded, tmp_path):
+    path = tmp_path / "unknown.webm"
+    path.write_bytes(coded["vp9.webm"].read_bytes().replace(b"V_VP9", b"V_XP9"))
+    with pytest.raises(
+        VideoError, match=r"unknown\.webm: the codec of the video stream is unknown"
+    ):
+        read_frames(path, [0])
+
+
 @pytest.mark.parametrize("name", ["h264.mp4", "no_b_frames.avi", "h264.mkv"])
 def test_damage_inside_a_file_is_found_by_check_and_read(coded, tmp_path, name):
     data = bytearray(coded[name].read_bytes())

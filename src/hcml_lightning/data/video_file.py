@@ -70,6 +70,11 @@ def open_video(path: str | bytes) -> Iterator[tuple[InputContainer, VideoStream]
                 raise VideoError(f"{name_of(path)}: the file has no video stream.")
             stream = container.streams.video[0]
             context = stream.codec_context
+            if context is None:
+                raise VideoError(
+                    f"{name_of(path)}: the codec of the video stream is unknown; the file is damaged, or FFmpeg was "
+                    "built without that codec."
+                )
             check_size(name_of(path), context.width, context.height)
             _use_one_thread(context)
             yield container, stream

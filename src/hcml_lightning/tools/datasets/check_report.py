@@ -18,6 +18,7 @@ KINDS = (
     ("missing", "there is no such file"),
     ("empty", "is empty|holds no frames|has no frames"),
     ("no video stream", "no video stream"),
+    ("in an unknown codec", "codec of the video stream is unknown"),
     ("could not be compared", "^could not be read to compare"),
     ("not a video", "git-LFS|is text"),
     ("cut short", "cut short: |promises"),
