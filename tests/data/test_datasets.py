@@ -938,14 +938,15 @@ def test_kinetics_prefers_clips_and_the_folder_of_their_split(tmp_path):
     assert data.records("val")[0].path == str(tmp_path / "val/a/y_000010_000020.mp4")
 
 
-def test_classes_of_one_video_each_leave_none_for_validation(tmp_path):
-    for name in ("run", "walk"):
+def test_classes_of_one_video_each_leave_none_for_validation(tmp_path, synthetic_root):
+    videos = sorted(synthetic_root("folder").rglob("*.mp4"))
+    for name, video in zip(("run", "walk"), videos, strict=False):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "a.mp4").touch()
+        (tmp_path / name / "a.mp4").symlink_to(video)
     data = VideoFolderDataModule(tmp_path)
     assert len(data.records("train")) == 2
-    with pytest.raises(ValueError, match=r"no class has a second video.*val/<class>/"):
-        data.records("val")
+    with pytest.raises(FileNotFoundError, match=r"val split has no videos.*at least two videos"):
+        data.setup("fit")
 
 
 def test_val_fraction_sets_the_share_of_validation_videos(tmp_path):

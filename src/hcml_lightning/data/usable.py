@@ -68,8 +68,12 @@ def usable_records(
     usable = {s: [look.record for look in looks[s] if not look.problem] for s in splits}
     for split, records in usable.items():
         if not records:
+            shared = (
+                "; without a folder val/, it gets a part of each class that has at least two videos"
+            )
             raise FileNotFoundError(
                 f"root={root}: the {split} split has no videos; check its list or folder"
+                f"{shared if split == 'val' else ''}"
             )
     return usable
 

@@ -118,8 +118,7 @@ class VideoFolderDataModule(VideoDataModule):
 
         Raises:
             FileNotFoundError: if a path to predict does not exist.
-            ValueError: if a folder has the name of no class or holds no videos, videos lie next to class folders, or
-                none are left for validation.
+            ValueError: if a folder has the name of no class or holds no videos, or videos lie next to class folders.
         """
         if split == "predict" and self.predict_paths:
             return [record for path in self.predict_paths for record in _to_predict(path)]
@@ -150,11 +149,6 @@ class VideoFolderDataModule(VideoDataModule):
                 what = "class folder" if self._has_labels else "folder"
                 self.refuse(f"{place}: the {what} contains no videos; add some or remove it")
             records += self._share(videos, split) if folder == self._folder("both") else videos
-        if not records and split != "train" and folder == self._folder("both"):
-            self.refuse(
-                f"root={self.root}: no class has a second video to set aside for validation; add videos, or put those "
-                "to validate with into val/<class>/ and the others into train/<class>/"
-            )
         return records
 
     def other_files(self) -> list[str]:
