@@ -21,6 +21,8 @@ from hcml_lightning.tools.run.layout import folder_of_run
 from hcml_lightning.tools.run.wandb_runs import group_words
 from hcml_lightning.tools.stages import Stage, test_of
 
+# Signals that a process gets for what it did itself.
+FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 _USUAL_LOGGERS = ("CSVLogger", "TensorBoardLogger", "WandbLogger")
 
 # Runs the command line with these words, and returns its exit status.
@@ -151,10 +153,10 @@ class StageFolder:
         then = "To go on,"
         if status - 128 in STOP_SIGNALS:
             how = f"was told to stop ({signal.Signals(status - 128).name})."
-        elif status == -signal.SIGKILL:
-            how = "was killed (SIGKILL), by someone or by a system that had run out of memory."
-        elif status < 0:
+        elif -status in FAULTS:
             how = f"crashed ({signal.Signals(-status).name}) in compiled code; PYTHONFAULTHANDLER=1 shows where."
+        elif status < 0:
+            how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that had run out of memory."
         elif status == 0:
             how = (
                 "ended without a result, because max_epochs, max_steps or a limit of batches is 0."
