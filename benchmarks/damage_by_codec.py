@@ -19,14 +19,13 @@ import numpy as np
 from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 from report import FOLDER, record
-from robustness import damage, outcome_of_frames
+from robustness import KINDS, damage, outcome_of_frames
 from tqdm import trange
 from videos import all_frames, write_videos
 
 from hcml_lightning.data import decode
 from hcml_lightning.data.decode import VideoError, check_video
 
-KINDS = ("cut", "bytes", "header")
 FRAMES = 48
 # Names in `videos.FORMATS`, and the decoders of each; None stands for FFmpeg's own.
 DECODERS: dict[str, tuple[str | None, ...]] = {
@@ -59,10 +58,10 @@ def decoder(name: str | None) -> Iterator[None]:
 def outcomes(folder: Path, variants: int) -> Iterator[tuple[str, str, str]]:
     """Yield (codec, decoder, outcome) for each damaged file and decoder."""
     for name, path in write_videos(folder, DECODERS, num_frames=FRAMES).items():
-        truth, draw = all_frames(path), random.Random(0)
+        content, truth, draw = path.read_bytes(), all_frames(path), random.Random(0)
         for number in trange(variants, desc=name):
             damaged = folder / f"damaged{path.suffix}"
-            damaged.write_bytes(damage(path.read_bytes(), KINDS[number % 3], draw))
+            damaged.write_bytes(damage(content, KINDS[number % 3], draw))
             for chosen in DECODERS[name]:
                 with decoder(chosen):
                     yield name.partition("_")[0], chosen or "FFmpeg", _outcome(str(damaged), truth)

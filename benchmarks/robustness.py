@@ -33,6 +33,8 @@ from hcml_lightning.tools.datasets.pool import Lost, run_each
 from hcml_lightning.tools.datasets.prepare_jobs import Job, convert
 from hcml_lightning.tools.datasets.transcode import Encoding
 
+KINDS = ("cut", "bytes", "header")
+
 
 def damage(content: bytes, kind: str, draw: random.Random) -> bytes:
     """Return the bytes of a file cut at a random place, or with bits flipped anywhere or in its first 600 bytes."""
@@ -62,12 +64,11 @@ def outcome_of_frames(path: str, numbers: list[int], truth: np.ndarray) -> str:
 
 def outcomes(folder: Path, variants: int, draw: random.Random) -> Iterator[tuple[str, str]]:
     """Yield (question, outcome) for each damaged file and tool."""
-    kinds = ("cut", "bytes", "header")
     sources = write_videos(folder, OF_DATASETS, num_frames=48)
     truth = {name: all_frames(path) for name, path in sources.items()}
     origin: dict[str, tuple[str, str]] = {}
     for number in range(variants):
-        name, kind = list(sources)[number % 4], kinds[number // 4 % 3]
+        name, kind = list(sources)[number % 4], KINDS[number // 4 % 3]
         path = folder / f"{number:03d}_{name}_{kind}{sources[name].suffix}"
         path.write_bytes(damage(sources[name].read_bytes(), kind, draw))
         origin[str(path)] = (name, kind)

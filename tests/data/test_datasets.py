@@ -945,7 +945,9 @@ def test_classes_of_one_video_each_leave_none_for_validation(tmp_path, synthetic
         (tmp_path / name / "a.mp4").symlink_to(video)
     data = VideoFolderDataModule(tmp_path)
     assert len(data.records("train")) == 2
-    with pytest.raises(FileNotFoundError, match=r"val split has no videos.*at least two videos"):
+    with pytest.raises(
+        FileNotFoundError, match=r"val split has no videos.*class of at least two videos"
+    ):
         data.setup("fit")
 
 

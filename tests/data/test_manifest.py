@@ -146,7 +146,7 @@ class TestUsable:
         write_manifest(root / MANIFEST_NAME, rows)
 
     def usable(self, records: list[VideoRecord], root: Path, on_error: str = "raise"):
-        return usable_records(str(root), {"val": records}, on_error, ["val"])["val"]
+        return usable_records(str(root), {"val": records}, on_error, "", ["val"])["val"]
 
     def test_videos_in_the_manifest_are_not_opened(self, records, tmp_path, monkeypatch):
         self.write(records, tmp_path / "ucf101")

@@ -135,22 +135,43 @@ def test_training_counts_of_all_ranks_survive_a_resume(both: list[dict[str, Any]
         assert int(found["counts"]["tp"] + found["counts"]["fn"]) == 16
 
 
+@pytest.fixture(scope="module")
+def undisturbed(
+    synthetic_root: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    """The weights of two processes that nothing has ended."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    status, said = train_on_two(synthetic_root("ucf101"), folder, "--save_every_n_steps=1")
+    assert status == 0, said
+    return last_checkpoint(folder)["state_dict"]
+
+
 @pytest.mark.parametrize("rank", range(RANKS))
-def test_a_process_that_dies_ends_the_run(
-    rank: int, synthetic_root: Callable[[str], Path], tmp_path: Path
+def test_a_process_that_dies_ends_the_run_which_then_resumes_inside_the_epoch(
+    rank: int,
+    synthetic_root: Callable[[str], Path],
+    tmp_path: Path,
+    undisturbed: dict[str, torch.Tensor],
 ):
-    status, said = train_on_two("Dies", rank, synthetic_root("ucf101"), tmp_path)
+    root, often = synthetic_root("ucf101"), "--save_every_n_steps=1"
+    status, said = train_on_two(root, tmp_path, often, *fault("Dies", rank))
     if rank == 0:
         assert status == -signal.SIGKILL
     else:
         assert status != 0
         assert "process" in said, said
+    assert last_checkpoint(tmp_path)["global_step"] == 1
+    status, said = train_on_two(root, tmp_path, often, "--ckpt_path=last")
+    assert status == 0, said
+    assert "Restored all states" in said
+    found = last_checkpoint(tmp_path)["state_dict"]
+    assert all(torch.equal(found[name], undisturbed[name]) for name in undisturbed)
 
 
 def test_a_bad_batch_of_one_process_ends_the_run_and_is_named(
     synthetic_root: Callable[[str], Path], tmp_path: Path
 ):
-    status, said = train_on_two("Spoils", 1, synthetic_root("ucf101"), tmp_path)
+    status, said = train_on_two(synthetic_root("ucf101"), tmp_path, *fault("Spoils", 1))
     assert status != 0
     # Batch norm passes it on to the first process, and either may be the one that is seen to stop.
     messages = [line for line in said.splitlines() if "FlowTask level 0: train/" in line]
@@ -163,14 +184,25 @@ def test_a_bad_batch_of_one_process_ends_the_run_and_is_named(
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def train_on_two(fault: str, rank: int, root: Path, folder: Path) -> tuple[int, str]:
-    """Train on two processes with a callback of dying.py in them.
+def fault(name: str, rank: int) -> list[str]:
+    """Return the options that add a callback of dying.py, which concerns the process of a rank."""
+    return [
+        f"--trainer.callbacks+=tests.faults.dying.{name}",
+        f"--trainer.callbacks.rank={rank}",
+    ]
+
+
+def last_checkpoint(folder: Path) -> Any:
+    return torch.load(folder / "run" / "last.ckpt", weights_only=True)
+
+
+def train_on_two(root: Path, folder: Path, *options: str) -> tuple[int, str]:
+    """Train on two processes.
 
     Args:
-        fault: its class.
-        rank: which process it concerns.
         root: of the data.
         folder: for what is written.
+        *options: of `hcml fit`.
 
     Returns:
         Exit status of the run, and all that it said; no process of it is left.
@@ -178,10 +210,8 @@ def train_on_two(fault: str, rank: int, root: Path, folder: Path) -> tuple[int, 
     words = ["fit", "-c", "stages/1_flow.yaml", *TINY, f"--data.root={root}"]
     words += ["--data.batch_size=1", "--trainer.devices=2", "--trainer.strategy=ddp"]
     words += [f"--trainer.default_root_dir={folder}", "--trainer.logger=false"]
-    words += [
-        f"--trainer.callbacks+=tests.faults.dying.{fault}",
-        f"--trainer.callbacks.rank={rank}",
-    ]
+    words += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3"]
+    words += [f"--checkpoint.dirpath={folder / 'run'}", *options]
     log = folder / "log"
     with log.open("w") as file:
         process = subprocess.Popen(

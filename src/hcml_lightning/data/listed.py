@@ -32,6 +32,9 @@ class ListedDataModule(pl.LightningDataModule):
         follow_links: whether symbolic links may lead out of `root`.
     """
 
+    # What to do if a split has no videos, for the error.
+    IF_EMPTY = "check its list or folder"
+
     def __init__(
         self,
         root: str | os.PathLike[str],
@@ -141,4 +144,4 @@ class ListedDataModule(pl.LightningDataModule):
         if not self.follow_links:
             refuse_links(self.root, [r.path for records in listed.values() for r in records])
         probe_unknown = [s for s in listed if self.on_error == "skip" and s != "train"]
-        return usable_records(self.root, listed, self.on_error, probe_unknown)
+        return usable_records(self.root, listed, self.on_error, self.IF_EMPTY, probe_unknown)

@@ -39,6 +39,7 @@ def usable_records(
     root: str,
     splits: Mapping[Name, Sequence[VideoRecord]],
     on_error: str,
+    if_empty: str,
     probe_unknown: Collection[Name] = (),
 ) -> dict[Name, list[VideoRecord]]:
     """Find the videos of some splits that are neither missing nor broken.
@@ -47,6 +48,7 @@ def usable_records(
         root: folder of the dataset, and of its manifest if it has one.
         splits: videos of each split.
         on_error: "raise", or "skip" to leave out the videos that cannot be read.
+        if_empty: what to do if a split has no videos, for the error.
         probe_unknown: splits whose videos to open if the manifest does not know them.
 
     Returns:
@@ -68,13 +70,7 @@ def usable_records(
     usable = {s: [look.record for look in looks[s] if not look.problem] for s in splits}
     for split, records in usable.items():
         if not records:
-            shared = (
-                "; without a folder val/, it gets a part of each class that has at least two videos"
-            )
-            raise FileNotFoundError(
-                f"root={root}: the {split} split has no videos; check its list or folder"
-                f"{shared if split == 'val' else ''}"
-            )
+            raise FileNotFoundError(f"root={root}: the {split} split has no videos; {if_empty}")
     return usable
 
 

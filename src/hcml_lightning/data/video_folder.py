@@ -54,6 +54,8 @@ class VideoFolderDataModule(VideoDataModule):
             `root` has the layout of a dataset with lists.
     """
 
+    IF_EMPTY = "check its folder (without a folder val, a part of each class of at least two videos is used for it)"
+
     def __init__(
         self,
         root: str | os.PathLike[str],

@@ -58,7 +58,7 @@ def test_check_and_manifest_keep_strange_names(folders: Path, capsys: pytest.Cap
     assert sum(bool(row.error) for row in rows.values()) == 1
     records = VideoFolderDataModule(str(folders)).records("train")
     with pytest.warns(UserWarning, match="They are skipped"):
-        usable = usable_records(str(folders), {"train": records}, "skip")
+        usable = usable_records(str(folders), {"train": records}, "skip", "")
     assert len(usable["train"]) == len(NAMES) - 1
 
 

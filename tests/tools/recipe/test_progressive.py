@@ -199,7 +199,7 @@ def test_stage_with_a_damaged_last_checkpoint_resumes_from_the_previous(
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (0, "ended without a result, because max_epochs"),
+        (0, "ended without a result. If max_epochs"),
         (-signal.SIGKILL, r"was killed \(SIGKILL\), by someone or by a system that had run out"),
         (-signal.SIGABRT, r"crashed \(SIGABRT\) in compiled code"),
         (128 + signal.SIGTERM, r"was told to stop \(SIGTERM\)"),

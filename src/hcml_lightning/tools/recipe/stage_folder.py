@@ -158,10 +158,8 @@ class StageFolder:
         elif status < 0:
             how = f"was killed ({signal.Signals(-status).name}), by someone or by a system that had run out of memory."
         elif status == 0:
-            how = (
-                "ended without a result, because max_epochs, max_steps or a limit of batches is 0."
-            )
-            then = "Raise it, then"
+            how = "ended without a result."
+            then = "If max_epochs, max_steps or a limit of batches is 0, raise it, then"
         else:
             how, then = f"failed (exit status {status}).", "Mend what its output above says, then"
         state = self._newest()
