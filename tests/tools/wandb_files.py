@@ -18,6 +18,8 @@ WHOLE, LAST = 1, 4
 class OfflineRun:
     """The content of one .wandb file; `exit_code` is None where the run was never finished."""
 
+    began: int = 0
+    """In nanoseconds: the names of the folders know the second alone."""
     run_id: str = ""
     group: str = ""
     sweep_id: str = ""
@@ -38,14 +40,13 @@ def read_runs(folder: Path, patience: float = 60) -> list[OfflineRun]:
 
     W&B writes in a process of its own, which may be busy for some seconds after a run has ended.
     """
-    files = sorted(folder.rglob("run-*.wandb"), key=lambda path: path.parent.name)
-    files = [path for path in files if not path.parent.is_symlink()]
+    files = [path for path in folder.rglob("run-*.wandb") if not path.parent.is_symlink()]
     deadline = time.monotonic() + patience
     runs = [_read(path) for path in files]
     while any(run.exit_code is None for run in runs) and time.monotonic() < deadline:
         time.sleep(0.1)
         runs = [_read(path) for path in files]
-    return runs
+    return sorted(runs, key=lambda run: run.began)
 
 
 def _read(path: Path) -> OfflineRun:
@@ -55,6 +56,7 @@ def _read(path: Path) -> OfflineRun:
         record.ParseFromString(content)
         kind = record.WhichOneof("record_type")
         if kind == "run":
+            run.began = record.run.start_time.ToNanoseconds()
             run.run_id, run.sweep_id = record.run.run_id, record.run.sweep_id
             run.group = record.run.run_group
             run.config |= _items(record.run.config.update)
