@@ -511,15 +511,18 @@ def test_a_root_without_the_data_is_named(data: str, tmp_path: Path):
 def test_resuming_continues_after_the_last_epoch(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    words = ["fit", "-c", str(trained / "config.yaml"), "--trainer.max_epochs=2"]
-    words += [f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"]
-    main([*words, f"--trainer.logger.init_args.save_dir={tmp_path}"])
+    words = ["fit", "-c", str(trained / "config.yaml"), "--trainer.max_epochs=3"]
+    words += [f"--trainer.logger.init_args.save_dir={tmp_path}"]
+    main([*words, f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}"])
     said = capsys.readouterr().out
-    assert "epoch 2/2" in said
-    assert "epoch 1/2" not in said
+    assert "epoch 2/3" in said
+    assert "epoch 1/3" not in said
     # Running this config begins another run.
     (config,) = tmp_path.rglob("config.yaml")
     assert yaml.safe_load(config.read_text())["ckpt_path"] is None
+    (last,) = tmp_path.rglob("last.ckpt")
+    with pytest.raises(SystemExit, match=r"max_epochs=1\)\.\nRaise --trainer\.max_epochs to train"):
+        main([*words, f"--ckpt_path={last}", "--trainer.max_epochs=1"])
 
 
 def test_resuming_a_finished_run_says_so(

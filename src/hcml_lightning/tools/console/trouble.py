@@ -25,6 +25,9 @@ OF_FILES = {
     errno.EEXIST: "remove it, or choose another path",
 }
 
+TOO_FAR = """{said}
+Raise --trainer.max_epochs to train further, or leave out --ckpt_path to begin another run."""
+
 OUT_OF_MEMORY = """{device} does not have enough memory for a step of this run. Ways to need less, most effective first:
   --data.batch_size        fewer clips at a time on each device (--trainer.accumulate_grad_batches keeps their
                            number per step)
@@ -116,6 +119,8 @@ def _own_words(error: BaseException) -> str | None:
 
 def _lightning(error: BaseException) -> str | None:
     """Return the message of Lightning if it refuses an option, or a metric that is not logged."""
+    if str(error).startswith("You restored a checkpoint with current_epoch="):
+        return TOO_FAR.format(said=error)
     refused = type(error).__name__ == "MisconfigurationException"
     return str(error) if refused or str(error).startswith("Early stopping conditioned on") else None
 
