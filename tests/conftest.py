@@ -2,8 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -23,6 +24,13 @@ TINY = ["-c", "data/ucf101.yaml", "-c", str(REPOSITORY / "tests" / "tiny.yaml")]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The longest tests come first, so that no process is left with them when the others have nothing to do.
     items.sort(key=lambda item: item.path.name not in ("test_notebooks.py", "test_experiments.py"))
+
+
+@pytest.fixture(autouse=True)
+def _environment() -> Iterator[None]:
+    """Undo what libraries add to the environment (W&B's agent the id of its run), which the next test would see."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -295,6 +295,20 @@ def test_shortcomings_of_a_folder_of_own_videos_are_reported(layout_copy, capsys
     )
 
 
+def test_copies_are_reported_without_failing_the_check(layout_copy, capsys):
+    root = layout_copy("folder")
+    first, *_ = sorted((root / "train").rglob("*.mp4"))
+    for name in ("once", "again"):
+        shutil.copy(first, root / "val" / first.parent.name / f"{name}.mp4")
+    assert check("folder", root) == 0
+    place = f"{first.parent.name}/"
+    assert (
+        "  1 video with copies, which are harmless only within one class of one split:\n"
+        f"    train/{place}{first.name} = val/{place}again.mp4 = val/{place}once.mp4\n"
+        in capsys.readouterr().out
+    )
+
+
 def test_class_is_reported_as_empty_or_as_broken_and_only_once(layout_copy, capsys):
     root = layout_copy("folder")
     (root / "train" / "hop").mkdir()

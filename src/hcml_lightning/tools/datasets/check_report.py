@@ -59,6 +59,11 @@ def print_report(
     print_group("outside the folder, reached by links", links)
     odd = [f"{row.path}: {row.note}" for row in rows if row.note]
     print_group("readable, but odd", odd)
+    print_group(
+        "with copies, which are harmless only within one class of one split",
+        [" = ".join(row.path for row in same) for same in copies(rows)],
+        "video",
+    )
     recipe = data.recipe("val")
     needed = clip_span(recipe.clip_length, recipe.frame_stride)
     short = [
@@ -122,6 +127,21 @@ def _size(number: int) -> str:
     sizes = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
     unit = next((unit for unit, size in sizes.items() if number >= size), "kB")
     return f"{number / sizes[unit]:.1f} {unit}"
+
+
+def copies(rows: Sequence[ManifestRow]) -> list[list[ManifestRow]]:
+    """Group the readable videos that have the same content.
+
+    Example:
+        >>> rows = [ManifestRow("", path, "", digest=content) for path, content in ("ax", "by", "cx")]
+        >>> [[row.path for row in same] for same in copies(rows)]
+        [['a', 'c']]
+    """
+    found: dict[str, list[ManifestRow]] = {}
+    for row in rows:
+        if row.digest and not row.error:
+            found.setdefault(row.digest, []).append(row)
+    return [same for same in found.values() if len(same) > 1]
 
 
 def by_kind(rows: Sequence[ManifestRow]) -> dict[str, list[ManifestRow]]:
