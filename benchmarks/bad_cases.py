@@ -324,7 +324,9 @@ def _command_lines(ground: Ground) -> Iterator[Case]:
         "a report on a folder that is not a run": ["report", ucf],
         "check without data": ["data", "check"],
         "prepare into the dataset itself": ["data", "prepare", *data, "--output", ucf],
-        "prepare into a file": ["data", "prepare", *data, "--output", video],
+        "prepare into a folder of the dataset": ["data", "prepare", *data, "--output", f"{ucf}/small"],
+        "prepare into a file": [
+            "data", "prepare", *data, "--output", str(ground.file("note.txt", ""))],
         "prepare part 9 of 3": ["data", "prepare", *data, "--output", copy, "--shard", "9/3"],
         "bench with a word instead of a number": ["data", "bench", *data, "--workers", "many"],
     }  # fmt: skip

@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from lightning_fabric.plugins.environments import (
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
+from pytorch_lightning.plugins.io import AsyncCheckpointIO
 from tests.conftest import TINY
 
 import hcml_lightning
-from hcml_lightning import ContrastTask, FlowTask
+from hcml_lightning import ContrastTask, FlowTask, RecognitionTask
 from hcml_lightning.cli import TOOL_COMMANDS, TRAINER_COMMANDS, main
 from hcml_lightning.resume import LastCheckpoint
 from hcml_lightning.tasks import MotionTask
@@ -121,6 +123,8 @@ def test_public_names_exist():
     for name in hcml_lightning.__all__:
         assert getattr(hcml_lightning, name) is not None
     assert set(dir(hcml_lightning)) == set(hcml_lightning.__all__)
+    for name in ("data", "losses", "metrics", "models", "ops", "tasks"):
+        assert hcml_lightning.__getattr__(name).__name__ == f"hcml_lightning.{name}"
     with pytest.raises(AttributeError, match="Nothing"):
         _ = hcml_lightning.Nothing
 
@@ -299,6 +303,19 @@ def test_suggested_next_command_follows_the_chosen_levels(
     task = make(backbone="r2d_tiny", levels=levels)
     ((_, text),) = onwards(task, "fit", {"checkpoint": "a"})
     assert text == f"hcml fit -c configs/stages/{command}"
+
+
+def test_suggested_command_can_be_pasted_whatever_the_path():
+    for task in (FlowTask(backbone="r2d_tiny"), RecognitionTask(backbone="r2d_tiny")):
+        ((_, text),) = onwards(task, "fit", {"checkpoint": "my runs/a.ckpt"})
+        assert shlex.split(text)[-1] == "my runs/a.ckpt"
+
+
+def test_own_way_of_writing_checkpoints_takes_precedence(words: list[str]):
+    with quiet():
+        fit = ["-c", "stages/baseline.yaml", *words, "--trainer.plugins=AsyncCheckpointIO"]
+        trainer = MotionCLI([*fit, "--trainer.logger=false"], run=False).trainer
+    assert isinstance(trainer.strategy.checkpoint_io, AsyncCheckpointIO)
 
 
 @pytest.mark.parametrize(

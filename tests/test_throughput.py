@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hcml_lightning import throughput
-from hcml_lightning.throughput import GradientNorm, Throughput
+from hcml_lightning.throughput import ClockRestart, GradientNorm, Throughput
 
 
 class Clips(DataLoader):
@@ -94,6 +94,42 @@ def test_data_wait_is_the_share_of_time_before_the_batches(
         speed.on_train_batch_start(trainer, task, None, index)
         speed.on_train_batch_end(trainer, task, None, {"video": torch.zeros(5)}, index)
     assert logged == {"train/clips_per_second": 10 / 8, "train/data_wait": 6 / 8}
+
+
+class SlowSave(pl.Callback):
+    """Spends 100 seconds on a clock after each step."""
+
+    now = 0.0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.now += 100
+
+
+def test_what_other_callbacks_do_after_a_step_is_not_waiting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    save = SlowSave()
+
+    def tick(_: torch.device) -> float:
+        save.now += 1
+        return save.now
+
+    monkeypatch.setattr(throughput, "_now", tick)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        callbacks=[speed := Throughput(), save, ClockRestart(speed)],
+    )
+    trainer.fit(OnClips(), Clips(TensorDataset(torch.randn(8, 4)), batch_size=2))
+    # A step is two ticks: one for its batch, one for itself.
+    assert trainer.callback_metrics["train/data_wait"] == 0.5
+    assert trainer.callback_metrics["train/clips_per_second"] == 1
 
 
 def test_gradient_norm_covers_all_gradients_and_removes_the_scale() -> None:

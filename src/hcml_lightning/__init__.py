@@ -46,6 +46,7 @@ __all__ = [
     "__version__",
     "load_run",
 ]
+_PACKAGES = ("data", "losses", "metrics", "models", "ops", "tasks")
 # Modules of the public names whose suffix does not tell where they are defined.
 _HOMES = {
     "Recognizer": "tools.prediction.recognizer",
@@ -55,6 +56,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"hcml_lightning.{name}")
     if name not in __all__:
         raise AttributeError(f"module 'hcml_lightning' has no attribute '{name}'")
     if name in _HOMES:

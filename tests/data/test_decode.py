@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image, ImageOps
 
+from hcml_lightning.data import decode as decode_module
 from hcml_lightning.data.decode import VideoError, check_video, probe, read_frames
 from hcml_lightning.data.stored_index import StoredVideo
 from hcml_lightning.data.video_index import VideoInfo
@@ -53,6 +54,32 @@ def encode(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def test_only_frames_that_are_missing_count_as_lost(tmp_path, monkeypatch):
+    path = encode(tmp_path / "a.mp4", "libx264", 10)
+    decode = decode_module._decode
+    monkeypatch.setattr(
+        decode_module,
+        "_decode",
+        lambda *words: (pair for i, pair in enumerate(decode(*words)) if i != 5),
+    )
+    with pytest.raises(VideoError, match=r"frame 5 cannot be decoded \(1 such"):
+        check_video(path)
+
+
+def test_known_size_of_a_folder_is_not_read_again(tmp_path, monkeypatch):
+    path = str(jpeg_folder(tmp_path / "frames", 3))
+    modified = os.stat(path).st_mtime_ns
+    stored = StoredVideo(probe(path), 1, modified, "")
+    expected = read_frames(path, [2, 0])
+    monkeypatch.setattr(decode_module, "probe_images", None)
+    assert probe(path, stored) == stored.info
+    assert torch.equal(read_frames(path, [2, 0], stored), expected)
+    monkeypatch.undo()
+    # A folder that has changed is examined again.
+    old = replace(stored, info=replace(stored.info, num_frames=1), modified=modified - 1)
+    assert probe(path, old).num_frames == 3
 
 
 def jpeg_folder(path: Path, num_frames: int) -> Path:

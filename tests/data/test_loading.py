@@ -45,6 +45,18 @@ def make(root: Path, num_workers: int = 0, **changes) -> UCF101DataModule:
     )
 
 
+def test_another_seed_is_another_order_and_not_that_of_another_epoch(synthetic_root):
+    data = make(synthetic_root("ucf101"))
+    data.setup("fit")
+    orders = set()
+    for seed in range(3):
+        sampler = EpochSampler(data.dataset("train"), seed)
+        for epoch in range(3):
+            sampler.set_epoch(epoch)
+            orders.add(tuple(index for _, index in sampler))
+    assert len(orders) == 9
+
+
 class Stop(Exception):
     """Ends a run abruptly."""
 

@@ -20,18 +20,47 @@ class Counted(Watch):
         self.epochs = [*getattr(self, "epochs", []), trainer.current_epoch]
 
 
-@pytest.mark.parametrize(("max_epochs", "drawn"), [(6, [0, 3, 5]), (-1, [0, 3])])
+@pytest.mark.parametrize(
+    ("limits", "drawn"),
+    [
+        ({"max_epochs": 6}, [0, 3, 5]),
+        ({"max_steps": 12}, [0, 3, 5]),
+        ({"should_stop": True}, [0, 1, 2, 3, 4, 5]),
+        ({}, [0, 3]),
+    ],
+)
 def test_pictures_are_drawn_every_n_epochs_and_in_the_last_one_if_known(
-    max_epochs: int, drawn: list[int]
+    limits: dict[str, Any], drawn: list[int]
 ):
     watch = Counted(every_n_epochs=3)
     task = RecognitionTask(backbone="r2d_tiny", num_classes=3)
-    trainer: Any = SimpleNamespace(max_epochs=max_epochs, sanity_checking=False, loggers=[object()])
+    unlimited = {"max_epochs": -1, "max_steps": -1, "should_stop": False}
+    trainer: Any = SimpleNamespace(**unlimited | limits, sanity_checking=False, loggers=[object()])
     trainer.state, trainer.callbacks = SimpleNamespace(fn="fit"), [watch]
     trainer.precision_plugin = SimpleNamespace(forward_context=nullcontext)
-    for trainer.current_epoch in range(6):
-        watch.on_validation_epoch_end(trainer, task)
-    assert watch.epochs == drawn
+    # Another fit begins anew.
+    for _ in range(2):
+        watch.epochs = []
+        watch.on_fit_start(trainer, task)
+        for trainer.current_epoch in range(6):
+            trainer.global_step = 2 * (trainer.current_epoch + 1)
+            watch.on_validation_epoch_end(trainer, task)
+        assert watch.epochs == drawn
+
+
+def test_pictures_of_no_clips_are_refused():
+    with pytest.raises(ValueError, match="num_clips must be at least 1, got 0"):
+        Watch(num_clips=0)
+    with pytest.raises(ValueError, match="most must be at least 1, got 0"):
+        TopConfusions(most=0)
+
+
+def test_clips_are_those_of_the_own_fit():
+    watch = Watch()
+    trainer: Any = None
+    watch._batch = cast("Any", {})
+    watch.on_fit_start(trainer, cast("Any", None))
+    assert watch._batch is None
 
 
 def test_confusions_count_a_repeated_video_once():

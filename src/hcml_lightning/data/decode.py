@@ -46,7 +46,7 @@ def probe(path: VideoSource, stored: StoredVideo | None = None) -> VideoInfo:
         VideoError: if the file is missing, empty, cut short or not a video.
     """
     path = _path_or_content(path)
-    return probe_images(path) if _is_folder(path) else find_index(path, stored).info
+    return _info_of_images(path, stored) if _is_folder(path) else find_index(path, stored).info
 
 
 def read_frames(
@@ -67,8 +67,9 @@ def read_frames(
     """
     path = _path_or_content(path)
     if _is_folder(path):
-        _refuse_others(path, numbers, probe_images(path))
-        return read_images(path, numbers)
+        info = _info_of_images(path, stored)
+        _refuse_others(path, numbers, info)
+        return read_images(path, numbers, info)
     index = find_index(path, stored)
     _refuse_others(path, numbers, index.info)
     return _read_video(path, index, numbers)
@@ -104,23 +105,22 @@ def upright_frames(path: str | os.PathLike[str]) -> Iterator[av.VideoFrame]:
     """
     path = os.fspath(path)
     if os.path.isdir(path):
-        for number in range(probe_images(path).num_frames):
-            (image,) = read_images(path, [number]).numpy()
+        info = probe_images(path)
+        for number in range(info.num_frames):
+            (image,) = read_images(path, [number], info).numpy()
             yield av.VideoFrame.from_ndarray(image, format="rgb24")
         return
     index = find_index(path)
-    stamps = index.pts.tolist()
-    lost = set(range(len(stamps)))
+    lost = {pts: number for number, pts in enumerate(index.pts.tolist())}
     converter = VideoReformatter()
-    for number, (pts, frame) in enumerate(_decode(path, index, stamps)):
-        if pts == stamps[number]:
-            lost.remove(number)
+    for pts, frame in _decode(path, index, list(lost)):
+        del lost[pts]
         if index.rotation:
             upright = np.ascontiguousarray(_pixels(frame, index, converter))
             yield av.VideoFrame.from_ndarray(upright, format="rgb24")
         else:
             yield frame
-    _raise_if_lost(path, sorted(lost))
+    _raise_if_lost(path, list(lost.values()))
 
 
 def _path_or_content(path: VideoSource) -> str | bytes:
@@ -134,6 +134,12 @@ def _path_or_content(path: VideoSource) -> str | bytes:
 
 def _is_folder(path: str | bytes) -> TypeGuard[str]:
     return isinstance(path, str) and os.path.isdir(path)
+
+
+def _info_of_images(path: str, stored: StoredVideo | None) -> VideoInfo:
+    if stored is not None and stored.modified == os.stat(path).st_mtime_ns:
+        return stored.info
+    return probe_images(path)
 
 
 def _refuse_others(path: str | bytes, numbers: Sequence[int], info: VideoInfo) -> None:

@@ -61,12 +61,13 @@ def probe_image(file: str) -> tuple[int, int]:
         return (image.height, image.width) if lies else (image.width, image.height)
 
 
-def read_images(path: str, numbers: Sequence[int]) -> Tensor:
+def read_images(path: str, numbers: Sequence[int], info: VideoInfo) -> Tensor:
     """Read frames by their numbers, counted from 0 whatever the number in the name of the first file.
 
     Args:
         path: the folder.
         numbers: frame numbers, in any order; repetitions are allowed.
+        info: what `probe_images` returned; all frames must be of this size.
 
     Returns:
         RGB, uint8, shape (T, H, W, 3).
@@ -75,8 +76,7 @@ def read_images(path: str, numbers: Sequence[int]) -> Tensor:
         VideoError: if an image cannot be read, or its size differs from that of the first.
     """
     names = _files(path, os.stat(path).st_mtime_ns)
-    first = probe_images(path)
-    frames = torch.empty((len(numbers), first.height, first.width, 3), dtype=torch.uint8)
+    frames = torch.empty((len(numbers), info.height, info.width, 3), dtype=torch.uint8)
     rows: dict[int, int] = {}
     for row, number in enumerate(numbers):
         if number in rows:
@@ -87,7 +87,7 @@ def read_images(path: str, numbers: Sequence[int]) -> Tensor:
         if image.shape != frames.shape[1:]:
             raise VideoError(
                 f"{file}: the frame is {image.shape[1]}×{image.shape[0]} pixels, but the first in its folder is "
-                f"{first.width}×{first.height}."
+                f"{info.width}×{info.height}."
             )
         frames[row] = image
         rows[number] = row

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, cast
 
+import numpy as np
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch.utils.data import DataLoader, DistributedSampler
@@ -31,7 +32,10 @@ class EpochSampler(DistributedSampler[Sample | None]):
     def __init__(
         self, dataset: VideoDataset, seed: int, num_replicas: int = 1, rank: int = 0
     ) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=seed, drop_last=True)
+        # PyTorch adds the epoch to the seed, so the order of seed 1 would be that of seed 0 one epoch later.
+        mixed = int(np.random.SeedSequence([seed]).generate_state(1)[0])
+        super().__init__(dataset, num_replicas, rank, shuffle=True, seed=mixed, drop_last=True)
+        self.given_seed = seed
         self.start = 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
@@ -184,7 +188,7 @@ class ResumableLoader(DataLoader[VideoBatch]):
             "batch_size": cast(int, self.batch_size),
             "ranks": sampler.num_replicas,
             "videos": len(cast(VideoDataset, self.dataset)),
-            "seed": sampler.seed,
+            "seed": sampler.given_seed,
         }
 
     @property

@@ -3,8 +3,8 @@
 Where a clip is cropped and how it is resized. Parameters are chosen first (`View`), then applied to all frames of the
 clip and, in the same way, to its true flow.
 
-Frames stay uint8, and the crop is taken from the source frames before anything is resized, which gives the same picture
-as scaling the whole video first, for a fraction of the work. The network normalises by mean and standard deviation.
+Frames stay uint8, and the crop is taken from the source frames before anything is resized, for a fraction of the work
+of scaling the whole video. The network normalises by mean and standard deviation.
 """
 
 from collections.abc import Sequence
@@ -103,6 +103,8 @@ def even_views(
     return [View(down // 2, right * k // gaps, side, crop_size) for k in range(num_crops)]
 
 
+# Departure: B.2 crops the scaled video. Here the crop is cut out first, so it begins at a whole pixel of the source,
+# and the pixels at its edge are averaged without those outside.
 def apply_view(frames: Tensor, view: View) -> Tensor:
     """Crop, resize and flip frames.
 

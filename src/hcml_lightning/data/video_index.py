@@ -8,6 +8,7 @@ files without usable time stamps, whose frames are decoded to count them.
 import os
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from stat import S_ISREG
 from typing import Any, cast
@@ -20,6 +21,11 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from hcml_lightning.data.video_file import VideoError, cannot_open, check_size, name_of, open_video
+
+# Frames per second at which Something-Something V1 was cut into images; a folder of images does not store its rate.
+RATE_OF_IMAGES = 12
+# A header with a rate outside of these limits is damaged, or gives the unit of its time stamps instead.
+LOWEST_RATE, HIGHEST_RATE = 1, 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,17 @@ class VideoInfo:
     fps: float
     width: int
     height: int
+
+
+def frame_rate(info: VideoInfo) -> Fraction:
+    """Return the frames per second; those of Something-Something V1 if the file gives none or an implausible number.
+
+    Example:
+        >>> frame_rate(VideoInfo(1, 29.97002997, 64, 48)), frame_rate(VideoInfo(1, 0.0, 64, 48))
+        (Fraction(30000, 1001), Fraction(12, 1))
+    """
+    known = LOWEST_RATE <= info.fps <= HIGHEST_RATE
+    return Fraction(info.fps if known else RATE_OF_IMAGES).limit_denominator(1001)
 
 
 @dataclass(frozen=True)

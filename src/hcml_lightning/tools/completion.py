@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 
 from hcml_lightning.tools.commands import DATA_COMMANDS, TOOL_COMMANDS, TRAINER_COMMANDS, Tool
-from hcml_lightning.tools.training.configs import CONFIGS
+from hcml_lightning.tools.training.configs import CONFIGS, all_recipes
 
 # Shell functions that complete the value of -c: names of recipes, and files.
 PREAMBLE = {
@@ -75,7 +75,7 @@ def script(shell: str, parser: argparse.ArgumentParser) -> str:
         raise ImportError(
             "completion needs the package shtab: pip install 'hcml-lightning[completion]'"
         ) from error
-    recipes = " ".join(sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")))
+    recipes = " ".join(str(path.relative_to(CONFIGS)) for path in all_recipes())
     return str(shtab.complete(parser, shell, preamble=PREAMBLE[shell].format(recipes=recipes)))
 
 

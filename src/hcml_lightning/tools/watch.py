@@ -18,6 +18,7 @@ from torch import Tensor
 from torchmetrics.utilities import dim_zero_cat
 
 from hcml_lightning.batch import VideoBatch
+from hcml_lightning.ranges import check_whole
 from hcml_lightning.tasks import ClassificationTask, MotionTask, RecognitionTask
 from hcml_lightning.tools.pictures.confusion import confusion
 from hcml_lightning.tools.pictures.drawing import (
@@ -46,20 +47,31 @@ class Picture(NamedTuple):
 class Watch(pl.Callback):
     """Draw something after validation: after the first one, then every `every_n_epochs` epochs, and after the last one.
 
+    Early stopping decides too late for a drawing after the last one.
+
     Args:
         num_clips: clips of the validation split, evenly spread over it.
         every_n_epochs: epochs from one drawing to the next.
+
+    Raises:
+        ValueError: if an argument is less than 1.
     """
 
     def __init__(self, num_clips: int = 4, every_n_epochs: int = 5) -> None:
+        check_whole(1, num_clips=num_clips, every_n_epochs=every_n_epochs)
         self.num_clips, self.every_n_epochs = num_clips, every_n_epochs
         self._batch: VideoBatch | None = None
         self._next_epoch = 0
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the clips and epochs of an earlier fit."""
+        self._batch, self._next_epoch = None, 0
+
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw if it is time to; on all ranks, because `show` may have to gather what is drawn."""
-        # `max_epochs` is -1 if steps or the time limit training.
+        # `max_epochs` and `max_steps` are -1 if something else limits training.
         ends = 0 < (trainer.max_epochs or 0) <= trainer.current_epoch + 1
+        ends = ends or 0 < trainer.max_steps <= trainer.global_step or trainer.should_stop
         due = trainer.current_epoch >= self._next_epoch or ends
         training = trainer.state.fn == "fit" and not trainer.sanity_checking
         # Only the first of a class draws: a saved config and configs/wandb.yaml after it name each callback twice.
@@ -171,6 +183,7 @@ class TopConfusions(Watch):
 
     def __init__(self, most: int = 20, every_n_epochs: int = 5) -> None:
         super().__init__(every_n_epochs=every_n_epochs)
+        check_whole(1, most=most)
         self.most = most
 
     def show(self, trainer: pl.Trainer, task: MotionTask) -> None:

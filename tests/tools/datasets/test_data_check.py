@@ -1,5 +1,6 @@
 """`hcml data check` finds all faults, scans nothing twice, and resumes where it was cut off."""
 
+import multiprocessing
 import os
 import random
 import re
@@ -437,6 +438,15 @@ def test_items_whose_process_dies_or_hangs_are_reported_lost():
     assert lost == Lost("decoding it took longer than 0.2 s")
     with pytest.raises(ValueError, match="non-negative"):
         list(run_each(time.sleep, [-1], 1))
+
+
+def test_process_that_dies_between_two_items_is_replaced():
+    results = run_each(abs, [-1, -2, -3], 1)
+    found = [next(results)]
+    for idle in multiprocessing.active_children():
+        idle.kill()
+        idle.join()
+    assert dict([*found, *results]) == {-1: 1, -2: 2, -3: 3}
 
 
 def test_frame_count_in_the_header_may_be_off_by_one(layout_copy, capsys):

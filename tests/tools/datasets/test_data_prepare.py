@@ -23,7 +23,7 @@ from hcml_lightning.data import (
     VideoFolderDataModule,
 )
 from hcml_lightning.data.decode import VideoError, probe, read_frames
-from hcml_lightning.data.image_folder import read_images
+from hcml_lightning.data.image_folder import probe_images, read_images
 from hcml_lightning.data.video_index import VideoInfo, index_video
 from hcml_lightning.tools.datasets.journal import Journal
 from hcml_lightning.tools.datasets.prepare import COLUMNS, Shard, prepare
@@ -97,7 +97,8 @@ def test_keep_images_copies_images_unchanged(synthetic_root, tmp_path):
     record = SomethingDataModule(str(tmp_path), version=1).records("val")[0]
     old = SomethingDataModule(str(root), version=1).records("val")[0]
     assert Path(record.path).is_dir()
-    assert torch.equal(read_images(record.path, [0, 7]), read_images(old.path, [0, 7]))
+    info = probe_images(old.path)
+    assert torch.equal(read_images(record.path, [0, 7], info), read_images(old.path, [0, 7], info))
 
 
 def test_class_folders_keep_their_split(synthetic_root, tmp_path):
@@ -258,6 +259,7 @@ def test_killed_run_resumes_and_makes_the_same_copy(synthetic_root, tmp_path):
         (["--gop=6"], "was started with"),
         (["--output=/proc/none"], "cannot be written"),
         (["--output={root}"], "is the dataset itself"),
+        (["--output={root}/small"], "lies in the dataset"),
     ],
 )
 def test_wrong_options_are_named(synthetic_root, tmp_path, capsys, more, message):

@@ -126,6 +126,8 @@ def test_code_of_the_export_page_runs_without_this_package(
     next(exported.glob("*.avi")).rename(exported / "video.avi")
     script = ["import sys; sys.modules['hcml_lightning'] = None", *without]
     script += ["torch.save([clip, logits, torch.from_numpy(onnx_logits)], 'seen.pt')"]
+    script += ["spread = {**about['preprocessing'], 'frame_stride': 'spread', 'clip_length': 5}"]
+    script += ["torch.save(read_clip('video.avi', spread), 'spread.pt')"]
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(script)], cwd=exported, capture_output=True, text=True
     )
@@ -142,6 +144,9 @@ def test_code_of_the_export_page_runs_without_this_package(
     (numbers,) = clip_frames(info.num_frames, recipe.clip_length, recipe.frame_stride)
     (view,) = even_views(info.height, info.width, recipe.short_side[0], recipe.crop_size)
     assert torch.equal(clip[0], apply_view(read_frames(video, numbers), view))
+    (numbers,) = clip_frames(info.num_frames, 5, "spread")
+    (spread,) = torch.load(exported / "spread.pt")
+    assert torch.equal(spread, apply_view(read_frames(video, numbers), view))
     shutil.copy(checkpoints["recognition"], exported / "last.ckpt")
     monkeypatch.chdir(exported)
     names: dict[str, object] = {}

@@ -25,6 +25,13 @@ def test_file_in_the_working_folder_precedes_a_recipe(
     assert find_config("demo.yaml") == Path("demo.yaml")
 
 
+def test_sweep_is_no_config():
+    with pytest.raises(ValueError, match=r"contrast\.yaml: is a sweep.* `wandb sweep"):
+        read_config("sweeps/contrast.yaml")
+    with pytest.raises(FileNotFoundError, match=r"^(?!.*sweeps/)"):
+        find_config("x.yaml")
+
+
 def test_missing_config_is_named_with_suggestions():
     with pytest.raises(FileNotFoundError, match=r"config 'x.yaml' not found.*stages/1_flow\.yaml"):
         find_config("x.yaml")

@@ -87,8 +87,16 @@ def _give(
     idle: list[_Worker],
     busy: dict[Connection, _Worker],
 ) -> None:
-    worker = idle.pop() if idle else _Worker(context, function)
-    worker.send(item)
+    while idle:
+        worker = idle.pop()
+        try:
+            worker.send(item)
+            break
+        except ConnectionError:  # It died since its last item, perhaps because memory ran out.
+            worker.stop()
+    else:
+        worker = _Worker(context, function)
+        worker.send(item)
     busy[worker.connection] = worker
 
 

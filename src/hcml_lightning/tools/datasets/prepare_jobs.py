@@ -95,11 +95,16 @@ def start_copy(root: Path, output: Path, scratch: Path) -> None:
     """Create the folders of the copy.
 
     Raises:
-        ValueError: if `output` is the dataset itself.
+        ValueError: if `output` is the dataset itself or lies in it.
         TargetError: if the folders cannot be created.
     """
     if output.resolve() == root.resolve():
         raise ValueError(f"--output {output} is the dataset itself; choose another folder")
+    if root.resolve() in output.resolve().parents:
+        raise ValueError(
+            f"--output {output} lies in the dataset, which would then contain the copies too; choose a folder outside "
+            f"of {root}"
+        )
     try:
         scratch.mkdir(parents=True, exist_ok=True)
     except OSError as error:

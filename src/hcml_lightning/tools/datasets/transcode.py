@@ -7,18 +7,13 @@ every few frames, no audio, and as many frames as the source.
 import io
 import os
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import av
 from av.video.reformatter import VideoReformatter
 
 from hcml_lightning.data.decode import VideoError, VideoInfo, probe, upright_frames
-
-# Frames per second at which Something-Something V1 was cut into images; a folder of images does not store its rate.
-RATE_OF_IMAGES = 12
-# A header with a rate outside of these limits is damaged, or gives the unit of its time stamps instead.
-LOWEST_RATE, HIGHEST_RATE = 1, 240
+from hcml_lightning.data.video_index import frame_rate
 
 
 class TargetError(OSError):
@@ -53,17 +48,6 @@ def copy_size(info: VideoInfo, short_side: int) -> tuple[int, int]:
     width, height = (max(2, round(side * scale / 2) * 2) for side in (info.width, info.height))
     # Rounding must not scale up an odd side.
     return min(width, info.width // 2 * 2 or 2), min(height, info.height // 2 * 2 or 2)
-
-
-def frame_rate(info: VideoInfo) -> Fraction:
-    """Return the frames per second; those of Something-Something V1 if the file gives none or an implausible number.
-
-    Example:
-        >>> frame_rate(VideoInfo(1, 29.97002997, 64, 48)), frame_rate(VideoInfo(1, 0.0, 64, 48))
-        (Fraction(30000, 1001), Fraction(12, 1))
-    """
-    known = LOWEST_RATE <= info.fps <= HIGHEST_RATE
-    return Fraction(info.fps if known else RATE_OF_IMAGES).limit_denominator(1001)
 
 
 def encode(path: str, encoding: Encoding) -> tuple[bytes, int]:

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from hcml_lightning.data.decode import VideoError, probe, upright_frames
+from hcml_lightning.data.video_index import frame_rate
 from hcml_lightning.storage import whole
-from hcml_lightning.tools.datasets.transcode import frame_rate
 from hcml_lightning.tools.prediction.frame_times import frame_times
 from hcml_lightning.tools.prediction.recognizer import Recognition
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from hcml_lightning.data.decode import probe
 from hcml_lightning.data.stored_index import find_index
 from hcml_lightning.data.video_file import open_video
-from hcml_lightning.tools.datasets.transcode import frame_rate
+from hcml_lightning.data.video_index import frame_rate
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from hcml_lightning.scores import scores
 from hcml_lightning.stop_signals import Stopped
@@ -72,7 +73,8 @@ def _check_test(names: Sequence[str], run_dir: Path) -> None:
         raise StageError(
             f"{run_dir / 'test'} is the test of '{tested}', and a run has only one; leave test out of --stages and "
             f"test '{trained[-1]}' with "
-            f"hcml test -c {own / 'config.yaml'} --ckpt_path {own / 'checkpoints/last.ckpt'}, "
+            f"hcml test -c {quote(str(own / 'config.yaml'))} --ckpt_path "
+            f"{quote(str(own / 'checkpoints/last.ckpt'))}, "
             "or choose another --run_dir"
         )
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from hcml_lightning.stop_signals import STOP_SIGNALS, status_of
@@ -79,6 +80,8 @@ class StageFolder:
         command = "test" if self.name == "test" else "fit"
         result = self.folder / f"{command}.json"
         if not self._has_ended(result):
+            # Results without their weights, which the stage makes again.
+            result.unlink(missing_ok=True)
             self._note_start()
             status = launch([command, *self.words, *self._own_words()])
             if status != 0 or not self._has_ended(result):
@@ -88,13 +91,8 @@ class StageFolder:
         return record
 
     def _has_ended(self, result: Path) -> bool:
-        """Return whether the stage left its results and intact weights; results without these are deleted."""
-        if not result.is_file():
-            return False
-        if self.name == "test" or self._newest() == self.last:
-            return True
-        result.unlink()
-        return False
+        """Return whether the stage left its results and intact weights."""
+        return result.is_file() and (self.name == "test" or self._newest() == self.last)
 
     def _newest(self) -> Path | None:
         # Imported late, so that `--help` does not wait for torch.
@@ -195,7 +193,10 @@ class StageFolder:
             if self.name == "test" and self.previous is not None:
                 weights = Path(self.previous.checkpoint)
                 config = folder_of_run(weights.parent) / "config.yaml"
-                way = f"To test its weights in another way, run hcml test -c {config} --ckpt_path {weights}. "
+                way = (
+                    f"To test its weights in another way, run hcml test -c {quote(str(config))} --ckpt_path "
+                    f"{quote(str(weights))}. "
+                )
             raise StageError(
                 f"stage '{self.name}' in {self.folder} was run with other settings ({changes}). {way}"
                 "Use the old settings again (if the data has moved, put a link in its old place), choose another "

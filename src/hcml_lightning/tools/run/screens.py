@@ -6,6 +6,7 @@ Each screen is a list of (word, text) lines, of which the first holds the title.
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import pytorch_lightning as pl
@@ -105,12 +106,13 @@ def onwards(task: MotionTask, command: str, record: dict[str, Any]) -> list[tupl
     if command != "fit" or not path:
         return []
     if not isinstance(task, FlowTask | ContrastTask):
-        text = f"hcml test -c {folder_of_run(Path(path).parent) / 'config.yaml'} --ckpt_path {path}"
+        config = folder_of_run(Path(path).parent) / "config.yaml"
+        text = f"hcml test -c {quote(str(config))} --ckpt_path {quote(path)}"
         return [("next", text)]
     levels = task.model.levels
     above = [level for level in levels if level > task.level]
     stage = CONTRAST[above[0]] if above else "4_recognition"
-    text = f"hcml fit -c configs/stages/{stage}.yaml -c DATA.yaml --model.init_from {path}"
+    text = f"hcml fit -c configs/stages/{stage}.yaml -c DATA.yaml --model.init_from {quote(path)}"
     if tuple(levels) != (0, 1, 2):
         text += f" --model.levels {list(levels)}".replace(", ", ",")
     return [("next", text)]

@@ -28,7 +28,7 @@ def find_config(name: str | Path) -> Path:
     packaged = CONFIGS / (path.relative_to("configs") if path.parts[:1] == ("configs",) else path)
     if packaged.is_file():
         return packaged
-    recipes = {str(p.relative_to(CONFIGS)): p.stem for p in sorted(CONFIGS.rglob("*.yaml"))}
+    recipes = {str(path.relative_to(CONFIGS)): path.stem for path in all_recipes()}
     close = get_close_matches(path.stem, recipes.values(), 1, 0.7)
     meant = [recipe for recipe, stem in recipes.items() if stem in close]
     known = f"pass the path of a config or one of the package's: {', '.join(recipes)}"
@@ -36,6 +36,11 @@ def find_config(name: str | Path) -> Path:
     raise FileNotFoundError(
         f"config '{name}' not found, neither here ({Path.cwd()}) nor in the package; {guess}"
     )
+
+
+def all_recipes() -> list[Path]:
+    """List the recipes that come with the package; its sweeps are for `wandb sweep`, not for `-c`."""
+    return [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.parent.name != "sweeps"]
 
 
 def is_inline(config: str) -> bool:
@@ -74,7 +79,7 @@ def read_config(config: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no such file, here or among the package's recipes.
-        ValueError: if it is not YAML of plain data, not a mapping, or has a key twice in one mapping.
+        ValueError: if it is not YAML of plain data, not a mapping, has a key twice in one mapping, or is a sweep.
     """
     inline = is_inline(str(config))
     try:
@@ -98,6 +103,10 @@ def read_config(config: str | Path) -> dict[str, Any]:
             f"{config}: expected a mapping at the top level, got {type(content).__name__}; start it with a section "
             "such as 'trainer:'"
         )
+    if "parameters" in content:
+        raise ValueError(
+            f"{config}: is a sweep and not a config; start it with `wandb sweep {config}`"
+        )
     return content
 
 
@@ -105,8 +114,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split the words of a command line into the configs and the rest, each in its order.
 
     Example:
-        >>> split_words(["--model.lr", "1", "-c", "a.yaml", "--config=b.yaml"])
-        (['a.yaml', 'b.yaml'], ['--model.lr', '1'])
+        >>> split_words(["--model.lr", "1", "-c", "a.yaml", "--config=b.yaml", "-cc.yaml"])
+        (['a.yaml', 'b.yaml', 'c.yaml'], ['--model.lr', '1'])
     """
     configs, rest = [], []
     remaining = iter(words)
@@ -118,6 +127,8 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
             configs.append(value)
         elif word.startswith("--config="):
             configs.append(word.removeprefix("--config="))
+        elif word.startswith("-c") and not word.startswith("--"):
+            configs.append(word.removeprefix("-c").removeprefix("="))
         else:
             rest.append(word)
     return configs, rest

@@ -16,6 +16,7 @@ from jsonargparse.typing import PositiveInt
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning_fabric.plugins.io.checkpoint_io import CheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
@@ -30,7 +31,7 @@ from hcml_lightning.resume import AtomicCheckpointIO, LastCheckpoint
 from hcml_lightning.stop_signals import Stopped
 from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.throughput import GradientNorm, Throughput
+from hcml_lightning.throughput import ClockRestart, GradientNorm, Throughput
 from hcml_lightning.tools.console.launch import end_with_parent
 from hcml_lightning.tools.console.noise import quiet
 from hcml_lightning.tools.console.threads import leave_cores_to, threads_given_back
@@ -42,7 +43,7 @@ from hcml_lightning.tools.run.wandb_runs import choose_run, own_run
 from hcml_lightning.tools.training.configs import order_words, typed_num_classes
 from hcml_lightning.tools.training.parser import HcmlParser
 from hcml_lightning.tools.training.settings import (
-    check_classes,
+    check_named,
     check_options,
     choose_checkpoint,
 )
@@ -158,7 +159,7 @@ class MotionCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Raise if the run would not do what was asked for; choose its checkpoint, W&B run and monitored metric."""
         settings = self.config.get(str(self.subcommand), self.config)
-        check_classes(settings)
+        check_named(settings)
         check_options(settings, trains=self.subcommand == "fit")
         path = choose_checkpoint(settings, self.subcommand)
         resumed = Path(path) if path and self.subcommand == "fit" else None
@@ -212,7 +213,7 @@ class MotionCLI(LightningCLI):
             others = (i for i, c in enumerate(callbacks) if isinstance(c, Checkpoint))
             callbacks.insert(next(others, len(callbacks)), own)
         # The first two come before the summary, whose line for each epoch prints what they measure.
-        callbacks[:0] = [Throughput(), GradientNorm(), StageSummary()]
+        callbacks[:0] = [throughput := Throughput(), GradientNorm(), StageSummary()]
         callbacks.append(VideoResultWriter())
         if isinstance(best := trainer.checkpoint_callback, ModelCheckpoint):
             every = [self._get(self.config, f"save_every_n_{unit}") for unit in ("steps", "epochs")]
@@ -221,12 +222,15 @@ class MotionCLI(LightningCLI):
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             callbacks.append(WandbNote())
+        callbacks.append(ClockRestart(throughput))
         keep_curves(trainer)
         return trainer
 
     def _plugins(self) -> list[Any]:
         given = self._get(self.config_init, "trainer.plugins") or []
-        plugins = [AtomicCheckpointIO(), *(given if isinstance(given, list) else [given])]
+        plugins = [*given] if isinstance(given, list) else [given]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
         if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
             # Lightning's own requeueing saves in the middle of a step, and into a folder that all runs share, so that
             # any later run would resume from it. And if one task has several devices, it would use only one of them.

@@ -11,7 +11,7 @@ from hcml_lightning.data import VideoDataModule
 from hcml_lightning.tools.console.noise import quiet
 from hcml_lightning.tools.training.motion_cli import MotionCLI
 from hcml_lightning.tools.training.parser import HcmlParser, in_short, option_names
-from hcml_lightning.tools.training.settings import check_classes
+from hcml_lightning.tools.training.settings import check_named
 
 
 class _RaisingParser(HcmlParser):
@@ -62,7 +62,7 @@ class ParsedWords(MotionCLI):
             ValueError: if one of them refuses its arguments, or the data has too few classes for the task.
             FileNotFoundError: if the data is missing.
         """
-        check_classes(self.config)
+        check_named(self.config)
         parts = Namespace(  # type: ignore[no-untyped-call]
             data=self.config.data, model=self.config.model
         )

@@ -18,7 +18,7 @@ from hcml_lightning.tools.run.checkpoints import (
 from hcml_lightning.tools.training.parser import BASES, MISSING
 
 
-def check_classes(settings: Namespace) -> None:
+def check_named(settings: Namespace) -> None:
     """Check that the classes of model and data are named.
 
     A config of data may have settings of the model, which without a class are taken for those of the base class.
