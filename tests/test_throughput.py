@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hcml_lightning import throughput
-from hcml_lightning.throughput import ClockRestart, GradientNorm, Throughput
+from hcml_lightning.throughput import GradientNorm, Throughput
 
 
 class Clips(DataLoader):
@@ -96,40 +98,42 @@ def test_data_wait_is_the_share_of_time_before_the_batches(
     assert logged == {"train/clips_per_second": 10 / 8, "train/data_wait": 6 / 8}
 
 
-class SlowSave(pl.Callback):
-    """Spends 100 seconds on a clock after each step."""
+class SlowDisk(TorchCheckpointIO):
+    """Takes 100 seconds on a clock for each checkpoint."""
 
     now = 0.0
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def save_checkpoint(self, *words: Any, **options: Any) -> None:
+        super().save_checkpoint(*words, **options)
         self.now += 100
 
 
-def test_what_other_callbacks_do_after_a_step_is_not_waiting(
+def test_writing_checkpoints_between_steps_is_not_waiting(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    save = SlowSave()
+    disk = SlowDisk()
 
     def tick(_: torch.device) -> float:
-        save.now += 1
-        return save.now
+        disk.now += 1
+        return disk.now
 
     monkeypatch.setattr(throughput, "_now", tick)
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
         logger=False,
-        log_every_n_steps=1,
-        enable_checkpointing=False,
+        log_every_n_steps=4,
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
-        callbacks=[speed := Throughput(), save, ClockRestart(speed)],
+        plugins=[disk],
+        callbacks=[Throughput(), ModelCheckpoint(every_n_train_steps=2)],
     )
     trainer.fit(OnClips(), Clips(TensorDataset(torch.randn(8, 4)), batch_size=2))
-    # A step is two ticks: one for its batch, one for itself.
-    assert trainer.callback_metrics["train/data_wait"] == 0.5
-    assert trainer.callback_metrics["train/clips_per_second"] == 1
+    assert disk.now > 200
+    # A step is two ticks, of which one is the wait for its batch, except after a checkpoint.
+    assert trainer.callback_metrics["train/data_wait"] == pytest.approx(3 / 7)
+    assert trainer.callback_metrics["train/clips_per_second"] == pytest.approx(8 / 7)
 
 
 def test_gradient_norm_covers_all_gradients_and_removes_the_scale() -> None:

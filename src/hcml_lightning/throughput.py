@@ -15,9 +15,9 @@ class Throughput(pl.Callback):
     """Log how many clips per second all devices train on, and for what share of time this process waits for data.
 
     `train/clips_per_second` and `train/data_wait` cover the training steps since they were last logged, without
-    validation and, if `ClockRestart` comes last, without the writing of checkpoints. On a GPU, time is taken on the
-    GPU's own clock, because only the time that it idles between two steps matters: a CPU that is far ahead may wait for
-    data without harm. Lightning's ThroughputMonitor would wait for the GPU in every step.
+    validation and the writing of checkpoints. On a GPU, time is taken on the GPU's own clock, because only the time
+    that it idles between two steps matters: a CPU that is far ahead may wait for data without harm. Lightning's
+    ThroughputMonitor would wait for the GPU in every step.
     """
 
     def __init__(self) -> None:
@@ -27,17 +27,18 @@ class Throughput(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock here too, because a run that is resumed inside an epoch has no epoch start."""
-        self.restart(pl_module.device)
+        self._marks = [_now(pl_module.device)]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock for the wait for the first batch of an epoch."""
-        self.restart(pl_module.device)
+        self._marks = [_now(pl_module.device)]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Take the time at which a batch has arrived."""
-        self._marks.append(_now(pl_module.device))
+        now = _now(pl_module.device)
+        self._marks = [*(self._marks or [now]), now]
 
     def on_train_batch_end(
         self,
@@ -58,18 +59,21 @@ class Throughput(pl.Callback):
         if steps and _is_logged(trainer, trainer.global_step):
             self._log(trainer, pl_module)
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Stop the clock until the next batch, because no hook tells when the checkpoint is written."""
+        if len(self._marks) == 1:
+            self._marks = []
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restart the clock, because the epoch may continue after a validation."""
-        self.restart(pl_module.device)
+        self._marks = [_now(pl_module.device)]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Log the remaining steps, so that epochs shorter than the logging interval are logged too."""
         if self._spans:
             self._log(trainer, pl_module)
-
-    def restart(self, device: torch.device) -> None:
-        """Count the time from now on as waiting for the next batch."""
-        self._marks = [_now(device)]
 
     def _log(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         last = self._spans[-1][-1]
@@ -83,28 +87,6 @@ class Throughput(pl.Callback):
             {"train/clips_per_second": speed, "train/data_wait": waited / max(total, 1e-9)}
         )
         self._clips, self._spans = 0, []
-
-
-class ClockRestart(pl.Callback):
-    """Restart the clock of `Throughput` after all other callbacks, which may have written a checkpoint.
-
-    Args:
-        throughput: the callback that owns the clock.
-    """
-
-    def __init__(self, throughput: Throughput) -> None:
-        self._throughput = throughput
-
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        """Restart the clock."""
-        self._throughput.restart(pl_module.device)
 
 
 class GradientNorm(pl.Callback):

@@ -31,7 +31,7 @@ from hcml_lightning.resume import AtomicCheckpointIO, LastCheckpoint
 from hcml_lightning.stop_signals import Stopped
 from hcml_lightning.sync_batch_norm import SyncEverywhere
 from hcml_lightning.tasks import MotionTask
-from hcml_lightning.throughput import ClockRestart, GradientNorm, Throughput
+from hcml_lightning.throughput import GradientNorm, Throughput
 from hcml_lightning.tools.console.launch import end_with_parent
 from hcml_lightning.tools.console.noise import quiet
 from hcml_lightning.tools.console.threads import leave_cores_to, threads_given_back
@@ -213,7 +213,7 @@ class MotionCLI(LightningCLI):
             others = (i for i, c in enumerate(callbacks) if isinstance(c, Checkpoint))
             callbacks.insert(next(others, len(callbacks)), own)
         # The first two come before the summary, whose line for each epoch prints what they measure.
-        callbacks[:0] = [throughput := Throughput(), GradientNorm(), StageSummary()]
+        callbacks[:0] = [Throughput(), GradientNorm(), StageSummary()]
         callbacks.append(VideoResultWriter())
         if isinstance(best := trainer.checkpoint_callback, ModelCheckpoint):
             every = [self._get(self.config, f"save_every_n_{unit}") for unit in ("steps", "epochs")]
@@ -222,7 +222,6 @@ class MotionCLI(LightningCLI):
             callbacks.append(LearningRateMonitor(logging_interval="step"))
         if any(isinstance(logger, WandbLogger) for logger in trainer.loggers):
             callbacks.append(WandbNote())
-        callbacks.append(ClockRestart(throughput))
         keep_curves(trainer)
         return trainer
 
