@@ -1,5 +1,6 @@
 """Disks that are really full, read-only or gone: small ones, mounted in a separate namespace."""
 
+import faulthandler
 import io
 import json
 import os
@@ -7,9 +8,8 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -49,17 +49,24 @@ def data(tool: str, root: Path) -> list[str]:
     return ["data", tool, "--data=UCF101DataModule", f"--data.root={root}", "--data.flip=mirror"]
 
 
-def unmount_when(source: Path, begun: Callable[[], bool]) -> threading.Thread:
-    """Unmount a disk as soon as something has begun."""
+@contextmanager
+def unmounted_when(source: Path, begun: Callable[[], bool]) -> Iterator[None]:
+    """Unmount a disk as soon as something has begun, unless the block ends before."""
+    ended = threading.Event()
 
     def watch() -> None:
         while not begun():
-            time.sleep(0.001)
+            if ended.wait(0.001):
+                return
         subprocess.run(["umount", "--lazy", str(source)], check=True)
 
     thread = threading.Thread(target=watch)
     thread.start()
-    return thread
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -119,11 +126,10 @@ def check_while_the_source_leaves(root: Path, here: Path) -> dict:
     for number in range(40):
         shutil.copytree(root / "videos" / "up", source / f"{number:02}")
     journal = source / f".{MANIFEST_NAME}.journal"
-    thread = unmount_when(source, lambda: journal.is_file() and journal.stat().st_size > 0)
     words = ["data", "check", "--data=VideoFolderDataModule", f"--data.root={source}"]
-    found = {"gone": hcml(*words, "--data.flip=none")}
-    thread.join()
-    return found | {"files": [p.name for p in source.iterdir()]}
+    with unmounted_when(source, lambda: journal.is_file() and journal.stat().st_size > 0):
+        gone = hcml(*words, "--data.flip=none")
+    return {"gone": gone, "files": [p.name for p in source.iterdir()]}
 
 
 def check_on_a_small_disk(root: Path, here: Path) -> dict:
@@ -218,6 +224,8 @@ def test_read_only_root_stops_check(found):
 
 if __name__ == "__main__":
     root, here = Path(sys.argv[1]), Path(sys.argv[2])
+    # If a command hangs, say where.
+    faulthandler.dump_traceback_later(240, exit=True)
     main([*data("prepare", root), f"--output={here / 'whole'}", "--num_workers=1"])
     results = {
         "prepare": prepare_on_a_small_disk(root, here),
