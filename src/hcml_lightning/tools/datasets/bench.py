@@ -8,17 +8,18 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from copy import copy
+from itertools import pairwise
 from typing import TypeVar
 
-import numpy as np
 import torch
 from jsonargparse import Namespace
+from torch import Tensor
 
 from hcml_lightning.data import VideoDataModule
-from hcml_lightning.data.dataset import Sample, VideoDataset, collate
+from hcml_lightning.data.dataset import VideoDataset, collate
 from hcml_lightning.data.decode import VideoError
-from hcml_lightning.data.sampling import clip_frames
-from hcml_lightning.data.transforms import apply_view, random_view
+from hcml_lightning.data.stored_index import StoredVideo
 from hcml_lightning.tasks import MotionTask
 from hcml_lightning.tools.console.noise import quiet
 from hcml_lightning.tools.console.output import counted, print_table
@@ -218,22 +219,21 @@ def _listed(given: T | list[T]) -> list[T]:
 
 
 def _one_clip(dataset: VideoDataset, number: int) -> dict[str, float]:
-    """Prepare one training clip as the dataset does, and return the CPU seconds of each part."""
-    index = number % len(dataset)
-    record = dataset.records[index]
-    recipe = dataset.recipe
-    rng = np.random.default_rng((dataset.seed, number, index))
+    """Let the dataset prepare one training clip, and return the CPU seconds of each part."""
     marks = [time.process_time()]
-    info = dataset.probe(record.path, record.stored)
-    numbers = clip_frames(info.num_frames, recipe.clip_length, recipe.frame_stride, rng)[0]
-    flip = recipe.flip != "none"
-    view = random_view(info.height, info.width, recipe.short_side, recipe.crop_size, flip, rng)
+
+    def timed_read(path: str, numbers: Sequence[int], stored: StoredVideo | None = None) -> Tensor:
+        marks.append(time.process_time())
+        frames = dataset.read_frames(path, numbers, stored)
+        marks.append(time.process_time())
+        return frames
+
+    timed = copy(dataset)
+    timed.read_frames = timed_read
+    timed.skip_broken = False
+    sample = timed[number, number % len(dataset)]
     marks.append(time.process_time())
-    frames = dataset.read_frames(record.path, numbers, record.stored)
-    marks.append(time.process_time())
-    video = apply_view(frames, view)
-    marks.append(time.process_time())
-    collate([Sample(video, record.label, index, record.video_id, None)])
+    collate([sample])
     marks.append(time.process_time())
     names = ("find frames", "decode", "crop, resize, flip", "collate")
-    return {name: marks[i + 1] - marks[i] for i, name in enumerate(names)}
+    return {name: end - begin for name, (begin, end) in zip(names, pairwise(marks), strict=True)}
